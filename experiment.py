@@ -1,0 +1,217 @@
+"""From options to the objects of a run: device, scene, networks, renderer, folder."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+
+from checkpoints import atomic_write, load_checkpoint
+from errors import BadInput, BrokenFile
+from load_blender import load_blender_scene
+from load_llff import load_llff_scene
+from load_procedural import load_procedural_scene
+from occupancy import OccupancyGrid
+from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, networks_of
+from run_nerf_helpers import FieldConfig, NeRF, make_field
+from scene import Scene
+
+# Carving first looks at the whole box this coarsely, to find the tight box that the grid is laid in.
+SCOUT_RESOLUTION = 64
+
+
+def prepare_device(args: argparse.Namespace) -> torch.device:
+    """The device of `--device`, after setting `--threads`."""
+    if args.threads > 0:
+        torch.set_num_threads(args.threads)
+    return select_device(args.device)
+
+
+def select_device(name: str) -> torch.device:
+    """`auto` is CUDA if there, else MPS, else CPU. Raises BadInput for a device that is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"--device {name}: not available ({reason}); use --device auto or cpu") from error
+    return device
+
+
+# ----------------------------------------------------------------------------------------- scene
+
+
+def load_scene(args: argparse.Namespace) -> Scene:
+    """The scene that the data flags name. Raises BadInput where it cannot be read."""
+    kind = dataset_type(args)
+    if kind == "procedural":
+        scene = load_procedural_scene(args.procedural_size, white_background=args.white_bkgd)
+    elif kind == "blender":
+        scene = load_blender_scene(
+            args.datadir,
+            factor=(args.factor or 1) * (2 if args.half_res else 1),
+            testskip=args.testskip,
+            white_background=args.white_bkgd,
+            needs_alpha=args.white_bkgd or args.random_bkgd,
+        )
+    else:
+        scene = load_llff_scene(
+            args.datadir,
+            factor=int(args.factor or 8),
+            ndc=not args.no_ndc,
+            spherify=args.spherify,
+            llffhold=args.llffhold,
+        )
+    if not scene.ndc:
+        scene.near = args.near or scene.near
+        scene.far = args.far or scene.far
+    if scene.near >= scene.far:
+        raise BadInput(f"--near {scene.near:g} is not below --far {scene.far:g}; distances are in world units")
+    if args.aabb:
+        box = torch.tensor(args.aabb).view(2, 3)
+        if not (box[0] < box[1]).all():
+            raise BadInput(f"--aabb {args.aabb}: every x0 y0 z0 must be below its x1 y1 z1")
+        scene.aabb = box
+    if args.path_frames:
+        keep = torch.linspace(0, len(scene.render_path), args.path_frames + 1)[:-1].long()
+        scene.render_path = scene.render_path[keep]
+    return scene
+
+
+def dataset_type(args: argparse.Namespace) -> str:
+    """What `--dataset_type` says, or for `auto` what the folder looks like."""
+    if args.dataset_type in ("deepvoxels", "LINEMOD"):
+        raise BadInput(f"--dataset_type {args.dataset_type}: not supported; use blender, llff or procedural")
+    if args.dataset_type != "auto":
+        if args.dataset_type != "procedural" and not args.datadir:
+            raise BadInput(f"--dataset_type {args.dataset_type} needs --datadir, the folder with the data")
+        return args.dataset_type
+    if not args.datadir:
+        return "procedural"
+    folder = Path(args.datadir)
+    if (folder / "transforms_train.json").exists():
+        return "blender"
+    if (folder / "poses_bounds.npy").exists():
+        return "llff"
+    what = "has neither transforms_train.json (Blender) nor poses_bounds.npy (LLFF)"
+    raise BadInput(f"{folder}: {what if folder.is_dir() else 'no such data folder'}; give --datadir another folder")
+
+
+# -------------------------------------------------------------------------------------- renderer
+
+
+def ray_setup(args: argparse.Namespace, scene: Scene) -> RaySetup:
+    return RaySetup(
+        near=scene.near,
+        far=scene.far,
+        ndc_near=1.0 if scene.ndc else None,
+        pixel_offset=0.0 if args.corner_rays else 0.5,
+        background=scene.background,
+    )
+
+
+def field_config(args: argparse.Namespace, fine: bool = False) -> FieldConfig:
+    """The coarse (or only) or the fine field that the flags describe."""
+    return FieldConfig(
+        depth=args.netdepth_fine if fine else args.netdepth,
+        width=args.netwidth_fine if fine else args.netwidth,
+        use_viewdirs=args.use_viewdirs,
+        output_ch=5 if args.N_importance > 0 else 4,  # nerf-pytorch's: its checkpoints have the fifth
+        multires=args.multires,
+        multires_views=args.multires_views,
+        i_embed=args.i_embed,
+        density_activation=args.density_activation,
+        density_bias=args.density_bias,
+        density_scale=args.density_scale,
+    )
+
+
+def make_renderer(
+    args: argparse.Namespace, scene: Scene, device: torch.device, network: type[NeRF] = NeRF
+) -> OccupancyRenderer | HierarchicalRenderer:
+    """The renderer that `--sampler` names, untrained, its grid carved where images have alpha."""
+    torch.manual_seed(args.seed)
+    if args.sampler == "hierarchical":
+        fine = make_field(field_config(args, fine=True), network) if args.N_importance > 0 else None
+        renderer = HierarchicalRenderer(
+            make_field(field_config(args), network),
+            fine,
+            ray_setup(args, scene),
+            args.N_samples,
+            args.N_importance,
+            args.lindisp,
+            args.perturb > 0,
+            args.netchunk,
+        )
+        return renderer.to(device)
+    grid = make_grid(scene, args.grid_resolution, device)
+    field = make_field(field_config(args), network)
+    step = args.march_step * float(grid.cell.max())
+    return OccupancyRenderer(field, grid, ray_setup(args, scene), step, args.min_transmittance).to(device)
+
+
+def make_grid(scene: Scene, resolution: int, device: torch.device) -> OccupancyGrid:
+    """A grid over the scene's box; with alpha, over the visual hull's box and carved to the hull."""
+    if not scene.has_alpha:
+        return OccupancyGrid(scene.aabb, resolution).to(device)
+    train = scene.splits["train"]
+    cameras, alpha = scene.cameras[train].to(device), scene.images[train][..., 3]
+    scout = OccupancyGrid(scene.aabb, SCOUT_RESOLUTION).to(device)
+    scout.carve(cameras, alpha)
+    if not scout.occupied.any():
+        raise BadInput(
+            "no point of the box is inside the silhouettes of all training views: wrong --aabb or poses, "
+            "look at them with --plot_cameras"
+        )
+    box = scout.bounding_box()
+    box = torch.stack([torch.maximum(box[0], scout.aabb[0]), torch.minimum(box[1], scout.aabb[1])])
+    grid = OccupancyGrid(box, resolution).to(device)
+    grid.carve(cameras, alpha)
+    return grid
+
+
+def load_networks(renderer: torch.nn.Module, path: Path, state: dict | None = None) -> None:
+    """Loads the float networks of a checkpoint, ours or nerf-pytorch's, and our occupancy grid.
+
+    Raises BrokenFile where the checkpoint is of another architecture.
+    """
+    state = load_checkpoint(path) if state is None else state
+    for name, network in networks_of(renderer).items():
+        stored = state.get(f"{name}_state_dict")
+        if stored is None:
+            raise BrokenFile(f"{path}: has no {name}_state_dict; was it trained with another --sampler or --N_importance?")
+        mismatch = describe_mismatch(network.state_dict(), stored)
+        if mismatch:
+            raise BrokenFile(f"{path}: {name} is of another architecture: {mismatch}; give the flags it was trained with")
+        network.load_state_dict(stored)
+    if isinstance(renderer, OccupancyRenderer) and "grid_state_dict" in state:
+        renderer.grid.load_state_dict(state["grid_state_dict"])
+
+
+def describe_mismatch(expected: dict, stored: dict) -> str:
+    """The first difference in names or shapes of two state dicts, in words; empty if none."""
+    for name, value in expected.items():
+        if name not in stored:
+            return f"no {name}"
+        if stored[name].shape != value.shape:
+            return f"{name} is {tuple(stored[name].shape)}, expected {tuple(value.shape)}"
+    unexpected = [name for name in stored if name not in expected]
+    return f"unexpected {unexpected[0]}" if unexpected else ""
+
+
+# ------------------------------------------------------------------------------------ run folder
+
+
+def make_run_folder(args: argparse.Namespace) -> Path:
+    """`basedir/expname` with args.txt and config.txt in it."""
+    folder = Path(args.basedir) / args.expname
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"{name} = {value}\n" for name, value in sorted(vars(args).items())]
+    atomic_write(folder / "args.txt", "".join(lines).encode())
+    if args.config is not None and Path(args.config).resolve() != (folder / "config.txt").resolve():
+        shutil.copyfile(args.config, folder / "config.txt")
+    return folder

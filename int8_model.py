@@ -1,0 +1,252 @@
+"""Integer execution of a converted network: one meaning, several backends.
+
+`Int8Network` takes the int8 state dict of `quantization.remap_state_dict` and stands in a
+`RadianceField` where a NeRF would. What it computes is defined by `reference`, in plain integer
+arithmetic; the other backends give the same codes but for rounding ties.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from errors import BadInput, BrokenFile
+from quantization import layer_inputs
+from run_nerf_helpers import FieldConfig, NeRF
+
+# --------------------------------------------------------------------------------------- backends
+# A backend prepares a layer once and returns a function from codes [P, in] to codes or floats.
+
+
+def _reference(layer: "Int8Linear") -> Callable[[torch.Tensor], torch.Tensor]:
+    """int32 products and sums, exactly as the file's format is defined."""
+    weight = layer.weight.to(torch.int32).t().contiguous()
+    zero_points = layer.input_zero_points.to(torch.int32)
+
+    def run(codes: torch.Tensor) -> torch.Tensor:
+        accumulator = (codes.to(torch.int32) - zero_points) @ weight
+        return layer.requantize(accumulator.to(torch.float32))
+
+    return run
+
+
+def _torch(layer: "Int8Linear") -> Callable[[torch.Tensor], torch.Tensor]:
+    """The same integers carried in float32, for fast matrix products on any device.
+
+    Exact: a sum of `in` products of at most 127 * 255 stays below 2^24 up to 518 inputs.
+    """
+    weight = layer.weight.to(torch.float32).t().contiguous()
+    zero_points = layer.input_zero_points.to(torch.float32)
+
+    def run(codes: torch.Tensor) -> torch.Tensor:
+        return layer.requantize((codes.to(torch.float32) - zero_points) @ weight)
+
+    return run
+
+
+def _onednn(layer: "Int8Linear") -> Callable[[torch.Tensor], torch.Tensor]:
+    """oneDNN's int8 product with bias, ReLU and requantisation fused, for CPUs with VNNI or AMX."""
+    ops = torch.ops.onednn
+    packed = ops.qlinear_prepack(layer.weight, None)
+    zeros = torch.zeros(len(layer.scale), dtype=torch.int64)
+    # The op knows one input zero point; ours may differ by column, so they go into the bias.
+    shift = layer.weight.double() @ layer.input_zero_points.double()
+    bias = (layer.bias.double() - layer.scale.double() * shift).float()
+    if layer.is_head:
+        output_scale, output_zero_point, dtype = 1.0, 0, torch.float32
+    else:
+        output_scale, output_zero_point = float(layer.output_scale), int(layer.output_zero_point)
+        dtype = torch.uint8
+    post_op = "relu" if layer.relu else "none"
+
+    def run(codes: torch.Tensor) -> torch.Tensor:
+        return ops.qlinear_pointwise(
+            codes, 1.0, 0, packed, layer.scale, zeros, bias, output_scale, output_zero_point, dtype, post_op, [], ""
+        )
+
+    return run
+
+
+BACKENDS = {"reference": _reference, "torch": _torch, "onednn": _onednn}
+
+
+def has_onednn() -> bool:
+    """Whether oneDNN's int8 product is there and exact.
+
+    Without VNNI its u8 x s8 products saturate in 16 bits, so such a CPU gets the torch backend.
+    """
+    vnni = getattr(torch.cpu, "_is_vnni_supported", lambda: False)()
+    return vnni and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+
+
+def select_backend(name: str, device: torch.device) -> str:
+    """The backend that `--backend` names, or for `auto` the fastest one here."""
+    fits = device.type == "cpu" and has_onednn()
+    if name == "auto":
+        return "onednn" if fits else "torch"
+    if name == "onednn" and not fits:
+        raise BadInput("--backend onednn needs a CPU with VNNI or AMX; use --backend auto")
+    return name
+
+
+# ---------------------------------------------------------------------------------------- network
+
+
+class Int8Linear(nn.Module):
+    """A layer in integers: `y = scale[o] sum_i weight[o,i] (q[i] - z[i]) + bias[o]`.
+
+    weight: int8 `[out, in]`. scale, bias: float32 `[out]`; scale is one accumulator unit. The
+    output is rounded to codes `round(y / output_scale) + output_zero_point` in [0, 2^bits - 1],
+    with the ReLU in the clipping; a head has no output scale and returns `y` in float.
+    """
+
+    def __init__(self, tensors: dict[str, torch.Tensor], input_zero_points: torch.Tensor, relu: bool, bits: int):
+        super().__init__()
+        self.relu, self.q_max = relu, 2**bits - 1
+        for name in ("weight", "scale", "bias"):
+            self.register_buffer(name, tensors[name])
+        self.register_buffer("output_scale", tensors.get("output_scale"))
+        self.register_buffer("output_zero_point", tensors.get("output_zero_point"))
+        self.register_buffer("input_zero_points", input_zero_points)  # uint8 [in]
+        self.run: Callable[[torch.Tensor], torch.Tensor] = _reference(self)
+
+    @property
+    def is_head(self) -> bool:
+        return self.output_scale is None
+
+    def requantize(self, accumulator: torch.Tensor) -> torch.Tensor:
+        """Accumulator `[P, out]` (whole numbers) to codes uint8, or to floats if this is a head."""
+        y = accumulator * self.scale + self.bias
+        if self.is_head:
+            return y
+        if self.relu:
+            y = F.relu(y)
+        codes = (y / self.output_scale).round() + self.output_zero_point
+        return codes.clamp(0, self.q_max).to(torch.uint8)
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.run(codes)
+
+
+class Int8Network(nn.Module):
+    """A whole NeRF in integers, skip and view branch included, with NeRF's own interface."""
+
+    def __init__(
+        self, config: FieldConfig, state: dict[str, torch.Tensor], bits: int, backend: str = "reference"
+    ):
+        """state: what `expected_tensors` describes. Raises BrokenFile where it is anything else."""
+        super().__init__()
+        check_tensors(state, expected_tensors(config), bits)
+        self.config = config
+        self.q_max = 2**bits - 1
+        self.skips = tuple(i for i in config.skips if i < config.depth - 1)
+        self.inputs = nn.ModuleDict()
+        zero_points = {}
+        for name in ("quant_pts", "quant_views"):
+            if f"{name}.output_scale" in state:
+                width = config.input_ch if name == "quant_pts" else config.input_ch_views
+                self.inputs[name] = _Input(state[f"{name}.output_scale"], state[f"{name}.output_zero_point"], self.q_max)
+                zero_points[name] = state[f"{name}.output_zero_point"].expand(width)
+        self.layers = nn.ModuleDict()
+        for name, sources in layer_inputs(_skeleton(config)).items():
+            tensors = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+            columns = torch.cat([zero_points[source] for source in sources])
+            relu = name.startswith(("pts_linears", "views_linears"))
+            self.layers[name.replace(".", "_")] = layer = Int8Linear(tensors, columns, relu, bits)
+            if not layer.is_head:
+                zero_points[name] = layer.output_zero_point.expand(len(layer.weight))
+        self.use_backend(backend)
+
+    def use_backend(self, backend: str) -> None:
+        """Prepares every layer for a backend of `BACKENDS`, on the device the network is on."""
+        self.backend = backend
+        for layer in self.layers.values():
+            layer.run = BACKENDS[backend](layer)
+
+    def trunk(self, pts: torch.Tensor) -> torch.Tensor:
+        """Encoded positions `[P, input_ch]` to the codes of the last trunk layer."""
+        h = pts = self.inputs["quant_pts"](pts)
+        for i in range(self.config.depth):
+            h = self.layers[f"pts_linears_{i}"](h)
+            if i in self.skips:
+                h = torch.cat([pts, h], -1)
+        return h
+
+    def raw_density(self, pts: torch.Tensor) -> torch.Tensor:
+        h = self.trunk(pts)
+        if self.config.use_viewdirs:
+            return self.layers["alpha_linear"](h)[..., 0]
+        return self.layers["output_linear"](h)[..., 3]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[P, input_ch + input_ch_views]` float to raw `[P, 4]` float, as NeRF's forward."""
+        pts, views = torch.split(x, [self.config.input_ch, self.config.input_ch_views], dim=-1)
+        h = self.trunk(pts)
+        if not self.config.use_viewdirs:
+            return self.layers["output_linear"](h)
+        alpha = self.layers["alpha_linear"](h)
+        h = torch.cat([self.layers["feature_linear"](h), self.inputs["quant_views"](views)], -1)
+        h = self.layers["views_linears_0"](h)
+        return torch.cat([self.layers["rgb_linear"](h), alpha], -1)
+
+
+class _Input(nn.Module):
+    """Float inputs to codes."""
+
+    def __init__(self, scale: torch.Tensor, zero_point: torch.Tensor, q_max: int):
+        super().__init__()
+        self.q_max = q_max
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", zero_point)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return ((x / self.scale).round() + self.zero_point).clamp(0, self.q_max).to(torch.uint8)
+
+
+# ------------------------------------------------------------------------------------- the tensors
+
+
+def _skeleton(config: FieldConfig) -> NeRF:
+    """The architecture without memory for its weights."""
+    with torch.device("meta"):
+        return config.make_network(NeRF)
+
+
+def expected_tensors(config: FieldConfig) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Name, type and shape of every tensor that an int8 network of this architecture has."""
+    skeleton = _skeleton(config)
+    expected = {}
+    for name in ["quant_pts"] + ["quant_views"] * config.use_viewdirs:
+        expected[f"{name}.output_scale"] = (torch.float32, ())
+        expected[f"{name}.output_zero_point"] = (torch.uint8, ())
+    for name in layer_inputs(skeleton):
+        layer = skeleton.get_submodule(name)
+        expected[f"{name}.weight"] = (torch.int8, (layer.out_features, layer.in_features))
+        expected[f"{name}.scale"] = (torch.float32, (layer.out_features,))
+        expected[f"{name}.bias"] = (torch.float32, (layer.out_features,))
+        if name not in ("alpha_linear", "rgb_linear", "output_linear"):
+            expected[f"{name}.output_scale"] = (torch.float32, ())
+            expected[f"{name}.output_zero_point"] = (torch.uint8, ())
+    return expected
+
+
+def check_tensors(state: dict[str, torch.Tensor], expected: dict, bits: int) -> None:
+    """Raises BrokenFile unless `state` holds exactly the expected tensors with possible values."""
+    for name, (dtype, shape) in expected.items():
+        if name not in state:
+            raise BrokenFile(f"int8 network: no tensor {name}")
+        tensor = state[name]
+        if tensor.dtype != dtype or tuple(tensor.shape) != shape:
+            raise BrokenFile(
+                f"int8 network: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {shape}"
+            )
+        if dtype == torch.float32 and not torch.isfinite(tensor).all():
+            raise BrokenFile(f"int8 network: {name} holds NaN or infinity")
+        if name.endswith("scale") and not (tensor > 0).all():
+            raise BrokenFile(f"int8 network: {name} holds a scale that is not positive")
+        if name.endswith("zero_point") and int(tensor) > 2**bits - 1:
+            raise BrokenFile(f"int8 network: {name} is {int(tensor)}, above {2**bits - 1}")
+    extra = [name for name in state if name not in expected]
+    if extra:
+        raise BrokenFile(f"int8 network: unexpected tensor {extra[0]}")

@@ -1,0 +1,189 @@
+"""`model_int8.safetensors` and `model_float32.safetensors`: one file that renders alone.
+
+Tensors: those of each network under `network_fn.` (and `network_fine.`), the occupancy grid as
+`occupancy` (uint8: one bit a cell, DEFLATEd), the video path as `render_path` (float32
+`[F, 3, 4]`). Everything else that rendering needs is one JSON metadata entry, `nerf_qat`.
+There is no pickle in it, and in an int8 file no float copy of a weight.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from checkpoints import atomic_write, digest
+from errors import BrokenFile
+from int8_model import Int8Network
+from occupancy import OccupancyGrid
+from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, networks_of
+from run_nerf_helpers import FieldConfig, RadianceField, make_field
+from scene import Cameras, check_poses
+
+FORMAT, VERSION = "nerf-qat", 1
+LARGEST_GRID = 1024  # cells on a side; a file that asks for more is not one of ours
+
+
+# ------------------------------------------------------------------------------------------ saving
+
+
+def save_float_model(path: Path, renderer: torch.nn.Module, render_path: Cameras) -> int:
+    """Writes the float32 model; returns its bytes on disk."""
+    tensors = {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, network in networks_of(renderer).items()
+        for key, value in network.state_dict().items()
+    }
+    return _save(path, renderer, render_path, tensors, {"precision": "float32"})
+
+
+def save_int8_model(
+    path: Path,
+    renderer: torch.nn.Module,
+    tensors: dict[str, torch.Tensor],
+    render_path: Cameras,
+    weight_bits: int,
+    activation_bits: int,
+) -> int:
+    """Writes the int8 model of `tensors` (from `quantization.remap_state_dict`); returns its bytes.
+
+    renderer: any renderer of the scene with this architecture; its own weights are not read.
+    """
+    precision = {"precision": "int8", "weight_bits": weight_bits, "activation_bits": activation_bits}
+    return _save(path, renderer, render_path, tensors, precision)
+
+
+def _save(path: Path, renderer, render_path: Cameras, tensors: dict, precision: dict) -> int:
+    tensors = {**tensors, "render_path": render_path.c2w.float().cpu().contiguous()}
+    metadata = {"format": FORMAT, "version": VERSION, **precision, **_describe(renderer, render_path)}
+    if isinstance(renderer, OccupancyRenderer):
+        tensors["occupancy"] = renderer.grid.pack()
+    metadata["sha256"] = digest([metadata, tensors])
+    content = safetensors.torch.save(tensors, {"nerf_qat": json.dumps(metadata, separators=(",", ":"))})
+    atomic_write(path, content)
+    return path.stat().st_size
+
+
+def _describe(renderer: torch.nn.Module, render_path: Cameras) -> dict:
+    """Everything but tensors that it takes to build the renderer again."""
+    camera = {
+        "height": render_path.height,
+        "width": render_path.width,
+        "K": [[float(x) for x in row] for row in render_path.K[0]],
+    }
+    described = {"rays": dataclasses.asdict(renderer.setup), "camera": camera}
+    if isinstance(renderer, OccupancyRenderer):
+        described["sampler"] = {
+            "kind": "occupancy",
+            "step": renderer.step,
+            "min_transmittance": renderer.min_transmittance,
+            "grid_resolution": renderer.grid.resolution,
+            "aabb": renderer.grid.aabb.cpu().tolist(),
+        }
+    else:
+        described["sampler"] = {
+            "kind": "hierarchical",
+            "n_samples": renderer.n_samples,
+            "n_importance": renderer.n_importance,
+            "lindisp": renderer.lindisp,
+        }
+    described["fields"] = {
+        name: dataclasses.asdict(field.config) for name, field in renderer.fields.items()
+    }
+    return described
+
+
+# ----------------------------------------------------------------------------------------- loading
+
+
+def read_model(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Metadata and tensors of a model file. Raises BrokenFile for anything that is not one."""
+    path = Path(path)
+    if not path.is_file():
+        raise BrokenFile(f"{path}: no such model file; train one, or give --model")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        metadata = json.loads(header["nerf_qat"])
+        expected = metadata.pop("sha256")
+    except Exception as error:  # safetensors and json each raise several types for a damaged file
+        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        raise BrokenFile(f"{path}: not a whole NeRF-QAT model ({type(error).__name__}: {reason})") from error
+    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+        raise BrokenFile(
+            f"{path}: format {metadata.get('format')!r} version {metadata.get('version')!r}; this program reads "
+            f"{FORMAT!r} version {VERSION}"
+        )
+    if digest([metadata, tensors]) != expected:
+        raise BrokenFile(f"{path}: its content does not match its digest; the file was altered or damaged")
+    return metadata, tensors
+
+
+def load_renderer(
+    path: Path, device: torch.device, backend: str = "reference"
+) -> tuple[torch.nn.Module, Cameras, dict]:
+    """A renderer, its video path, and the metadata, from the file alone.
+
+    backend: what executes an int8 network, of `int8_model.BACKENDS`.
+    Raises BrokenFile where the file is damaged or says something impossible.
+    """
+    metadata, tensors = read_model(path)
+    try:
+        renderer, cameras = _build(metadata, tensors, device, backend)
+    except BrokenFile as error:
+        raise BrokenFile(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise BrokenFile(f"{path}: metadata and tensors do not fit together ({error!r})") from error
+    return renderer.eval(), cameras, metadata
+
+
+def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) -> tuple[torch.nn.Module, Cameras]:
+    fields = {}
+    for name, described in metadata["fields"].items():
+        config = FieldConfig(**{**described, "skips": tuple(described["skips"])})
+        prefix = f"{name}."
+        state = {k.removeprefix(prefix): tensors.pop(k) for k in list(tensors) if k.startswith(prefix)}
+        fields[name] = _field(config, state, metadata, device, backend)
+    rays = metadata["rays"]
+    setup = RaySetup(**{**rays, "background": tuple(rays["background"])})
+    camera = metadata["camera"]
+    c2w = tensors.pop("render_path")
+    check_poses(c2w.numpy(), "render_path")
+    cameras = Cameras(c2w, torch.tensor(camera["K"]).expand(len(c2w), 3, 3), camera["height"], camera["width"])
+    sampler = metadata["sampler"]
+    if sampler["kind"] == "occupancy":
+        if not 0 < sampler["grid_resolution"] <= LARGEST_GRID:
+            raise BrokenFile(f"grid of {sampler['grid_resolution']} cells a side; expected 1 to {LARGEST_GRID}")
+        aabb = torch.tensor(sampler["aabb"], dtype=torch.float32)
+        grid = OccupancyGrid.unpack(tensors.pop("occupancy"), aabb, sampler["grid_resolution"]).to(device)
+        renderer = OccupancyRenderer(
+            fields["network_fn"], grid, setup, sampler["step"], sampler["min_transmittance"]
+        )
+    else:
+        renderer = HierarchicalRenderer(
+            fields["network_fn"],
+            fields.get("network_fine"),
+            setup,
+            sampler["n_samples"],
+            sampler["n_importance"],
+            sampler["lindisp"],
+        )
+    if tensors:
+        raise BrokenFile(f"unexpected tensor {next(iter(tensors))}")
+    return renderer, cameras
+
+
+def _field(
+    config: FieldConfig, state: dict[str, torch.Tensor], metadata: dict, device: torch.device, backend: str
+) -> RadianceField:
+    if metadata["precision"] == "float32":
+        field = make_field(config)
+        field.network.load_state_dict(state)
+        return field.to(device)
+    state = {key: value.to(device) for key, value in state.items()}
+    network = Int8Network(config, state, metadata["activation_bits"], "reference").to(device)
+    network.use_backend(backend)
+    return RadianceField(config, network).to(device)

@@ -1,0 +1,245 @@
+"""A voxel grid that says where a ray may meet something, and the sampler that walks rays through it.
+
+The idea is that of Instant-NGP (appendix C) and NerfAcc, in plain tensor operations: a boolean grid
+over the scene's box decides which of the evenly spaced points of a ray are worth a network query,
+and only those are returned, packed. The same walk serves world space and NDC.
+"""
+
+import math
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+# Points of a ray are first tested in runs of this many; only runs near something are looked into.
+RUN = 8
+
+
+@dataclass
+class Samples:
+    """Packed sample points, sorted by ray and then front to back.
+
+    ray: index of each sample's ray `[P]`. t: multiples of the ray's direction `[P]`.
+    length: what each sample stands for along its ray `[P]`, in the units of the box.
+    """
+
+    ray: torch.Tensor
+    t: torch.Tensor
+    length: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.ray)
+
+    def first(self, count: int) -> "Samples":
+        return Samples(self.ray[:count], self.t[:count], self.length[:count])
+
+
+class OccupancyGrid(nn.Module):
+    """`resolution`^3 cells over `aabb [2, 3]`.
+
+    occupied: where samples are taken. allowed: where they may ever be (carving clears it for good).
+    density: the highest density seen lately in a cell, slowly forgotten, 1/unit.
+    All three are `[X, Y, Z]`; the grid is a buffer-only module, so it moves and saves with its owner.
+    """
+
+    def __init__(self, aabb: torch.Tensor, resolution: int):
+        super().__init__()
+        self.resolution = resolution
+        shape = (resolution,) * 3
+        self.register_buffer("aabb", aabb.float().clone())
+        self.register_buffer("allowed", torch.ones(shape, dtype=torch.bool))
+        self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
+        self.register_buffer("density", torch.zeros(shape))
+        # Derived from `occupied` whenever that changes, see `_refresh`.
+        self.register_buffer("_near_occupied", None, persistent=False)
+        self._near_radius: tuple[int, ...] | None = None
+
+    @property
+    def cell(self) -> torch.Tensor:
+        """Size of a cell `[3]`, in the units of the box."""
+        return (self.aabb[1] - self.aabb[0]) / self.resolution
+
+    def cell_centers(self, index: torch.Tensor) -> torch.Tensor:
+        """Centres `[M, 3]` of the cells with flat numbers `index [M]`."""
+        r = self.resolution
+        xyz = torch.stack([index // (r * r), index // r % r, index % r], -1)
+        return self.aabb[0] + (xyz + 0.5) * self.cell
+
+    def flat_index(self, positions: torch.Tensor) -> torch.Tensor:
+        """Flat cell numbers of `positions [..., 3]`; points outside count to the nearest cell."""
+        r = self.resolution
+        cells = ((positions - self.aabb[0]) / self.cell).long().clamp_(0, r - 1)
+        return (cells[..., 0] * r + cells[..., 1]) * r + cells[..., 2]
+
+    # ------------------------------------------------------------------------------- the sampler
+
+    @torch.no_grad()
+    def march(
+        self,
+        origins: torch.Tensor,
+        directions: torch.Tensor,
+        near: float,
+        far: float,
+        step: float,
+        jitter: torch.Tensor | None = None,
+    ) -> Samples:
+        """Points every `step` along each ray that lie in occupied cells.
+
+        origins, directions: `[R, 3]`, directions of any length. near, far: multiples of the
+        direction. step: units of the box. jitter: `[R]` in [0, 1), where in its step each ray's
+        points sit (0.5 where none is given). Not differentiable, by design.
+        """
+        norm = directions.norm(dim=-1)
+        t_in, t_out = self._clip(origins, directions, near, far)
+        dt = step / norm
+        counts = ((t_out - t_in) / dt).ceil().clamp_min(0)
+        offset = torch.full_like(norm, 0.5) if jitter is None else jitter
+        runs = int((counts.max() / RUN).ceil()) if len(counts) else 0
+        if runs == 0:
+            empty = torch.zeros(0, device=origins.device)
+            return Samples(empty.long(), empty, empty)
+
+        # Which runs of RUN steps come near an occupied cell? One look-up at the middle of each.
+        near_occupied = self._dilated(0.5 * RUN * step)
+        first_step = torch.arange(runs, device=origins.device) * RUN
+        t_middle = t_in[:, None] + (first_step + 0.5 * RUN) * dt[:, None]
+        middle = origins[:, None] + t_middle[..., None] * directions[:, None]
+        worth = near_occupied.view(-1)[self.flat_index(middle)] & (first_step < counts[:, None])
+        ray, run = worth.nonzero(as_tuple=True)
+
+        # Then the single points of those runs.
+        number = run[:, None] * RUN + torch.arange(RUN, device=origins.device)
+        t = t_in[ray, None] + (number + offset[ray, None]) * dt[ray, None]
+        points = origins[ray, None] + t[..., None] * directions[ray, None]
+        keep = self.occupied.view(-1)[self.flat_index(points)] & (t < t_out[ray, None])
+        index, slot = keep.nonzero(as_tuple=True)
+        return Samples(ray[index], t[index, slot], t.new_full((len(index),), step))
+
+    def _clip(
+        self, origins: torch.Tensor, directions: torch.Tensor, near: float, far: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where rays enter and leave the box, within [near, far], as multiples of the direction."""
+        tiny = torch.finfo(directions.dtype).tiny
+        safe = torch.where(directions.abs() < tiny, torch.full_like(directions, tiny), directions)
+        hits = (self.aabb[:, None] - origins) / safe  # [2, R, 3]
+        t_in = hits.amin(0).amax(-1).clamp_min(near)
+        t_out = hits.amax(0).amin(-1).clamp_max(far)
+        return t_in, t_out
+
+    def _dilated(self, reach: float) -> torch.Tensor:
+        """`occupied`, grown so that a look-up at a point covers all cells within `reach` of it."""
+        radius = tuple(int(reach / size) + 1 for size in self.cell.tolist())
+        if self._near_radius != radius:
+            grown = self.occupied.float()[None, None]
+            kernel = tuple(2 * r + 1 for r in radius)
+            for axis in range(3):  # separable: three passes instead of one cube
+                size = [1, 1, 1]
+                size[axis] = kernel[axis]
+                grown = F.max_pool3d(grown, size, stride=1, padding=[s // 2 for s in size])
+            self._near_occupied, self._near_radius = grown[0, 0] > 0, radius
+        return self._near_occupied
+
+    # ------------------------------------------------------------------------------ what is where
+
+    def _refresh(self) -> None:
+        self._near_radius = None
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        super()._load_from_state_dict(*args, **kwargs)
+        self._refresh()
+
+    def set_occupied(self, occupied: torch.Tensor) -> None:
+        """Takes a boolean grid `[X, Y, Z]` as it is, for good: it also becomes `allowed`."""
+        self.occupied.copy_(occupied)
+        self.allowed.copy_(occupied)
+        self._refresh()
+
+    @torch.no_grad()
+    def carve(self, cameras, alpha: torch.Tensor) -> None:
+        """Clears the cells that some view sees in front of an empty background only (visual hull).
+
+        cameras: those of the views. alpha: uint8 `[N, H, W]`. A cell survives if, in every view
+        whose frame contains it whole, something opaque lies within its projected radius.
+        """
+        survivors = torch.arange(self.resolution**3, device=self.aabb.device)
+        radius = 0.5 * float(self.cell.norm())
+        for view in range(len(cameras)):
+            camera = cameras[view].to(self.aabb.device)
+            pose, K = camera.c2w[0], camera.K[0]
+            local = (self.cell_centers(survivors) - pose[:, 3]) @ pose[:, :3]
+            depth = -local[:, 2]
+            x = K[0, 0] * local[:, 0] / depth + K[0, 2]
+            y = -K[1, 1] * local[:, 1] / depth + K[1, 2]
+            in_front = depth > radius
+            nearest = float(depth[in_front].min()) if in_front.any() else 1.0
+            # The largest footprint of any cell in this view, plus the half pixel of its own centre.
+            reach = int(np.ceil(float(K[0, 0]) * radius / max(nearest - radius, 1e-3) + 0.5))
+            mask = alpha[view].to(self.aabb.device).float()[None, None]
+            mask = F.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
+            inside = (x >= reach) & (x < camera.width - reach) & (y >= reach) & (y < camera.height - reach)
+            inside &= in_front
+            column = x.nan_to_num().long().clamp(0, camera.width - 1)
+            row = y.nan_to_num().long().clamp(0, camera.height - 1)
+            survivors = survivors[mask[row, column] | ~inside]
+        carved = torch.zeros_like(self.allowed)
+        carved.view(-1)[survivors] = True
+        self.set_occupied(carved)
+
+    def bounding_box(self) -> torch.Tensor:
+        """The box `[2, 3]` of the occupied cells, one cell wider on each side."""
+        index = self.occupied.nonzero()
+        low, high = index.amin(0) - 1, index.amax(0) + 2
+        return torch.stack([self.aabb[0] + low * self.cell, self.aabb[0] + high * self.cell])
+
+    @torch.no_grad()
+    def update(
+        self,
+        density: Callable[[torch.Tensor], torch.Tensor],
+        step: float,
+        alpha_threshold: float = 0.01,
+        decay: float = 0.8,
+        chunk: int = 65536,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Looks at the field at a random point of every allowed cell, and decides again.
+
+        A cell stays occupied while a sample of length `step` there would have an opacity above
+        `alpha_threshold`. The remembered density is a maximum that decays by `decay` at each look,
+        so that one unlucky point does not erase a cell (Instant-NGP, appendix C).
+        """
+        candidates = self.allowed.view(-1).nonzero()[:, 0]
+        shift = torch.rand((len(candidates), 3), device=candidates.device, generator=generator) - 0.5
+        points = self.cell_centers(candidates) + shift * self.cell
+        seen = torch.cat([density(part) for part in points.split(chunk)])
+        remembered = self.density.view(-1)
+        remembered[candidates] = torch.maximum(remembered[candidates] * decay, seen)
+        threshold = -math.log1p(-alpha_threshold) / step
+        self.occupied.copy_((self.density > threshold) & self.allowed)
+        self._refresh()
+
+    # --------------------------------------------------------------------------------- to a file
+
+    def pack(self) -> torch.Tensor:
+        """`occupied` as a byte tensor: one bit a cell, then DEFLATE."""
+        bits = np.packbits(self.occupied.cpu().numpy().reshape(-1))
+        return torch.frombuffer(bytearray(zlib.compress(bits.tobytes(), 9)), dtype=torch.uint8)
+
+    @classmethod
+    def unpack(cls, packed: torch.Tensor, aabb: torch.Tensor, resolution: int) -> "OccupancyGrid":
+        """The grid that `pack` packed. Raises ValueError where the bytes do not make one."""
+        grid = cls(aabb, resolution)
+        expected = (resolution**3 + 7) // 8
+        try:
+            stream = zlib.decompressobj()
+            bits = stream.decompress(packed.numpy().tobytes(), expected)
+        except zlib.error as error:
+            raise ValueError(f"occupancy grid does not decompress ({error})") from error
+        if len(bits) != expected or not stream.eof:
+            raise ValueError(f"occupancy grid has {len(bits)} bytes, {resolution}^3 cells take {expected}")
+        cells = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=resolution**3)
+        grid.set_occupied(torch.from_numpy(cells.astype(bool)).view(grid.occupied.shape))
+        return grid

@@ -1,0 +1,162 @@
+"""Every command-line flag, once. nerf-pytorch's flags keep their names, defaults and meaning."""
+
+import argparse
+import difflib
+import sys
+
+import configargparse
+
+
+class Parser(configargparse.ArgumentParser):
+    """Reports a wrong flag, value or config key in one line, with the nearest name that exists."""
+
+    def error(self, message: str) -> None:
+        hint = ""
+        if message.startswith("unrecognized arguments:"):
+            wrong = message.split(":", 1)[1].split()[0].split("=")[0]
+            known = [option for action in self._actions for option in action.option_strings]
+            close = difflib.get_close_matches(wrong, known, n=1)
+            message = f"unknown flag or config key {wrong}"
+            hint = f"; did you mean {close[0]}?" if close else "; --help lists all flags"
+        print(f"{self.prog}: error: {message}{hint}", file=sys.stderr)
+        sys.exit(2)
+
+
+def positive(kind: type):
+    """An argparse type: a number of `kind` above zero."""
+
+    def parse(text: str):
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"{text} is not above zero")
+        return value
+
+    parse.__name__ = f"positive {kind.__name__}"
+    return parse
+
+
+def config_parser() -> configargparse.ArgumentParser:
+    """The parser of all run scripts; a config file holds the same names as `key = value` lines."""
+    parser = Parser(formatter_class=configargparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+    add = parser.add_argument
+    add("--config", is_config_file=True, help="config file path")
+
+    group = parser.add_argument_group("run")
+    add = group.add_argument
+    add("--expname", default="nerf", help="experiment name; results go to basedir/expname")
+    add("--basedir", default="./logs/", help="where to store checkpoints and logs")
+    add("--seed", type=int, default=0, help="seed of every random draw")
+    add("--device", default="auto", help="auto (CUDA, else MPS, else CPU) or a torch device such as cuda:1")
+    add("--threads", type=int, default=0, help="CPU threads, 0 for all cores")
+    add("--no_reload", action="store_true", help="start anew instead of resuming from the newest checkpoint")
+    add("--ft_path", help="checkpoint (.tar) whose networks to start from, ours or nerf-pytorch's")
+
+    group = parser.add_argument_group("data")
+    add = group.add_argument
+    add("--datadir", help="input data folder; without it the built-in procedural scene is used")
+    add(
+        "--dataset_type",
+        default="auto",
+        choices=["auto", "procedural", "blender", "llff", "deepvoxels", "LINEMOD"],
+        help="auto looks at what is in --datadir (deepvoxels and LINEMOD are named only to say so: not supported)",
+    )
+    add("--factor", type=positive(float), help="downsample images by this on each side (LLFF: 8 unless given)")
+    add("--near", type=positive(float), help="nearest content, z-depth in world units (default: by dataset)")
+    add("--far", type=positive(float), help="farthest content, z-depth in world units (default: by dataset)")
+    add("--aabb", type=float, nargs=6, metavar="X", help="box of the content: x0 y0 z0 x1 y1 z1, world units")
+    add("--corner_rays", action="store_true", help="rays through pixel corners, as nerf-pytorch has them")
+    add("--white_bkgd", action="store_true", help="composite RGBA images on white, else on black")
+    add("--random_bkgd", action="store_true", help="train RGBA images on a random colour per ray: no white fog")
+    add("--plot_cameras", action="store_true", help="write cameras.png (cameras, near and far, box) and exit")
+    add("--procedural_size", type=positive(int), default=100, help="side of the procedural images, pixels")
+    add("--testskip", type=int, default=8, help="load 1/N of the val and test images of Blender data")
+    add("--half_res", action="store_true", help="load Blender data at half resolution (400x400 of 800x800)")
+    add("--no_ndc", action="store_true", help="LLFF: world space instead of normalised device coordinates")
+    add("--spherify", action="store_true", help="LLFF: a capture all round the subject; needs --no_ndc")
+    add("--llffhold", type=int, default=8, help="LLFF: every Nth view is a test view")
+    add("--shape", default="greek", help=argparse.SUPPRESS)  # deepvoxels only; nerf-pytorch's configs may name it
+
+    group = parser.add_argument_group("network")
+    add = group.add_argument
+    add("--netdepth", type=positive(int), default=8, help="layers in the (coarse) network")
+    add("--netwidth", type=positive(int), default=256, help="channels per layer")
+    add("--netdepth_fine", type=positive(int), default=8, help="layers in the fine network")
+    add("--netwidth_fine", type=positive(int), default=256, help="channels per layer in the fine network")
+    add("--use_viewdirs", action="store_true", help="colour depends on the viewing direction (5D input)")
+    add("--i_embed", type=int, default=0, help="0 for positional encoding, -1 for none")
+    add("--multires", type=int, default=10, help="octaves of the positional encoding of positions")
+    add("--multires_views", type=int, default=4, help="octaves of the positional encoding of directions")
+    add("--density_activation", default="relu", choices=["relu", "softplus"], help="raw output to density")
+    add("--density_bias", type=float, default=0.0, help="added to the raw density before its activation")
+    add("--density_scale", type=positive(float), default=1.0, help="density per unit of activated output, 1/world unit")
+
+    group = parser.add_argument_group("sampling")
+    add = group.add_argument
+    add(
+        "--sampler",
+        default="hierarchical",
+        choices=["hierarchical", "occupancy"],
+        help="NeRF's coarse and fine pass, or one network and a grid that skips empty space",
+    )
+    add("--N_samples", type=positive(int), default=64, help="hierarchical: coarse samples per ray")
+    add("--N_importance", type=int, default=0, help="hierarchical: extra fine samples per ray, 0 for no fine network")
+    add("--perturb", type=float, default=1.0, help="0 for no jitter of the training samples, 1 for jitter")
+    add("--lindisp", action="store_true", help="hierarchical: coarse samples linear in disparity, not depth")
+    add("--raw_noise_std", type=float, default=0.0, help="std of the noise added to raw density in training")
+    add("--grid_resolution", type=positive(int), default=96, help="occupancy: cells on each side of the box")
+    add("--march_step", type=positive(float), default=0.5, help="occupancy: distance between samples, in cells")
+    add("--grid_interval", type=positive(int), default=64, help="occupancy: training steps between grid updates")
+    add(
+        "--grid_threshold",
+        type=positive(float),
+        default=0.01,
+        help="occupancy: a cell is empty below this opacity of one sample",
+    )
+    add("--min_transmittance", type=positive(float), default=1e-3, help="rendering ends a ray that has less left")
+
+    group = parser.add_argument_group("training")
+    add = group.add_argument
+    add("--N_iters", type=int, default=200000, help="optimiser steps of the float network")
+    add("--N_rand", type=positive(int), default=32 * 32 * 4, help="hierarchical: rays per step")
+    add("--samples_per_batch", type=positive(int), default=32768, help="occupancy: network queries per step")
+    add("--no_batching", action="store_true", help="take the rays of a step from one image only")
+    add("--precrop_iters", type=int, default=0, help="steps that see only the middle of the images")
+    add("--precrop_frac", type=float, default=0.5, help="share of each side that the middle is")
+    add("--optimizer", default="adam", choices=["adam", "muon"], help="muon: for the hidden matrices, Adam for the rest")
+    add("--lrate", type=positive(float), default=5e-4, help="Adam's learning rate")
+    add("--muon_lrate", type=positive(float), default=0.02, help="Muon's learning rate")
+    add("--lrate_decay", type=positive(float), default=250, help="thousands of steps in which both rates fall to 1/10")
+    add("--lrate_warmup", type=int, default=0, help="steps of linear warm-up")
+    add("--grad_clip", type=float, default=0.0, help="largest gradient norm, 0 for no clipping")
+    add("--amp", default="off", choices=["off", "bf16"], help="matrix products in bfloat16 while training")
+    add("--compile", action="store_true", help="torch.compile the field; a minute at the start, faster steps after")
+
+    group = parser.add_argument_group("quantisation (run_nerf_qat.py)")
+    add = group.add_argument
+    add("--quant", default="qat", choices=["qat", "ptq"], help="train with fake quantisation, or only calibrate")
+    add("--weight_bits", type=int, default=8, choices=range(2, 9), metavar="{2..8}", help="bits of a weight")
+    add("--activation_bits", type=int, default=8, choices=range(2, 9), metavar="{2..8}", help="bits of an activation")
+    add("--calibration_batches", type=positive(int), default=16, help="batches that set the first activation ranges")
+    add("--qat_iters", type=int, default=20000, help="optimiser steps with fake quantisation, after --N_iters")
+    add("--qat_lrate_scale", type=positive(float), default=0.1, help="their first learning rate, relative to --lrate")
+    add("--qat_freeze", type=float, default=0.75, help="share of these steps after which ranges are frozen")
+    add("--model", help="compressed model to render (default: model_int8.safetensors in the run folder)")
+    add("--backend", default="auto", choices=["auto", "torch", "reference", "onednn"], help="what executes int8")
+
+    group = parser.add_argument_group("rendering and evaluation")
+    add = group.add_argument
+    add("--chunk", type=positive(int), default=1024 * 32, help="rays rendered at once; lower it if memory runs out")
+    add("--netchunk", type=positive(int), default=1024 * 64, help="points per network call; lower it likewise")
+    add("--render_only", action="store_true", help="do not train: load what there is and render the path")
+    add("--render_test", action="store_true", help="with --render_only: the test views instead of the path")
+    add("--render_factor", type=float, default=0, help="render this much smaller, 4 or 8 for a fast preview")
+    add("--path_frames", type=int, default=0, help="frames of the video path, 0 for the dataset's own number")
+
+    group = parser.add_argument_group("logging, in steps (0: never)")
+    add = group.add_argument
+    add("--i_print", type=int, default=100, help="scalars to TensorBoard")
+    add("--i_img", type=int, default=500, help="pictures of a held-out view to TensorBoard")
+    add("--i_weights", type=int, default=10000, help="checkpoint")
+    add("--i_testset", type=int, default=50000, help="all test views, rendered and measured")
+    add("--i_video", type=int, default=50000, help="video of the render path")
+    return parser

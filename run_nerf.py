@@ -1,0 +1,91 @@
+"""Trains a float radiance field, measures it, and renders its video.
+
+python run_nerf.py --config configs/lego.txt [--render_only [--render_test]]
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from camera_plot import plot_cameras
+from checkpoints import load_newest, remove_partial_files
+from errors import BrokenFile, exit_cleanly
+from evaluation import evaluate_views, render_video, write_strip, write_views
+from experiment import (
+    load_networks,
+    load_scene,
+    make_renderer,
+    make_run_folder,
+    prepare_device,
+)
+from metrics import format_table, run_facts, write_metrics
+from model_file import save_float_model
+from options import config_parser
+from training import Trainer, exponential_schedule
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = config_parser().parse_args(argv)
+    device = prepare_device(args)
+    scene = load_scene(args)
+    folder = make_run_folder(args)
+    if args.plot_cameras:
+        return plot_cameras(folder / "cameras.png", scene)
+    renderer = make_renderer(args, scene, device)
+    trainer = Trainer(args, scene, renderer, folder, exponential_schedule(args))
+    start(trainer, args, folder)
+
+    if args.render_only:
+        return render_only(args, scene, renderer, folder, trainer.step)
+    trainer.train(args.N_iters)
+
+    # What training left is now measured from the file that a user would keep.
+    views = evaluate_views(renderer, scene, scene.splits["test"], args.chunk)
+    write_views(views, folder / f"testset_{trainer.step:06d}")
+    write_strip(folder / "strip.png", {"ground truth": views.targets, "float32": views.images})
+    size = save_float_model(folder / "model_float32.safetensors", renderer, scene.render_path)
+    entry = {**views.summary(), "bytes": size, "file": "model_float32.safetensors"}
+    facts = run_facts(args.expname, args.config, device)
+    write_metrics(folder / "metrics.json", facts, trainer.summary(), {"float32": entry})
+    stem = folder / f"{args.expname}_spiral_{trainer.step:06d}"
+    render_video(renderer, scene.render_path, stem, args.chunk, args.render_factor)
+    print(format_table({"float32": entry}))
+    print(f"results are in {folder}")
+
+
+def start(trainer: Trainer, args: argparse.Namespace, folder: Path) -> None:
+    """Resumes from the newest whole checkpoint of this run, or starts from `--ft_path`, or anew."""
+    remove_partial_files(folder)
+    found = None if args.no_reload else load_newest(folder)
+    if found is not None:
+        path, state = found
+        if state.get("phase", "float") != "float":
+            raise BrokenFile(f"{path}: belongs to a run of run_nerf_qat.py; choose another --expname")
+        load_networks(trainer.renderer, path, state)
+        trainer.load_state_dict(state)
+        print(f"resuming from {path} at step {trainer.step}")
+    elif args.ft_path:
+        load_networks(trainer.renderer, Path(args.ft_path))
+        print(f"starting from the networks of {args.ft_path}")
+
+
+@torch.no_grad()
+def render_only(args: argparse.Namespace, scene, renderer: torch.nn.Module, folder: Path, step: int) -> None:
+    """Test views or the camera path into `renderonly_*_NNNNNN/`."""
+    if step == 0 and not args.ft_path:
+        raise BrokenFile(f"{folder}: no checkpoint to render; train first, or give --ft_path")
+    kind = "test" if args.render_test else "path"
+    out = folder / f"renderonly_{kind}_{step:06d}"
+    if args.render_test:
+        views = evaluate_views(renderer, scene, scene.splits["test"], args.chunk)
+        write_views(views, out)
+        print(format_table({"float32": views.summary()}))
+    else:
+        render_video(renderer, scene.render_path, out / "video", args.chunk, args.render_factor)
+    print(f"rendered to {out}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_cleanly(main))
