@@ -129,7 +129,6 @@ def config_parser() -> configargparse.ArgumentParser:
     add("--lrate_warmup", type=int, default=0, help="steps of linear warm-up")
     add("--grad_clip", type=float, default=0.0, help="largest gradient norm, 0 for no clipping")
     add("--amp", default="off", choices=["off", "bf16"], help="matrix products in bfloat16 while training")
-    add("--compile", action="store_true", help="torch.compile the field; a minute at the start, faster steps after")
 
     group = parser.add_argument_group("quantisation (run_nerf_qat.py)")
     add = group.add_argument

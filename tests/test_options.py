@@ -1,0 +1,99 @@
+"""The command line: nerf-pytorch's flags and config files, and one-line errors."""
+
+import argparse
+import inspect
+import re
+
+import pytest
+
+import options
+from options import config_parser
+
+# Flags and defaults of nerf-pytorch's parser (github.com/yenchenlin/nerf-pytorch, run_nerf.py).
+NERF_PYTORCH_DEFAULTS = {
+    "basedir": "./logs/", "netdepth": 8, "netwidth": 256, "netdepth_fine": 8, "netwidth_fine": 256,
+    "N_rand": 4096, "lrate": 5e-4, "lrate_decay": 250, "chunk": 32768, "netchunk": 65536,
+    "no_batching": False, "no_reload": False, "ft_path": None, "N_samples": 64, "N_importance": 0,
+    "perturb": 1.0, "use_viewdirs": False, "i_embed": 0, "multires": 10, "multires_views": 4,
+    "raw_noise_std": 0.0, "render_only": False, "render_test": False, "render_factor": 0,
+    "precrop_iters": 0, "precrop_frac": 0.5, "testskip": 8, "shape": "greek", "white_bkgd": False,
+    "half_res": False, "no_ndc": False, "lindisp": False, "spherify": False, "llffhold": 8,
+    "i_print": 100, "i_img": 500, "i_weights": 10000, "i_testset": 50000, "i_video": 50000,
+}  # fmt: skip
+# Its two kinds of config: eight Blender scenes alike, eight LLFF scenes alike.
+BLENDER = dict(
+    basedir="./logs", dataset_type="blender", no_batching=True, use_viewdirs=True, white_bkgd=True,
+    lrate_decay=500, N_samples=64, N_importance=128, N_rand=1024, precrop_iters=500, precrop_frac=0.5,
+    half_res=True,
+)  # fmt: skip
+LLFF = dict(
+    basedir="./logs", dataset_type="llff", factor=8, llffhold=8, N_rand=1024, N_samples=64,
+    N_importance=64, use_viewdirs=True, raw_noise_std=1.0,
+)  # fmt: skip
+SCENES = [(name, BLENDER) for name in ("chair", "drums", "ficus", "hotdog", "lego", "materials", "mic", "ship")]
+SCENES += [(n, LLFF) for n in ("fern", "flower", "fortress", "horns", "leaves", "orchids", "room", "trex")]
+
+
+def parse(*words: str) -> argparse.Namespace:
+    return config_parser().parse_args(list(words))
+
+
+def test_defaults_are_nerf_pytorchs():
+    args = vars(parse())
+    assert {name: args[name] for name in NERF_PYTORCH_DEFAULTS} == NERF_PYTORCH_DEFAULTS
+    assert args["sampler"] == "hierarchical"
+
+
+@pytest.mark.parametrize("scene, settings", SCENES, ids=[name for name, _ in SCENES])
+def test_nerf_pytorchs_configs_mean_the_same(tmp_path, scene, settings):
+    path = tmp_path / f"{scene}.txt"
+    lines = [f"expname = {scene}_test", f"datadir = ./data/{scene}", ""]
+    path.write_text("\n".join(lines + [f"{key} = {value}" for key, value in settings.items()]))
+    args = vars(parse("--config", str(path)))
+    assert args["expname"] == f"{scene}_test" and args["datadir"] == f"./data/{scene}"
+    expected = NERF_PYTORCH_DEFAULTS | settings
+    assert {name: args[name] for name in expected} == expected
+
+
+def test_command_line_overrides_the_config(tmp_path):
+    (tmp_path / "c.txt").write_text("N_rand = 64\nuse_viewdirs = True\n")
+    args = parse("--config", str(tmp_path / "c.txt"), "--N_rand", "128")
+    assert args.N_rand == 128 and args.use_viewdirs
+
+
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        ("netwdith = 128\n", ["--netwdith", "did you mean --netwidth"]),
+        ("N_rand = many\n", ["N_rand", "many"]),
+        ("netdepth = 2.5\n", ["netdepth", "2.5"]),
+        ("sampler = fast\n", ["sampler", "fast", "occupancy"]),
+        ("netwidth = 0\n", ["netwidth", "not above zero"]),
+        ("weight_bits = 9\n", ["weight_bits", "9"]),
+    ],
+)
+def test_wrong_config_is_one_line_and_status_2(tmp_path, capsys, config, words):
+    path = tmp_path / "c.txt"
+    path.write_text(config)
+    with pytest.raises(SystemExit) as exit_info:
+        parse("--config", str(path))
+    assert exit_info.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and all(word in message for word in words), message
+
+
+def test_missing_config_file_is_one_line_and_status_2(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse("--config", str(tmp_path / "none.txt"))
+    assert exit_info.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "none.txt" in message
+
+
+def test_every_flag_is_read_somewhere(request):
+    """A flag that is parsed and never read is a lie to the user."""
+    root = request.config.rootpath
+    code = "".join(path.read_text() for path in root.glob("*.py") if path.name != "options.py")
+    flags = re.findall(r'"--([A-Za-z_0-9]+)"', inspect.getsource(options))
+    unread = [flag for flag in flags if not re.search(rf"args\.{flag}\b", code)]
+    assert unread == ["shape"]  # deepvoxels' own, accepted so that a config that names it parses
