@@ -31,7 +31,11 @@ def plot_cameras(path: Path, scene: Scene) -> None:
     test = set(scene.splits["test"])
 
     panels = []
-    for title, right, up in (("top: x right, y up", 0, 1), ("front: x right, z up", 0, 2), ("side: y right, z up", 1, 2)):
+    for title, right, up in (
+        ("top: x right, y up", 0, 1),
+        ("front: x right, z up", 0, 2),
+        ("side: y right, z up", 1, 2),
+    ):
         canvas = np.full((PANEL, PANEL, 3), 255, np.uint8)
 
         def pixel(point: np.ndarray, right: int = right, up: int = up) -> tuple[int, int]:

@@ -50,6 +50,7 @@ def load_scene(args: argparse.Namespace) -> Scene:
     kind = dataset_type(args)
     if kind == "procedural":
         scene = load_procedural_scene(args.procedural_size, white_background=args.white_bkgd)
+        scene.near, scene.far = args.near or scene.near, args.far or scene.far
     elif kind == "blender":
         scene = load_blender_scene(
             args.datadir,
@@ -57,18 +58,26 @@ def load_scene(args: argparse.Namespace) -> Scene:
             testskip=args.testskip,
             white_background=args.white_bkgd,
             needs_alpha=args.white_bkgd or args.random_bkgd,
+            near=args.near,
+            far=args.far,
         )
     else:
+        factor = 8 if args.factor is None else args.factor
+        if factor != int(factor):
+            raise BadInput(f"--factor {factor:g}: LLFF folders hold whole factors (images_4, images_8); give one")
+        if args.random_bkgd:
+            raise BadInput("--random_bkgd needs images with alpha, and LLFF photographs have none; leave it out")
         scene = load_llff_scene(
             args.datadir,
-            factor=int(args.factor or 8),
+            factor=int(factor),
             ndc=not args.no_ndc,
             spherify=args.spherify,
             llffhold=args.llffhold,
+            near=args.near,
+            far=args.far,
         )
-    if not scene.ndc:
-        scene.near = args.near or scene.near
-        scene.far = args.far or scene.far
+    for note in scene.notes:
+        print(f"note: {note}")
     if scene.near >= scene.far:
         raise BadInput(f"--near {scene.near:g} is not below --far {scene.far:g}; distances are in world units")
     if args.aabb:
@@ -175,21 +184,36 @@ def make_grid(scene: Scene, resolution: int, device: torch.device) -> OccupancyG
 
 
 def load_networks(renderer: torch.nn.Module, path: Path, state: dict | None = None) -> None:
-    """Loads the float networks of a checkpoint, ours or nerf-pytorch's, and our occupancy grid.
+    """Loads the networks of a checkpoint, ours or nerf-pytorch's, and our occupancy grid.
 
     Raises BrokenFile where the checkpoint is of another architecture.
     """
     state = load_checkpoint(path) if state is None else state
+    _check_ray_convention(renderer, path, state)
     for name, network in networks_of(renderer).items():
         stored = state.get(f"{name}_state_dict")
         if stored is None:
-            raise BrokenFile(f"{path}: has no {name}_state_dict; was it trained with another --sampler or --N_importance?")
+            raise BrokenFile(
+                f"{path}: has no {name}_state_dict; was it trained with another --sampler or --N_importance?"
+            )
         mismatch = describe_mismatch(network.state_dict(), stored)
         if mismatch:
-            raise BrokenFile(f"{path}: {name} is of another architecture: {mismatch}; give the flags it was trained with")
+            raise BrokenFile(
+                f"{path}: {name} is of another architecture: {mismatch}; give the flags it was trained with"
+            )
         network.load_state_dict(stored)
     if isinstance(renderer, OccupancyRenderer) and "grid_state_dict" in state:
         renderer.grid.load_state_dict(state["grid_state_dict"])
+
+
+def _check_ray_convention(renderer: torch.nn.Module, path: Path, state: dict) -> None:
+    """A network only renders right with the rays that it was trained with."""
+    corner_rays = renderer.setup.pixel_offset == 0
+    if "corner_rays" not in state and not corner_rays:
+        print(f"note: {path} is not ours; if nerf-pytorch trained it, its rays need --corner_rays")
+    if state.get("corner_rays", corner_rays) != corner_rays:
+        word = "with" if state["corner_rays"] else "without"
+        raise BadInput(f"{path}: was trained {word} --corner_rays; give the same flags again")
 
 
 def describe_mismatch(expected: dict, stored: dict) -> str:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
-import imageio.v2 as imageio
+import imageio.v3 as imageio
 import numpy as np
 
 from errors import BadInput
@@ -32,8 +32,8 @@ def read_image(path: Path) -> np.ndarray:
     if path.stat().st_size == 0:
         raise BadInput(f"{path}: image has 0 bytes; download or export it again")
     try:
-        image = np.asarray(imageio.imread(path))
-    except Exception as error:  # imageio's plugins raise whatever their decoders raise
+        image = np.asarray(imageio.imread(path, plugin="pillow"))  # else it tries video, DICOM, TIFF, ...
+    except Exception as error:  # whatever the decoder raises
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise BadInput(f"{path}: not a readable image ({reason}); download or export it again") from error
     if image.ndim == 2:

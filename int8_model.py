@@ -62,7 +62,19 @@ def _onednn(layer: "Int8Linear") -> Callable[[torch.Tensor], torch.Tensor]:
 
     def run(codes: torch.Tensor) -> torch.Tensor:
         return ops.qlinear_pointwise(
-            codes, 1.0, 0, packed, layer.scale, zeros, bias, output_scale, output_zero_point, dtype, post_op, [], ""
+            codes,
+            1.0,
+            0,
+            packed,
+            layer.scale,
+            zeros,
+            bias,
+            output_scale,
+            output_zero_point,
+            dtype,
+            post_op,
+            [],
+            "",
         )
 
     return run
@@ -132,9 +144,7 @@ class Int8Linear(nn.Module):
 class Int8Network(nn.Module):
     """A whole NeRF in integers, skip and view branch included, with NeRF's own interface."""
 
-    def __init__(
-        self, config: FieldConfig, state: dict[str, torch.Tensor], bits: int, backend: str = "reference"
-    ):
+    def __init__(self, config: FieldConfig, state: dict[str, torch.Tensor], bits: int, backend: str = "reference"):
         """state: what `expected_tensors` describes. Raises BrokenFile where it is anything else."""
         super().__init__()
         check_tensors(state, expected_tensors(config), bits)
@@ -146,11 +156,15 @@ class Int8Network(nn.Module):
         for name in ("quant_pts", "quant_views"):
             if f"{name}.output_scale" in state:
                 width = config.input_ch if name == "quant_pts" else config.input_ch_views
-                self.inputs[name] = _Input(state[f"{name}.output_scale"], state[f"{name}.output_zero_point"], self.q_max)
+                self.inputs[name] = _Input(
+                    state[f"{name}.output_scale"], state[f"{name}.output_zero_point"], self.q_max
+                )
                 zero_points[name] = state[f"{name}.output_zero_point"].expand(width)
         self.layers = nn.ModuleDict()
         for name, sources in layer_inputs(_skeleton(config)).items():
-            tensors = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+            tensors = {
+                key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")
+            }
             columns = torch.cat([zero_points[source] for source in sources])
             relu = name.startswith(("pts_linears", "views_linears"))
             self.layers[name.replace(".", "_")] = layer = Int8Linear(tensors, columns, relu, bits)
@@ -238,9 +252,7 @@ def check_tensors(state: dict[str, torch.Tensor], expected: dict, bits: int) -> 
             raise BrokenFile(f"int8 network: no tensor {name}")
         tensor = state[name]
         if tensor.dtype != dtype or tuple(tensor.shape) != shape:
-            raise BrokenFile(
-                f"int8 network: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {shape}"
-            )
+            raise BrokenFile(f"int8 network: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {shape}")
         if dtype == torch.float32 and not torch.isfinite(tensor).all():
             raise BrokenFile(f"int8 network: {name} holds NaN or infinity")
         if name.endswith("scale") and not (tensor > 0).all():

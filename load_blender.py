@@ -35,9 +35,7 @@ def load_blender_scene(
     """
     root = Path(folder)
     if not root.is_dir():
-        raise BadInput(
-            f"{root}: no such data folder; check --datadir, or run bash scripts/download_example_data.sh"
-        )
+        raise BadInput(f"{root}: no such data folder; check --datadir, or run bash scripts/download_example_data.sh")
     if not factor >= 1:
         raise BadInput(f"--factor {factor:g}: images can only be made smaller; give 1 or more")
     frames: list[tuple[Path, np.ndarray]] = []
@@ -94,9 +92,7 @@ def load_blender_scene(
 def _read_transforms(path: Path) -> tuple[float, list[tuple[Path, np.ndarray]]]:
     """Horizontal field of view in radians, and each frame's image file and pose `[3, 4]`."""
     if not path.is_file():
-        raise BadInput(
-            f"{path}: not found; a Blender-format folder needs transforms_train.json; check --datadir"
-        )
+        raise BadInput(f"{path}: not found; a Blender-format folder needs transforms_train.json; check --datadir")
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:  # ValueError: neither UTF-8 nor JSON

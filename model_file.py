@@ -89,9 +89,7 @@ def _describe(renderer: torch.nn.Module, render_path: Cameras) -> dict:
             "n_importance": renderer.n_importance,
             "lindisp": renderer.lindisp,
         }
-    described["fields"] = {
-        name: dataclasses.asdict(field.config) for name, field in renderer.fields.items()
-    }
+    described["fields"] = {name: dataclasses.asdict(field.config) for name, field in renderer.fields.items()}
     return described
 
 
@@ -159,9 +157,7 @@ def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) ->
             raise BrokenFile(f"grid of {sampler['grid_resolution']} cells a side; expected 1 to {LARGEST_GRID}")
         aabb = torch.tensor(sampler["aabb"], dtype=torch.float32)
         grid = OccupancyGrid.unpack(tensors.pop("occupancy"), aabb, sampler["grid_resolution"]).to(device)
-        renderer = OccupancyRenderer(
-            fields["network_fn"], grid, setup, sampler["step"], sampler["min_transmittance"]
-        )
+        renderer = OccupancyRenderer(fields["network_fn"], grid, setup, sampler["step"], sampler["min_transmittance"])
     else:
         renderer = HierarchicalRenderer(
             fields["network_fn"],

@@ -66,7 +66,11 @@ def config_parser() -> configargparse.ArgumentParser:
     add("--aabb", type=float, nargs=6, metavar="X", help="box of the content: x0 y0 z0 x1 y1 z1, world units")
     add("--corner_rays", action="store_true", help="rays through pixel corners, as nerf-pytorch has them")
     add("--white_bkgd", action="store_true", help="composite RGBA images on white, else on black")
-    add("--random_bkgd", action="store_true", help="train RGBA images on a random colour per ray: no white fog")
+    add(
+        "--random_bkgd",
+        action="store_true",
+        help="train RGBA images on a random colour per ray: no white fog",
+    )
     add("--plot_cameras", action="store_true", help="write cameras.png (cameras, near and far, box) and exit")
     add("--procedural_size", type=positive(int), default=100, help="side of the procedural images, pixels")
     add("--testskip", type=int, default=8, help="load 1/N of the val and test images of Blender data")
@@ -88,7 +92,12 @@ def config_parser() -> configargparse.ArgumentParser:
     add("--multires_views", type=int, default=4, help="octaves of the positional encoding of directions")
     add("--density_activation", default="relu", choices=["relu", "softplus"], help="raw output to density")
     add("--density_bias", type=float, default=0.0, help="added to the raw density before its activation")
-    add("--density_scale", type=positive(float), default=1.0, help="density per unit of activated output, 1/world unit")
+    add(
+        "--density_scale",
+        type=positive(float),
+        default=1.0,
+        help="density per unit of activated output, 1/world unit",
+    )
 
     group = parser.add_argument_group("sampling")
     add = group.add_argument
@@ -99,20 +108,40 @@ def config_parser() -> configargparse.ArgumentParser:
         help="NeRF's coarse and fine pass, or one network and a grid that skips empty space",
     )
     add("--N_samples", type=positive(int), default=64, help="hierarchical: coarse samples per ray")
-    add("--N_importance", type=int, default=0, help="hierarchical: extra fine samples per ray, 0 for no fine network")
+    add(
+        "--N_importance",
+        type=int,
+        default=0,
+        help="hierarchical: extra fine samples per ray, 0 for no fine network",
+    )
     add("--perturb", type=float, default=1.0, help="0 for no jitter of the training samples, 1 for jitter")
     add("--lindisp", action="store_true", help="hierarchical: coarse samples linear in disparity, not depth")
     add("--raw_noise_std", type=float, default=0.0, help="std of the noise added to raw density in training")
     add("--grid_resolution", type=positive(int), default=96, help="occupancy: cells on each side of the box")
-    add("--march_step", type=positive(float), default=0.5, help="occupancy: distance between samples, in cells")
-    add("--grid_interval", type=positive(int), default=64, help="occupancy: training steps between grid updates")
+    add(
+        "--march_step",
+        type=positive(float),
+        default=0.5,
+        help="occupancy: distance between samples, in cells",
+    )
+    add(
+        "--grid_interval",
+        type=positive(int),
+        default=64,
+        help="occupancy: training steps between grid updates",
+    )
     add(
         "--grid_threshold",
         type=positive(float),
         default=0.01,
         help="occupancy: a cell is empty below this opacity of one sample",
     )
-    add("--min_transmittance", type=positive(float), default=1e-3, help="rendering ends a ray that has less left")
+    add(
+        "--min_transmittance",
+        type=positive(float),
+        default=1e-3,
+        help="rendering ends a ray that has less left",
+    )
 
     group = parser.add_argument_group("training")
     add = group.add_argument
@@ -122,29 +151,71 @@ def config_parser() -> configargparse.ArgumentParser:
     add("--no_batching", action="store_true", help="take the rays of a step from one image only")
     add("--precrop_iters", type=int, default=0, help="steps that see only the middle of the images")
     add("--precrop_frac", type=float, default=0.5, help="share of each side that the middle is")
-    add("--optimizer", default="adam", choices=["adam", "muon"], help="muon: for the hidden matrices, Adam for the rest")
+    add(
+        "--optimizer",
+        default="adam",
+        choices=["adam", "muon"],
+        help="muon: for the hidden matrices, Adam for the rest",
+    )
     add("--lrate", type=positive(float), default=5e-4, help="Adam's learning rate")
     add("--muon_lrate", type=positive(float), default=0.02, help="Muon's learning rate")
-    add("--lrate_decay", type=positive(float), default=250, help="thousands of steps in which both rates fall to 1/10")
+    add(
+        "--lrate_decay",
+        type=positive(float),
+        default=250,
+        help="thousands of steps in which both rates fall to 1/10",
+    )
     add("--lrate_warmup", type=int, default=0, help="steps of linear warm-up")
     add("--grad_clip", type=float, default=0.0, help="largest gradient norm, 0 for no clipping")
     add("--amp", default="off", choices=["off", "bf16"], help="matrix products in bfloat16 while training")
 
     group = parser.add_argument_group("quantisation (run_nerf_qat.py)")
     add = group.add_argument
-    add("--quant", default="qat", choices=["qat", "ptq"], help="train with fake quantisation, or only calibrate")
+    add(
+        "--quant",
+        default="qat",
+        choices=["qat", "ptq"],
+        help="train with fake quantisation, or only calibrate",
+    )
     add("--weight_bits", type=int, default=8, choices=range(2, 9), metavar="{2..8}", help="bits of a weight")
-    add("--activation_bits", type=int, default=8, choices=range(2, 9), metavar="{2..8}", help="bits of an activation")
-    add("--calibration_batches", type=positive(int), default=16, help="batches that set the first activation ranges")
+    add(
+        "--activation_bits",
+        type=int,
+        default=8,
+        choices=range(2, 9),
+        metavar="{2..8}",
+        help="bits of an activation",
+    )
+    add(
+        "--calibration_batches",
+        type=positive(int),
+        default=16,
+        help="batches that set the first activation ranges",
+    )
     add("--qat_iters", type=int, default=20000, help="optimiser steps with fake quantisation, after --N_iters")
-    add("--qat_lrate_scale", type=positive(float), default=0.1, help="their first learning rate, relative to --lrate")
+    add(
+        "--qat_lrate_scale",
+        type=positive(float),
+        default=0.1,
+        help="their first learning rate, relative to --lrate",
+    )
     add("--qat_freeze", type=float, default=0.75, help="share of these steps after which ranges are frozen")
     add("--model", help="compressed model to render (default: model_int8.safetensors in the run folder)")
-    add("--backend", default="auto", choices=["auto", "torch", "reference", "onednn"], help="what executes int8")
+    add(
+        "--backend",
+        default="auto",
+        choices=["auto", "torch", "reference", "onednn"],
+        help="what executes int8",
+    )
 
     group = parser.add_argument_group("rendering and evaluation")
     add = group.add_argument
-    add("--chunk", type=positive(int), default=1024 * 32, help="rays rendered at once; lower it if memory runs out")
+    add(
+        "--chunk",
+        type=positive(int),
+        default=1024 * 32,
+        help="rays rendered at once; lower it if memory runs out",
+    )
     add("--netchunk", type=positive(int), default=1024 * 64, help="points per network call; lower it likewise")
     add("--render_only", action="store_true", help="do not train: load what there is and render the path")
     add("--render_test", action="store_true", help="with --render_only: the test views instead of the path")

@@ -284,4 +284,3 @@ def remap_state_dict(state: dict[str, torch.Tensor], prefix: str) -> dict[str, t
                 raise KeyError(f"{key}: not a key that `convert` writes")
             remapped[f"{prefix}.{key}"] = value
     return remapped
-

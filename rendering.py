@@ -63,16 +63,12 @@ class RaySetup:
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
-def make_rays(
-    origins: torch.Tensor, directions: torch.Tensor, setup: RaySetup, cameras
-) -> Rays:
+def make_rays(origins: torch.Tensor, directions: torch.Tensor, setup: RaySetup, cameras) -> Rays:
     """World-space origins and directions `[R, 3]` as the renderers want them, warped if NDC."""
     viewdirs = directions / directions.norm(dim=-1, keepdim=True)
     if setup.ndc_near is not None:
         focal = float(cameras.K[0, 0, 0])
-        origins, directions = ndc_rays(
-            cameras.height, cameras.width, focal, setup.ndc_near, origins, directions
-        )
+        origins, directions = ndc_rays(cameras.height, cameras.width, focal, setup.ndc_near, origins, directions)
     return Rays(origins, directions, viewdirs)
 
 
@@ -166,7 +162,12 @@ class OccupancyRenderer(nn.Module):
     """
 
     def __init__(
-        self, field: nn.Module, grid: OccupancyGrid, setup: RaySetup, step: float, min_transmittance: float = 1e-3
+        self,
+        field: nn.Module,
+        grid: OccupancyGrid,
+        setup: RaySetup,
+        step: float,
+        min_transmittance: float = 1e-3,
     ):
         super().__init__()
         self.field = field
@@ -181,9 +182,7 @@ class OccupancyRenderer(nn.Module):
         return {"network_fn": self.field}
 
     def march(self, rays: Rays, jitter: torch.Tensor | None = None) -> Samples:
-        return self.grid.march(
-            rays.origins, rays.directions, self.setup.near, self.setup.far, self.step, jitter
-        )
+        return self.grid.march(rays.origins, rays.directions, self.setup.near, self.setup.far, self.step, jitter)
 
     def forward(
         self,
@@ -321,9 +320,7 @@ class HierarchicalRenderer(nn.Module):
         gaps = torch.cat([t[:, 1:] - t[:, :-1], torch.full_like(t[:, :1], 1e10)], -1)
         weights, leaving = weights_from_density(density, gaps * rays.directions.norm(dim=-1, keepdim=True))
         color = (weights[..., None] * rgb).sum(1)
-        color, depth, opacity = _finish(
-            color, (weights.detach() * t).sum(1), leaving, rays, self.setup, background
-        )
+        color, depth, opacity = _finish(color, (weights.detach() * t).sum(1), leaving, rays, self.setup, background)
         return Rendering(color, depth, opacity, queries=len(positions)), weights
 
 
@@ -341,9 +338,7 @@ def render_image(renderer: nn.Module, camera, chunk: int = 32768) -> Rendering:
     was_training = renderer.training
     renderer.eval()
     setup = renderer.setup
-    origins, directions = get_rays(
-        camera.height, camera.width, camera.K[0], camera.c2w[0], setup.pixel_offset
-    )
+    origins, directions = get_rays(camera.height, camera.width, camera.K[0], camera.c2w[0], setup.pixel_offset)
     background = torch.tensor(setup.background, device=origins.device)
     rays = make_rays(origins.reshape(-1, 3), directions.reshape(-1, 3), setup, camera)
     parts = [renderer(rays[c], background) for c in iterate_chunks(len(rays), chunk)]

@@ -68,8 +68,9 @@ def main(argv: list[str] | None = None) -> None:
         trainer = qat_trainer(args, scene, renderer, folder, float_steps)
         trainer.step, trainer.seconds, trainer.rays = float_steps, seconds, rays
         if in_qat:
+            load_networks(renderer, *found)
             trainer.load_state_dict(state)
-            print(f"resuming from {found[0]} at step {trainer.step}, {trainer.phase} phase")
+            print(f"resuming from {found[0]} at step {trainer.step}, with fake quantisation")
         trainer.train(float_steps + args.qat_iters)
     set_state(renderer, observing=False, quantizing=True)
     save_int8(args, scene, renderer, folder / "model_int8.safetensors")
@@ -88,9 +89,7 @@ def calibrate(args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module)
     set_state(renderer, observing=True, quantizing=True)
 
 
-def qat_trainer(
-    args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module, folder: Path, first: int
-) -> Trainer:
+def qat_trainer(args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module, folder: Path, first: int) -> Trainer:
     """A trainer for the `--qat_iters` steps after step `first`; ranges freeze near their end."""
     freeze = first + round(args.qat_freeze * args.qat_iters)
 

@@ -92,9 +92,7 @@ def composite_over(rgba: torch.Tensor, background: torch.Tensor) -> torch.Tensor
 # ----------------------------------------------------------------------------------------- poses
 
 
-def look_at(
-    eye: np.ndarray, target: np.ndarray, up: np.ndarray = np.array([0.0, 0.0, 1.0])
-) -> np.ndarray:
+def look_at(eye: np.ndarray, target: np.ndarray, up: tuple[float, float, float] = (0.0, 0.0, 1.0)) -> np.ndarray:
     """Camera-to-world `[3, 4]` of a camera at `eye` that looks at `target`."""
     backward = _normalize(eye - target)
     right = _normalize(np.cross(up, backward))

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from checkpoints import save_checkpoint
-from errors import Interrupted, TrainingFailed
+from errors import BrokenFile, Interrupted, TrainingFailed
 from evaluation import colorize_depth, evaluate_views, render_video, write_views
 from occupancy import Samples
 from rendering import OccupancyRenderer, Rays, Rendering, make_rays, networks_of, render_image
@@ -83,9 +83,7 @@ class RayBatches:
         row = (height - tall) // 2 + self._integers(max(tall, 1), count)
         column = (width - wide) // 2 + self._integers(max(wide, 1), count)
         offset = renderer.setup.pixel_offset
-        origins, directions = camera_rays(
-            column + offset, row + offset, self.cameras.K[view], self.cameras.c2w[view]
-        )
+        origins, directions = camera_rays(column + offset, row + offset, self.cameras.K[view], self.cameras.c2w[view])
         rays = make_rays(origins, directions, renderer.setup, self.cameras)
         background = self._uniform(count, 3) if self.args.random_bkgd else self.background
         pixels = self.images[view, row, column].float() / 255
@@ -187,6 +185,7 @@ class Trainer:
         self.optimizers = make_optimizers(args, renderer)
         self.base_rates = {name: o.param_groups[0]["lr"] for name, o in self.optimizers.items()}
         self.step, self.seconds, self.rays = 0, 0.0, 0
+        self._last_mse = torch.zeros(())
         self._collapsed_since: int | None = None
 
     # ---------------------------------------------------------------------------------- one step
@@ -196,14 +195,13 @@ class Trainer:
         self.renderer.train()
         batch = self.batches.draw(self.renderer, self.step + 1)
         if batch.samples is not None and len(batch.samples) == 0:
+            self._fail_if_not_finite(self._last_mse)  # what empties a grid may be NaN
             raise TrainingFailed(
                 f"step {self.step + 1}: no ray meets an occupied cell, the field has emptied; "
                 "lower --grid_threshold or --lrate, or check --aabb with --plot_cameras"
             )
         with self.autocast():
-            rendering = render_batch(
-                self.renderer, batch, self.batches.generator, self.args.raw_noise_std
-            )
+            rendering = render_batch(self.renderer, batch, self.batches.generator, self.args.raw_noise_std)
         mse = img2mse(rendering.rgb, batch.target)
         loss = mse if rendering.coarse_rgb is None else mse + img2mse(rendering.coarse_rgb, batch.target)
         for name, optimizer in self.optimizers.items():
@@ -217,7 +215,8 @@ class Trainer:
         self.step += 1
         if isinstance(self.renderer, OccupancyRenderer) and self.step % self.args.grid_interval == 0:
             self.update_grid()
-        return mse.detach(), rendering, batch
+        self._last_mse = mse.detach()
+        return self._last_mse, rendering, batch
 
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.args.amp == "off":
@@ -247,7 +246,10 @@ class Trainer:
             return
         writer = SummaryWriter(self.folder / "tensorboard", purge_step=self.step + 1)
         recent: list[torch.Tensor] = []
-        with _StopFlag() as stop, tqdm(total=last_step, initial=self.step, desc=self.phase, unit="step") as bar:
+        with (
+            _StopFlag() as stop,
+            tqdm(total=last_step, initial=self.step, desc=self.phase, unit="step") as bar,
+        ):
             window_start, window_rays = time.perf_counter(), 0
             while self.step < last_step:
                 started = time.perf_counter()
@@ -260,8 +262,10 @@ class Trainer:
                 self.seconds += time.perf_counter() - started
                 bar.update()
                 if self.step % LOOK_INTERVAL == 0 or self.step == last_step:
-                    psnr = float(mse2psnr(torch.stack(recent).mean()))
-                    self._check(psnr, rendering, batch)
+                    mean_mse = torch.stack(recent).mean()
+                    self._fail_if_not_finite(mean_mse)
+                    self._fail_if_collapsed(rendering, batch)
+                    psnr = float(mse2psnr(mean_mse))
                     elapsed = time.perf_counter() - window_start
                     rays_per_second = window_rays / elapsed
                     bar.set_postfix_str(f"PSNR {psnr:.2f} dB, {rays_per_second / 1000:.1f}k rays/s")
@@ -274,12 +278,15 @@ class Trainer:
                     raise Interrupted(f"stopped at step {self.step}; saved, the same command resumes")
         writer.close()
 
-    def _check(self, psnr: float, rendering: Rendering, batch: Batch) -> None:
-        if not math.isfinite(psnr) and psnr < 0 or math.isnan(psnr):
+    def _fail_if_not_finite(self, mse: torch.Tensor) -> None:
+        if not torch.isfinite(mse):
             raise TrainingFailed(
                 f"step {self.step}: the loss is not finite; the last checkpoint is kept, "
                 "lower --lrate or set --grad_clip 1"
             )
+
+    def _fail_if_collapsed(self, rendering: Rendering, batch: Batch) -> None:
+        """Says of a collapse when it is first seen, and gives up when it stays."""
         # Nothing drawn, or one flat colour drawn everywhere, where the photographs have content.
         leaving = (1 - rendering.opacity.detach())[:, None]
         drawn = (rendering.rgb.detach() - leaving * batch.background).std(0).max()
@@ -310,7 +317,12 @@ class Trainer:
             writer.add_scalar("test/psnr", views.mean_psnr, step)
             tqdm.write(f"step {step}: test PSNR {views.mean_psnr:.2f} dB over {len(views)} views")
         if _due(step, args.i_video) and step < last_step:
-            render_video(self.renderer, self.scene.render_path, self.folder / f"{args.expname}_spiral_{step:06d}", args.chunk)
+            render_video(
+                self.renderer,
+                self.scene.render_path,
+                self.folder / f"{args.expname}_spiral_{step:06d}",
+                args.chunk,
+            )
 
     def _log_scalars(self, writer: SummaryWriter, psnr: float, rays_per_second: float, batch: Batch) -> None:
         writer.add_scalar("train/psnr", psnr, self.step)
@@ -358,7 +370,13 @@ class Trainer:
         for name, network in networks_of(self.renderer).items():
             network.load_state_dict(state[f"{name}_state_dict"])
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state[f"{name}_state_dict"])
+            try:
+                optimizer.load_state_dict(state[f"{name}_state_dict"])
+            except (KeyError, ValueError) as error:
+                raise BrokenFile(
+                    f"checkpoint of step {state['global_step']}: its optimiser state is not one of "
+                    f"--optimizer {self.args.optimizer} ({error}); give the one it was trained with"
+                ) from error
         if isinstance(self.renderer, OccupancyRenderer):
             self.renderer.grid.load_state_dict(state["grid_state_dict"])
         self.step = state["global_step"]

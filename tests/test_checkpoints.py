@@ -11,7 +11,11 @@ from errors import BrokenFile, SaveError
 
 
 def state(step: int) -> dict:
-    return {"global_step": step, "network_fn_state_dict": {"w": torch.full((100,), float(step))}, "phase": "float"}
+    return {
+        "global_step": step,
+        "network_fn_state_dict": {"w": torch.full((100,), float(step))},
+        "phase": "float",
+    }
 
 
 def test_round_trip(tmp_path):

@@ -81,9 +81,13 @@ def test_packed_weights_equal_dense_weights():
     start = 0
     for i, count in enumerate(counts):
         part = slice(start, start + count)
-        dense, left = weights_from_density(density[None, part], length[None, part], before[i : i + 1]) if count else (
-            torch.zeros(1, 0),
-            before[i : i + 1],
+        dense, left = (
+            weights_from_density(density[None, part], length[None, part], before[i : i + 1])
+            if count
+            else (
+                torch.zeros(1, 0),
+                before[i : i + 1],
+            )
         )
         torch.testing.assert_close(weights[part], dense[0])
         torch.testing.assert_close(leaving[i : i + 1], left)
@@ -173,7 +177,9 @@ def test_early_termination_saves_queries():
 def test_skipping_empty_cells_changes_nothing():
     """A ball in a grid that knows about it renders as in a grid that is full."""
     field = Analytic(ball(8.0, 0.7))
-    camera = Cameras(torch.tensor([[[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 3.0]]]), pinhole(20.0, 16, 16)[None], 16, 16)
+    camera = Cameras(
+        torch.tensor([[[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 3.0]]]), pinhole(20.0, 16, 16)[None], 16, 16
+    )
     full = occupancy_renderer(field, 0.02)
     skipping = occupancy_renderer(field, 0.02)
     centers = skipping.grid.cell_centers(torch.arange(30**3))
@@ -200,7 +206,9 @@ def test_training_query_equals_front_to_back_rendering():
 
 def test_chunks_do_not_change_a_picture():
     renderer = occupancy_renderer(Analytic(ball(5.0, 0.8)), 0.05)
-    camera = Cameras(torch.tensor([[[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 3.0]]]), pinhole(12.0, 11, 13)[None], 11, 13)
+    camera = Cameras(
+        torch.tensor([[[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 3.0]]]), pinhole(12.0, 11, 13)[None], 11, 13
+    )
     torch.testing.assert_close(render_image(renderer, camera, 10000).rgb, render_image(renderer, camera, 17).rgb)
 
 

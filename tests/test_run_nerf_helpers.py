@@ -82,9 +82,7 @@ def test_qat_network_before_preparation_is_the_float_network(use_viewdirs, depth
 
 
 def test_field_activations():
-    config = FieldConfig(
-        depth=2, width=8, density_activation="softplus", density_bias=-1.0, density_scale=25.0
-    )
+    config = FieldConfig(depth=2, width=8, density_activation="softplus", density_bias=-1.0, density_scale=25.0)
     field = make_field(config)
     assert float(field.activate_density(torch.tensor(1.0))) == pytest.approx(25 * math.log(2))
     density, rgb = field(torch.randn(9, 3), torch.nn.functional.normalize(torch.randn(9, 3), dim=-1))

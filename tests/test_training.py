@@ -1,0 +1,242 @@
+"""The loop: exact resume, kill -9, signals, collapse and non-finite detection, a real small training."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from checkpoints import load_checkpoint, load_newest
+from errors import Interrupted, TrainingFailed
+from experiment import load_scene, make_renderer
+from options import config_parser
+from training import (
+    COLLAPSE_PATIENCE,
+    LOOK_INTERVAL,
+    RayBatches,
+    Trainer,
+    cosine_schedule,
+    exponential_schedule,
+)
+
+TINY = [
+    "--procedural_size", "24", "--white_bkgd", "--random_bkgd", "--use_viewdirs", "--netdepth", "2",
+    "--netwidth", "32", "--multires", "4", "--multires_views", "2", "--density_activation", "softplus",
+    "--density_bias", "-4", "--density_scale", "25", "--sampler", "occupancy", "--grid_resolution", "24",
+    "--samples_per_batch", "1024", "--grid_interval", "8", "--optimizer", "muon", "--lrate", "5e-3",
+    "--muon_lrate", "0.04", "--lrate_decay", "0.5", "--i_img", "0", "--i_testset", "0", "--i_video", "0",
+    "--path_frames", "2", "--threads", "1",
+]  # fmt: skip
+HIERARCHICAL = [
+    "--procedural_size", "24", "--white_bkgd", "--netdepth", "2", "--netwidth", "16", "--netdepth_fine", "2",
+    "--netwidth_fine", "16", "--multires", "3", "--N_samples", "8", "--N_importance", "8", "--N_rand", "64",
+    "--raw_noise_std", "1", "--i_img", "0", "--i_testset", "0", "--i_video", "0", "--path_frames", "2",
+    "--no_batching", "--precrop_iters", "6", "--threads", "1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return load_scene(config_parser().parse_args(TINY))
+
+
+def make_trainer(scene, folder: Path, flags: list[str], *more: str) -> Trainer:
+    args = config_parser().parse_args([*flags, *more])
+    renderer = make_renderer(args, scene, torch.device("cpu"))
+    return Trainer(args, scene, renderer, folder, exponential_schedule(args))
+
+
+def same(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def comparable(state: dict) -> dict:
+    """A checkpoint without its clock."""
+    return {**state, "trainer": {k: v for k, v in state["trainer"].items() if k != "seconds"}}
+
+
+@pytest.mark.parametrize("flags", [TINY, HIERARCHICAL], ids=["occupancy", "hierarchical"])
+def test_resume_is_bit_for_bit(scene, tmp_path, flags):
+    whole = make_trainer(scene, tmp_path / "whole", flags)
+    whole.train(24)
+    first = make_trainer(scene, tmp_path / "parts", flags)
+    first.train(11)
+    second = make_trainer(scene, tmp_path / "parts", flags, "--seed", "5")  # nothing of the new start remains
+    second.load_state_dict(load_newest(tmp_path / "parts")[1])
+    second.train(24)
+    a = load_checkpoint(tmp_path / "whole" / "000024.tar")
+    b = load_checkpoint(tmp_path / "parts" / "000024.tar")
+    assert same(comparable(a), comparable(b))
+    assert not same(comparable(a), comparable(load_checkpoint(tmp_path / "parts" / "000011.tar")))
+
+
+# Each kill comes at a random moment of start, training or saving (i_weights 2: half its time).
+KILLS = int(os.environ.get("NERF_QAT_KILLS", "3"))
+
+
+def test_kill_9_at_random_moments_then_bit_for_bit(tmp_path):
+    """2N steps equal N + kill -9 + N, whenever the kills come, through both phases."""
+
+    def command(name: str) -> list[str]:
+        return [
+            sys.executable, str(ROOT / "run_nerf_qat.py"), *TINY, "--N_iters", "40", "--qat_iters", "40",
+            "--i_weights", "2", "--basedir", str(tmp_path), "--expname", name,
+        ]  # fmt: skip
+
+    def run(name: str, seconds: float | None) -> bool:
+        """True if it ended by itself."""
+        with subprocess.Popen(command(name), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            try:
+                errors = process.communicate(timeout=seconds)[1].decode()
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                return False
+            assert process.returncode == 0, errors[-2000:]
+            return True
+
+    started = time.monotonic()
+    assert run("whole", None)
+    duration = time.monotonic() - started
+    dice = random.Random(0)
+    for _ in range(KILLS):
+        run("killed", dice.uniform(0.2, 1.0) * duration)
+    assert run("killed", None)
+    a, b = (load_checkpoint(tmp_path / name / "000080.tar") for name in ("whole", "killed"))
+    assert a["phase"] == b["phase"] == "qat"
+    assert same(comparable(a), comparable(b))
+    files = [tmp_path / name / "model_int8.safetensors" for name in ("whole", "killed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert not list((tmp_path / "killed").glob(".*.part"))
+
+
+def test_signal_saves_and_says_so(scene, tmp_path):
+    trainer = make_trainer(scene, tmp_path, TINY)
+    trainer.after_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
+    with pytest.raises(Interrupted, match="step 5"):
+        trainer.train(50)
+    assert load_newest(tmp_path)[1]["global_step"] == 5
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "handlers must be put back"
+
+
+def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(scene, tmp_path):
+    trainer = make_trainer(scene, tmp_path, TINY, "--i_weights", "10")
+
+    def poison(step: int) -> None:
+        if step == 12:
+            with torch.no_grad():
+                trainer.renderer.field.network.rgb_linear.bias.fill_(float("nan"))
+
+    trainer.after_step = poison
+    with pytest.raises(TrainingFailed, match="not finite"):
+        trainer.train(100)
+    step, state = load_newest(tmp_path)[1]["global_step"], load_newest(tmp_path)[1]
+    assert step == 10
+    assert all(torch.isfinite(v).all() for v in state["network_fn_state_dict"].values())
+
+
+def test_collapse_is_said_and_then_stops(scene, tmp_path, capsys):
+    """A density that is nowhere: every picture is all white."""
+    trainer = make_trainer(scene, tmp_path, HIERARCHICAL, "--lrate", "1e-9", "--raw_noise_std", "0")
+    for field in trainer.renderer.fields.values():
+        with torch.no_grad():
+            field.network.output_linear.bias[3] = -1000.0
+    assert COLLAPSE_PATIENCE % LOOK_INTERVAL == 0
+    with pytest.raises(TrainingFailed, match="collapsed to a flat colour since step 20"):
+        trainer.train(COLLAPSE_PATIENCE + 100)
+    assert "warning: collapse at step 20" in capsys.readouterr().out
+
+
+def test_an_emptied_grid_stops_with_a_way_out(scene, tmp_path):
+    trainer = make_trainer(scene, tmp_path, TINY)
+    trainer.renderer.grid.set_occupied(torch.zeros_like(trainer.renderer.grid.occupied))
+    with pytest.raises(TrainingFailed, match="--grid_threshold"):
+        trainer.train(3)
+
+
+# --------------------------------------------------------------------------------------- batches
+
+
+def test_batches_hold_a_constant_number_of_samples(scene, tmp_path):
+    trainer = make_trainer(scene, tmp_path, TINY)
+    counts = [len(trainer.batches.draw(trainer.renderer, step).samples) for step in range(1, 40)]
+    assert max(counts) <= 1024
+    assert np.mean(counts[20:]) > 0.9 * 1024
+
+
+def test_batch_colours_are_the_pixels_their_rays_go_through(scene, tmp_path):
+    """A ray's direction, projected back, lands in the pixel whose colour is its target."""
+    args = config_parser().parse_args([*HIERARCHICAL, "--precrop_iters", "0"])
+    renderer = make_renderer(args, scene, torch.device("cpu"))
+    batches = RayBatches(args, scene, torch.device("cpu"))
+    batch = batches.draw(renderer, 1)
+    view = int((batches.cameras.c2w[:, :, 3] - batch.rays.origins[0]).norm(dim=-1).argmin())
+    local = batch.rays.directions @ batches.cameras.c2w[view, :, :3]
+    K = batches.cameras.K[view]
+    column = -local[:, 0] / local[:, 2] * K[0, 0] + K[0, 2]
+    row = local[:, 1] / local[:, 2] * K[1, 1] + K[1, 2]
+    torch.testing.assert_close(column % 1, torch.full_like(column, 0.5), atol=1e-3, rtol=0)
+    expected = scene.target(torch.tensor([scene.splits["train"][view]]))[0][row.long(), column.long()]
+    torch.testing.assert_close(batch.target, expected)
+
+
+def test_random_background_is_behind_prediction_and_target(scene, tmp_path):
+    trainer = make_trainer(scene, tmp_path, TINY)
+    batch = trainer.batches.draw(trainer.renderer, 1)
+    assert batch.background.shape == (len(batch.rays), 3) and batch.background.std() > 0.2
+    clear = (batch.target - batch.background).abs().amax(-1) == 0
+    assert clear.any() and not clear.all()
+
+
+def test_precrop_sees_only_the_middle(scene, tmp_path):
+    args = config_parser().parse_args([*HIERARCHICAL, "--precrop_frac", "0.5", "--N_rand", "500"])
+    renderer = make_renderer(args, scene, torch.device("cpu"))
+    batches = RayBatches(args, scene, torch.device("cpu"))
+
+    def widest(step: int) -> float:
+        rays = batches.draw(renderer, step).rays
+        forward = torch.nn.functional.normalize(rays.viewdirs.mean(0), dim=-1)
+        return float((rays.directions - (rays.directions @ forward)[:, None] * forward).norm(dim=-1).max())
+
+    assert widest(1) < 0.6 * widest(100)
+
+
+# ------------------------------------------------------------------------------------- schedules
+
+
+def test_exponential_schedule_is_nerf_pytorchs():
+    args = config_parser().parse_args(["--lrate_decay", "2"])
+    schedule = exponential_schedule(args)
+    assert schedule(0) == 1.0 and schedule(2000) == pytest.approx(0.1) and schedule(4000) == pytest.approx(0.01)
+
+
+def test_warm_up_and_cosine():
+    warm = exponential_schedule(config_parser().parse_args(["--lrate_warmup", "10", "--lrate_decay", "1e9"]))
+    assert [warm(0), warm(4), warm(9), warm(50)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
+    cosine = cosine_schedule(0.2, start=100, length=50)
+    assert [cosine(100), cosine(125), cosine(150)] == pytest.approx([0.2, 0.1, 0.0])
+
+
+# --------------------------------------------------------------------------------- real training
+
+
+@pytest.mark.parametrize("flags, floor", [(TINY, 22.0), (HIERARCHICAL, 13.0)], ids=["occupancy", "hierarchical"])
+def test_a_short_training_reaches_a_floor(scene, tmp_path, flags, floor):
+    from evaluation import evaluate_views
+
+    trainer = make_trainer(scene, tmp_path, flags, "--lrate", "5e-3", "--raw_noise_std", "0")
+    trainer.train(300)
+    views = evaluate_views(trainer.renderer, scene, scene.splits["test"][:4], chunk=4096)
+    assert views.mean_psnr > floor
