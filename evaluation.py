@@ -9,10 +9,10 @@ import cv2
 import imageio.v2 as imageio
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from images import write_png
 from metrics import lpips, psnr, ssim
+from progress import progress_bar
 from rendering import render_image
 from run_nerf_helpers import to8b
 from scene import Cameras, Scene
@@ -71,7 +71,7 @@ def evaluate_views(
     device = next(renderer.buffers()).device
     result = RenderedViews([], torch.empty(0), torch.empty(0), [], [], [], [], [])
     images, targets = [], []
-    progress = tqdm(views, desc=label, unit="view", leave=False)
+    progress = progress_bar(views, desc=label, unit="view", leave=False)
     for view in progress:
         camera = scene.cameras[view].to(device)
         started = time.perf_counter()
@@ -128,7 +128,7 @@ def render_video(
         path = path.scaled(render_factor)
     pictures = [
         render_image(renderer, path[i].to(device), chunk)
-        for i in tqdm(range(len(path)), desc="video", unit="frame", leave=False)
+        for i in progress_bar(range(len(path)), desc="video", unit="frame", leave=False)
     ]
     depth = torch.stack([p.depth.cpu() for p in pictures])
     opacity = torch.stack([p.opacity.cpu() for p in pictures])

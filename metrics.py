@@ -1,12 +1,14 @@
 """Image measures, `metrics.json`, and the closing table."""
 
 import contextlib
+import datetime
 import functools
 import hashlib
 import io
 import math
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -95,6 +97,8 @@ def run_facts(expname: str, config: str | None, device: torch.device) -> dict:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {
         "expname": expname,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
         "config": config,
         "config_sha256": hashlib.sha256(content).hexdigest(),
         "git_commit": git_commit(),

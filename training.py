@@ -17,6 +17,7 @@ from checkpoints import save_checkpoint
 from errors import BrokenFile, Interrupted, TrainingFailed
 from evaluation import colorize_depth, evaluate_views, render_video, write_views
 from occupancy import Samples
+from progress import progress_bar
 from rendering import OccupancyRenderer, Rays, Rendering, make_rays, networks_of, render_image
 from run_nerf_helpers import camera_rays, img2mse, mse2psnr
 from scene import Scene, composite_over

@@ -1,0 +1,44 @@
+"""What every benchmark shares: facts about the machine, and results as JSON."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from checkpoints import write_json  # noqa: E402 (the path is set just above)
+from metrics import run_facts  # noqa: E402
+
+RESULTS = ROOT / "docs" / "results"
+# The instruction sets that decide how fast matrix products are.
+INTERESTING = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8")
+
+
+def machine(config: str | None = None, device: str = "cpu") -> dict:
+    """What a run's metrics.json says of where it ran, and the CPU's flags."""
+    facts = run_facts("benchmark", config, torch.device(device))
+    flags = Path("/proc/cpuinfo").read_text().split() if os.path.exists("/proc/cpuinfo") else []
+    facts |= {
+        "cpu_flags": [flag for flag in INTERESTING if flag in flags],
+        "python": platform.python_version(),
+    }
+    return facts
+
+
+def save_results(name: str, results: dict) -> Path:
+    """Writes `docs/results/{name}.json`."""
+    path = RESULTS / f"{name}.json"
+    write_json(path, results)
+    print(f"wrote {path.relative_to(ROOT)}")
+    return path
+
+
+def run_python(code: str, folder: Path) -> None:
+    """Runs a piece of Python in another folder, with that folder's modules and not ours."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, env=environment)

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Trains and measures lego 400x400 and fern 504x378 at full size on a GPU, and keeps their metrics.
+#
+#   bash benchmarks/gpu.sh [DATA] [FLAGS...]
+#
+# DATA holds nerf_synthetic/lego and nerf_llff_data/fern (default: data). FLAGS go to every run, for
+# example `--N_iters 20 --qat_iters 20 --testskip 100 --path_frames 2` to see that all of it runs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+data=${1:-data}
+shift || true
+python=${PYTHON:-python}
+for scene in lego:nerf_synthetic/lego fern:nerf_llff_data/fern; do
+    name=${scene%%:*}
+    "$python" run_nerf_qat.py --config "configs/${name}_qat.txt" --datadir "$data/${scene#*:}" "$@"
+done
+[ $# -gt 0 ] && exit 0 # a trial run is not a result
+mkdir -p docs/results
+for name in lego fern; do
+    cp "logs/${name}_qat/metrics.json" "docs/results/${name}_qat_gpu.json"
+done
+echo "kept in docs/results: lego_qat_gpu.json fern_qat_gpu.json"
