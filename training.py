@@ -249,7 +249,7 @@ class Trainer:
         recent: list[torch.Tensor] = []
         with (
             _StopFlag() as stop,
-            tqdm(total=last_step, initial=self.step, desc=self.phase, unit="step") as bar,
+            progress_bar(total=last_step, initial=self.step, desc=self.phase, unit="step") as bar,
         ):
             window_start, window_rays = time.perf_counter(), 0
             while self.step < last_step:

@@ -55,9 +55,9 @@ def speed_table(names: list[str]) -> str:
     facts = run["facts"]
     height, width = run["picture"]
     note = (
-        f"{run['speedup']:.0f} times faster; skipping costs {run['psnr_lost_by_skipping']:.3f} dB. Median over {run['views']} "
-        f"views of {width}x{height}, {facts['device']}, {facts['threads']} threads, torch {facts['torch']}, "
-        f"{facts['date']}, `{facts['command']}`."
+        f"{run['speedup']:.0f} times faster; skipping costs {run['psnr_lost_by_skipping']:.3f} dB. "
+        f"Median over {run['views']} views of {width}x{height}, {facts['device']}, {facts['threads']} threads, "
+        f"torch {facts['torch']}, {facts['date']}, `{facts['command']}`."
     )
     return "\n".join(lines) + "\n\n" + note + "\n"
 
