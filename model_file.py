@@ -24,6 +24,7 @@ from scene import Cameras, check_poses
 
 FORMAT, VERSION = "nerf-qat", 1
 LARGEST_GRID = 1024  # cells on a side; a file that asks for more is not one of ours
+LARGEST_PICTURE = 65_536  # pixels on a side
 
 
 # ------------------------------------------------------------------------------------------ saving
@@ -147,10 +148,7 @@ def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) ->
         fields[name] = _field(config, state, metadata, device, backend)
     rays = metadata["rays"]
     setup = RaySetup(**{**rays, "background": tuple(rays["background"])})
-    camera = metadata["camera"]
-    c2w = tensors.pop("render_path")
-    check_poses(c2w.numpy(), "render_path")
-    cameras = Cameras(c2w, torch.tensor(camera["K"]).expand(len(c2w), 3, 3), camera["height"], camera["width"])
+    cameras = _cameras(metadata["camera"], tensors.pop("render_path"))
     sampler = metadata["sampler"]
     if sampler["kind"] == "occupancy":
         if not 0 < sampler["grid_resolution"] <= LARGEST_GRID:
@@ -158,7 +156,7 @@ def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) ->
         aabb = torch.tensor(sampler["aabb"], dtype=torch.float32)
         grid = OccupancyGrid.unpack(tensors.pop("occupancy"), aabb, sampler["grid_resolution"]).to(device)
         renderer = OccupancyRenderer(fields["network_fn"], grid, setup, sampler["step"], sampler["min_transmittance"])
-    else:
+    elif sampler["kind"] == "hierarchical":
         renderer = HierarchicalRenderer(
             fields["network_fn"],
             fields.get("network_fine"),
@@ -167,9 +165,21 @@ def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) ->
             sampler["n_importance"],
             sampler["lindisp"],
         )
+    else:
+        raise BrokenFile(f"unknown sampler {sampler['kind']!r}")
     if tensors:
         raise BrokenFile(f"unexpected tensor {next(iter(tensors))}")
     return renderer, cameras
+
+
+def _cameras(described: dict, c2w: torch.Tensor) -> Cameras:
+    check_poses(c2w.numpy(), "render_path")
+    K, height, width = torch.tensor(described["K"]), described["height"], described["width"]
+    if K.shape != (3, 3) or not K.isfinite().all():
+        raise BrokenFile("the camera's K is not a finite 3x3 matrix")
+    if not (0 < height <= LARGEST_PICTURE and 0 < width <= LARGEST_PICTURE):
+        raise BrokenFile(f"picture of {height} x {width}; expected 1 to {LARGEST_PICTURE} pixels on a side")
+    return Cameras(c2w, K.expand(len(c2w), 3, 3), height, width)
 
 
 def _field(

@@ -162,9 +162,11 @@ class OccupancyGrid(nn.Module):
     def carve(self, cameras, alpha: torch.Tensor) -> None:
         """Clears the cells that some view sees in front of an empty background only (visual hull).
 
-        cameras: those of the views. alpha: uint8 `[N, H, W]`. A cell survives if, in every view
-        whose frame contains it whole, something opaque lies within its projected radius.
+        cameras: those of the views. alpha: uint8 `[N, H, W]`. A cell survives if some view sees at
+        least a part of it (what none sees, none can teach), and if, in every view whose frame
+        contains it whole, something opaque lies within its projected radius.
         """
+        seen = torch.zeros(self.resolution**3, dtype=torch.bool, device=self.aabb.device)
         survivors = torch.arange(self.resolution**3, device=self.aabb.device)
         radius = 0.5 * float(self.cell.norm())
         for view in range(len(cameras)):
@@ -174,19 +176,25 @@ class OccupancyGrid(nn.Module):
             depth = -local[:, 2]
             x = K[0, 0] * local[:, 0] / depth + K[0, 2]
             y = -K[1, 1] * local[:, 1] / depth + K[1, 2]
-            in_front = depth > radius
-            nearest = float(depth[in_front].min()) if in_front.any() else 1.0
+            # Cells so near that they cover an eighth of the frame are left to other views.
+            focal = float(K[0, 0])
+            judged = depth > radius + 8 * focal * radius / camera.width
+            nearest = float(depth[judged].min()) if judged.any() else math.inf
             # The largest footprint of any cell in this view, plus the half pixel of its own centre.
-            reach = int(np.ceil(float(K[0, 0]) * radius / max(nearest - radius, 1e-3) + 0.5))
+            reach = int(np.ceil(focal * radius / (nearest - radius) + 0.5))
             mask = alpha[view].to(self.aabb.device).float()[None, None]
             mask = F.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
             inside = (x >= reach) & (x < camera.width - reach) & (y >= reach) & (y < camera.height - reach)
-            inside &= in_front
+            inside &= judged
+            footprint = focal * radius / depth
+            in_part = (x > -footprint) & (x < camera.width + footprint) & (depth > 0)
+            in_part &= (y > -footprint) & (y < camera.height + footprint)
+            seen[survivors[in_part]] = True
             column = x.nan_to_num().long().clamp(0, camera.width - 1)
             row = y.nan_to_num().long().clamp(0, camera.height - 1)
             survivors = survivors[mask[row, column] | ~inside]
         carved = torch.zeros_like(self.allowed)
-        carved.view(-1)[survivors] = True
+        carved.view(-1)[survivors[seen[survivors]]] = True
         self.set_occupied(carved)
 
     def bounding_box(self) -> torch.Tensor:

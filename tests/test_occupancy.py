@@ -123,6 +123,20 @@ def test_carving_keeps_the_object_and_clears_the_rest():
     assert (box[0] <= -0.6).all() and (box[1] >= 0.6).all() and (box.abs() < 1.0).all()
 
 
+def test_carving_with_cameras_inside_the_box():
+    """Cells right before a camera are left to the other views; those that none sees are dropped."""
+    grid = OccupancyGrid(torch.tensor([[-4.0] * 3, [4.0] * 3]), 40)
+    cameras, alpha = ball_views(0.6)
+    grid.carve(cameras, alpha)
+    distance = grid.cell_centers(torch.arange(40**3)).norm(dim=-1).view(40, 40, 40)
+    assert grid.occupied[distance < 0.6].all()
+    assert grid.occupied[(distance > 1.2) & (distance < 1.6)].float().mean() < 0.2
+    grid.set_occupied(torch.ones(40, 40, 40, dtype=torch.bool))
+    grid.carve(cameras[0], alpha[:1])  # the eye at x = 3
+    behind = grid.cell_centers(torch.arange(40**3))[:, 0].view(40, 40, 40) > 3.2
+    assert not grid.occupied[behind].any()
+
+
 def test_update_finds_a_ball_and_forgets_it_again():
     grid = OccupancyGrid(torch.tensor([[-1.0] * 3, [1.0] * 3]), 16)
     generator = torch.Generator().manual_seed(0)

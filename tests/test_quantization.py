@@ -328,7 +328,7 @@ def test_qat_recovers_what_rounding_to_three_bits_loses():
     q.set_state(qat, True, False, None)
     qat.train()(x)
     q.set_state(qat, False, True)
-    ptq_loss = float((copy.deepcopy(qat)(x) - target).square().mean())
+    ptq_loss = (copy.deepcopy(qat)(x) - target).square().mean().item()
     fit(qat, 400, 2e-3)
     qat_loss = float((Int8Network(config, int8_state(qat), 8)(x) - target).square().mean())
     assert qat_loss < 0.3 * ptq_loss
