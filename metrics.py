@@ -97,7 +97,7 @@ def run_facts(expname: str, config: str | None, device: torch.device) -> dict:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {
         "expname": expname,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([Path(sys.argv[0]).name, *map(_without_home, sys.argv[1:])]),
         "date": datetime.date.today().isoformat(),
         "config": config,
         "config_sha256": hashlib.sha256(content).hexdigest(),
@@ -106,6 +106,11 @@ def run_facts(expname: str, config: str | None, device: torch.device) -> dict:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
+
+
+def _without_home(word: str) -> str:
+    """An absolute path as its last part only: where someone's files lie is nobody's business."""
+    return f".../{Path(word).name}" if Path(word).is_absolute() else word
 
 
 def _cpu_name() -> str:
