@@ -99,7 +99,7 @@ def run_facts(expname: str, config: str | None, device: torch.device) -> dict:
         "expname": expname,
         "command": " ".join([Path(sys.argv[0]).name, *map(_without_home, sys.argv[1:])]),
         "date": datetime.date.today().isoformat(),
-        "config": config,
+        "config": _without_home(config) if config else None,
         "config_sha256": hashlib.sha256(content).hexdigest(),
         "git_commit": git_commit(),
         "device": name,

@@ -75,6 +75,11 @@ class OccupancyGrid(nn.Module):
         cells = ((positions - self.aabb[0]) / self.cell).long().clamp_(0, r - 1)
         return (cells[..., 0] * r + cells[..., 1]) * r + cells[..., 2]
 
+    def holds(self, positions: torch.Tensor) -> torch.Tensor:
+        """Whether `positions [..., 3]` lie in occupied cells; outside the box is empty."""
+        inside = ((positions >= self.aabb[0]) & (positions <= self.aabb[1])).all(-1)
+        return inside & self.occupied.view(-1)[self.flat_index(positions)]
+
     # ------------------------------------------------------------------------------- the sampler
 
     @torch.no_grad()

@@ -148,6 +148,13 @@ def config_parser() -> configargparse.ArgumentParser:
     add("--N_iters", type=int, default=200000, help="optimiser steps of the float network")
     add("--N_rand", type=positive(int), default=32 * 32 * 4, help="hierarchical: rays per step")
     add("--samples_per_batch", type=positive(int), default=32768, help="occupancy: network queries per step")
+    add(
+        "--empty_samples",
+        type=int,
+        default=0,
+        help="occupancy: more queries per step, at points that the grid skips, whose density is driven to zero; "
+        "for networks that a renderer without the grid (nerf-pytorch's) is to show",
+    )
     add("--no_batching", action="store_true", help="take the rays of a step from one image only")
     add("--precrop_iters", type=int, default=0, help="steps that see only the middle of the images")
     add("--precrop_frac", type=float, default=0.5, help="share of each side that the middle is")

@@ -26,6 +26,7 @@ from scene import Scene, composite_over
 LOOK_INTERVAL = 20
 # A renderer that draws nothing for this many steps on end will not recover.
 COLLAPSE_PATIENCE = 2000
+EMPTY_SPACE_WEIGHT = 0.01  # of `empty_space_loss`; at ten times that a ReLU density dies in its first steps
 
 
 # --------------------------------------------------------------------------------------- batches
@@ -205,6 +206,8 @@ class Trainer:
             rendering = render_batch(self.renderer, batch, self.batches.generator, self.args.raw_noise_std)
         mse = img2mse(rendering.rgb, batch.target)
         loss = mse if rendering.coarse_rgb is None else mse + img2mse(rendering.coarse_rgb, batch.target)
+        if self.args.empty_samples > 0 and batch.samples is not None:
+            loss = loss + EMPTY_SPACE_WEIGHT * self.empty_space_loss(batch.rays)
         for name, optimizer in self.optimizers.items():
             optimizer.param_groups[0]["lr"] = self.base_rates[name] * self.schedule(self.step)
             optimizer.zero_grad(set_to_none=True)
@@ -223,6 +226,23 @@ class Trainer:
         if self.args.amp == "off":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
+
+    def empty_space_loss(self, rays: Rays) -> torch.Tensor:
+        """What the field says of places that the grid skips, where nothing else ever asks it.
+
+        The mean of log(1 + optical depth of a whole ray at that density), over random points
+        between near and far on the batch's rays.
+        """
+        setup, generator = self.renderer.setup, self.batches.generator
+        ray = torch.randint(len(rays), (self.args.empty_samples,), device=self.device, generator=generator)
+        t = torch.rand(len(ray), device=self.device, generator=generator)
+        t = setup.near + (setup.far - setup.near) * t
+        points = rays.origins[ray] + t[:, None] * rays.directions[ray]
+        skipped = ~self.renderer.grid.holds(points)
+        with self.autocast():
+            density = self.renderer.field.density(points)  # of all: the number of rows stays the same
+        length = (setup.far - setup.near) * rays.directions[ray].norm(dim=-1)
+        return (torch.log1p(density * length) * skipped).mean()
 
     def update_grid(self) -> None:
         self.renderer.eval()  # ranges of activations are not learnt from these points

@@ -7,7 +7,8 @@ minutes on two cores), then renders the same test views
   - with our occupancy renderer,
   - with our renderer without skipping and without early ends, for what skipping costs in quality,
   - with nerf-pytorch's `render`, 64 coarse and 128 more fine samples, in a process of its own,
-and checks both ways that checkpoints are exchangeable.
+and checks both ways that checkpoints are exchangeable. nerf-pytorch imports matplotlib, which our
+requirements lack: `pip install matplotlib` first.
 """
 
 import argparse
@@ -32,16 +33,16 @@ CONFIG = common.ROOT / "configs" / "lego_cpu_bench.txt"
 
 # Runs in the checkout. `job.npz` holds cameras; networks come through a checkpoint in its format.
 THEIRS = """
-import sys, time
+import os, time
 import numpy as np, torch
 import run_nerf
 folder = {folder!r}
 job = np.load(folder + "/job.npz")
 run_nerf.device = torch.device("cpu")
-words = ["run_nerf.py", "--basedir", folder, "--expname", "theirs", "--use_viewdirs", "--white_bkgd",
+words = ["--basedir", folder, "--expname", "theirs", "--use_viewdirs", "--white_bkgd",
          "--N_samples", "64", "--N_importance", "128", "--dataset_type", "blender",
          "--multires", {multires!r}, "--multires_views", {multires_views!r}]
-args = run_nerf.config_parser().parse_args(words[1:])
+args = run_nerf.config_parser().parse_args(words)
 _, render_kwargs, start, grad_vars, optimizer = run_nerf.create_nerf(args)
 assert start == {start}, "nerf-pytorch did not load our checkpoint"
 render_kwargs.update(near=job["near"].item(), far=job["far"].item())
@@ -56,6 +57,7 @@ with torch.no_grad():
 np.savez(folder + "/answer.npz", rgb=np.stack(pictures), seconds=np.array(seconds))
 # The other way round: a checkpoint written by its own code, of untrained networks.
 args.expname, args.no_reload = "untrained", True
+os.makedirs(folder + "/untrained")
 torch.manual_seed(0)
 kwargs, _, start, grad_vars, optimizer = run_nerf.create_nerf(args)
 torch.save({{"global_step": 3, "network_fn_state_dict": kwargs["network_fn"].state_dict(),

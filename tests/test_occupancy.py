@@ -97,6 +97,16 @@ def test_cell_centers_and_flat_index_are_inverse():
     assert torch.equal(grid.flat_index(grid.cell_centers(index)), index)
 
 
+def test_holds_is_what_march_samples():
+    grid = random_grid(1)
+    origins, directions = random_rays(50, 2)
+    samples = grid.march(origins, directions, 0.0, 100.0, 0.03)
+    points = origins[samples.ray] + samples.t[:, None] * directions[samples.ray]
+    assert len(points) > 100 and grid.holds(points).all()
+    outside = grid.aabb[1] + torch.tensor([[0.1, 0, 0], [0, 1e9, 0]])
+    assert not grid.holds(torch.cat([outside, 2 * grid.aabb[0] - outside])).any()
+
+
 def ball_views(radius: float, size: int = 48) -> tuple[Cameras, torch.Tensor]:
     """Silhouettes of a ball at the origin, from the ray's distance to the centre."""
     eyes = [[3, 0.2, 0.1], [-3, 0.3, 0.5], [0.2, 3, -0.4], [0.1, -3, 0.2], [0.3, 0.1, 3], [1.8, 1.7, 1.6]]

@@ -240,3 +240,17 @@ def test_a_short_training_reaches_a_floor(scene, tmp_path, flags, floor):
     trainer.train(300)
     views = evaluate_views(trainer.renderer, scene, scene.splits["test"][:4], chunk=4096)
     assert views.mean_psnr > floor
+
+
+def test_empty_samples_clear_what_the_grid_skips(scene, tmp_path):
+    """Nothing else asks the field there, so only this keeps it from inventing matter."""
+    generator = torch.Generator().manual_seed(3)
+    skipped_density = []
+    for count in ("0", "512"):
+        trainer = make_trainer(scene, tmp_path / count, TINY, "--empty_samples", count)
+        trainer.train(300)
+        grid = trainer.renderer.grid
+        points = grid.aabb[0] + (grid.aabb[1] - grid.aabb[0]) * torch.rand(4000, 3, generator=generator)
+        with torch.no_grad():
+            skipped_density.append(float(trainer.renderer.field.density(points[~grid.holds(points)]).mean()))
+    assert skipped_density[1] < 0.3 * skipped_density[0]
