@@ -4,7 +4,7 @@
 #   bash benchmarks/gpu.sh [DATA] [FLAGS...]
 #
 # DATA holds nerf_synthetic/lego and nerf_llff_data/fern (default: data). FLAGS go to every run, for
-# example `--N_iters 20 --qat_iters 20 --testskip 100 --path_frames 2` to see that all of it runs.
+# example `--N_iters 20 --qat_iters 20 --testskip 96 --path_frames 1` to see that all of it runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${1:-data}

@@ -1,7 +1,7 @@
 # Sourced by the other scripts from the repository's root: makes .venv if need be and enters it.
 python_command=${PYTHON:-}
 if [ -z "$python_command" ]; then
-    for candidate in python3.12 python3.11 python3; do
+    for candidate in python3.11 python3.12 python3; do
         if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
             python_command=$candidate
             break

@@ -1,0 +1,38 @@
+"""README.md says what is there: its tables, its flags, its files."""
+
+import re
+import subprocess
+import sys
+
+from conftest import ROOT
+
+from options import config_parser
+
+README = (ROOT / "README.md").read_text()
+NOT_OURS = {"--logdir", "--check"}  # tensorboard's, benchmarks/tables.py's
+
+
+def test_tables_are_those_of_the_measurements():
+    status = subprocess.run([sys.executable, "benchmarks/tables.py", "--check"], cwd=ROOT).returncode
+    assert status == 0, "run python benchmarks/tables.py"
+
+
+def test_every_flag_exists():
+    ours = {word for action in config_parser()._actions for word in action.option_strings}
+    mentioned = set(re.findall(r"(?<![\w-])--\w+", README))
+    assert len(mentioned) > 20
+    assert mentioned <= ours | NOT_OURS
+
+
+def test_every_file_and_config_exists():
+    paths = re.findall(r"(?:configs|scripts|benchmarks|docs)/[\w./-]*\w", README)
+    modules = re.findall(r"`(\w+\.py)`", README)
+    assert len(modules) > 10
+    for path in [*paths, *modules]:
+        assert (ROOT / path).exists(), path
+
+
+def test_every_module_is_in_the_layout():
+    layout = README[README.index("## Layout") :]
+    missing = [path.name for path in ROOT.glob("*.py") if f"`{path.name}`" not in layout]
+    assert not missing
