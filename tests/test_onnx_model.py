@@ -1,0 +1,126 @@
+"""The exported graph is valid and says what the reference executor says."""
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from int8_model import Int8Linear, Int8Network, expected_tensors
+from onnx_model import OPSET, OnnxField, _Graph, export_onnx, field_to_onnx, integer_bias
+from run_nerf_helpers import FieldConfig, RadianceField
+
+CONFIGS = {
+    "views": FieldConfig(depth=6, width=64, multires=6, density_activation="softplus", density_bias=-4),
+    "no views": FieldConfig(depth=3, width=32, skips=(), use_viewdirs=False, multires=4),
+    "no encoding": FieldConfig(depth=2, width=16, i_embed=-1),
+}
+
+
+def random_int8_field(config: FieldConfig, bits: int = 8, seed: int = 0) -> RadianceField:
+    """A field of random integers, with scales that keep every layer inside its range."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, (dtype, shape) in expected_tensors(config).items():
+        if dtype == torch.int8:
+            state[name] = torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
+        elif name.endswith("output_zero_point"):
+            relu = name.startswith(("pts_", "views_"))
+            state[name] = torch.tensor(0 if relu else 2 ** (bits - 1), dtype=torch.uint8)
+        elif name.endswith("output_scale"):
+            state[name] = torch.tensor(2.0 / (2**bits - 1))
+        elif name.endswith(".scale"):
+            fan_in = expected_tensors(config)[name.replace(".scale", ".weight")][1][1]
+            state[name] = (0.5 + torch.rand(shape, generator=generator)) * 1.5 / (74 * fan_in**0.5 * 2 ** (bits - 1))
+        else:
+            state[name] = 0.1 * torch.randn(shape, generator=generator)
+    return RadianceField(config, Int8Network(config, state, bits))
+
+
+@pytest.mark.parametrize("bits", [8, 5])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_runtime_agrees_with_the_reference(config, bits):
+    field = random_int8_field(config, bits)
+    onnx_field = OnnxField(field)
+    generator = torch.Generator().manual_seed(1)
+    positions = 2 * torch.rand(20_000, 3, generator=generator) - 1
+    directions = torch.nn.functional.normalize(torch.randn(20_000, 3, generator=generator), dim=-1)
+    density, rgb = field(positions, directions)
+    assert density.std() > 0 and rgb.std() > 0.01  # not a constant
+    onnx_density, onnx_rgb = onnx_field(positions, directions)
+    # A code that falls on the other side of a tie changes what follows a little, in some rows.
+    difference = (rgb - onnx_rgb).abs().amax(-1)
+    assert (difference > 1e-4).float().mean() < 0.25
+    assert difference.mean() < 5e-4 * 2 ** (8 - bits) and difference.max() < 0.02 * 2 ** (8 - bits)
+    torch.testing.assert_close(onnx_field.density(positions), onnx_density)
+
+
+def run_layer(layer: Int8Linear, codes: torch.Tensor) -> torch.Tensor:
+    """One layer of codes `[P, in]` by ONNX Runtime."""
+    graph = _Graph()
+    output = graph.linear("codes", layer, "layer")
+    helper, types = onnx.helper, onnx.TensorProto
+    kind = types.FLOAT if layer.is_head else types.UINT8
+    model = helper.make_graph(
+        graph.nodes, "layer",
+        [helper.make_tensor_value_info("codes", types.UINT8, ["P", layer.weight.shape[1]])],
+        [helper.make_tensor_value_info(output, kind, ["P", len(layer.weight)])],
+        list(graph.constants.values()),
+    )  # fmt: skip
+    model = helper.make_model(model, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"codes": codes.numpy()})[0])
+
+
+def test_every_layer_is_within_one_rounding_step():
+    """On what the reference itself feeds its layers for 100,000 random samples."""
+    field = random_int8_field(CONFIGS["views"])
+    seen = {}
+    for name, layer in field.network.layers.items():
+        layer.register_forward_hook(lambda layer, x, y, name=name: seen.update({name: (layer, x[0], y)}))
+    positions = 2 * torch.rand(100_000, 3, generator=torch.Generator().manual_seed(2)) - 1
+    field(positions, torch.nn.functional.normalize(positions, dim=-1))
+    assert len(seen) == 10
+    for layer, codes, expected in seen.values():
+        got = run_layer(layer, codes)
+        assert expected.float().std() > 0
+        if layer.is_head:  # its bias is rounded to whole accumulator units
+            assert ((got - expected).abs() < 0.51 * layer.scale + 1e-5).all()
+        else:
+            difference = (got.int() - expected.int()).abs()
+            assert difference.max() <= 1 and (difference > 0).float().mean() < 0.01
+
+
+def test_integer_bias_by_hand():
+    tensors = {
+        "weight": torch.tensor([[2, -3]], dtype=torch.int8),
+        "scale": torch.tensor([0.5]),
+        "bias": torch.tensor([1.8]),
+    }
+    layer = Int8Linear(tensors, torch.tensor([10, 4], dtype=torch.uint8), relu=False, bits=8)
+    assert integer_bias(layer).tolist() == [4 - (2 * 10 - 3 * 4)]
+
+
+def test_quantised_gemms_are_one_kernel_each(tmp_path):
+    """ONNX Runtime recognises every layer: no Gemm in float is left after its optimiser."""
+    field = random_int8_field(CONFIGS["views"])
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    model = field_to_onnx(field).SerializeToString()
+    options.log_severity_level = 3  # that the file fits this CPU only
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    operations = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert operations.count("QGemm") == len(field.network.layers)
+    assert "Gemm" not in operations and "MatMul" not in operations
+
+
+def test_export_writes_valid_files(tmp_path):
+    field = random_int8_field(CONFIGS["views"])
+    renderer = torch.nn.Module()
+    renderer.fields = {"network_fn": field, "network_fine": field}
+    sizes = export_onnx(renderer, tmp_path / "model.onnx")
+    assert set(sizes) == {"model.onnx", "model_fine.onnx"}
+    for name, size in sizes.items():
+        onnx.checker.check_model(str(tmp_path / name), full_check=True)
+        assert (tmp_path / name).stat().st_size == size
+    weights = sum(layer.weight.numel() for layer in field.network.layers.values())
+    assert weights < sizes["model.onnx"] < 1.5 * weights + 20_000
