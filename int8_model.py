@@ -2,10 +2,12 @@
 
 `Int8Network` takes the int8 state dict of `quantization.remap_state_dict` and stands in a
 `RadianceField` where a NeRF would. What it computes is defined by `reference`, in plain integer
-arithmetic; the other backends give the same codes but for rounding ties.
+arithmetic; the other backends give the same codes but for rounding ties. `Int8Field` is the fast
+way through it: positions to codes in one pass, rows in blocks that stay in cache between layers.
 """
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 import torch.nn as nn
@@ -13,7 +15,11 @@ import torch.nn.functional as F
 
 from errors import BadInput, BrokenFile
 from quantization import layer_inputs
-from run_nerf_helpers import FieldConfig, NeRF
+from run_nerf_helpers import Embedder, FieldConfig, NeRF, RadianceField, iterate_chunks
+
+# Rows that go through all layers before the next ones start. 8192 codes of 256 columns are 2 MiB,
+# about a core's second-level cache; fewer rows spend their time on calls.
+ROWS_IN_CACHE = 8192
 
 # --------------------------------------------------------------------------------------- backends
 # A backend prepares a layer once and returns a function from codes [P, in] to codes or floats.
@@ -99,6 +105,11 @@ def select_backend(name: str, device: torch.device) -> str:
         return "onednn" if fits else "torch"
     if name == "onednn" and not fits:
         raise BadInput("--backend onednn needs a CPU with VNNI or AMX; use --backend auto")
+    if name == "onnxruntime":
+        if device.type != "cpu":
+            raise BadInput("--backend onnxruntime runs on the CPU here; add --device cpu")
+        if not (find_spec("onnx") and find_spec("onnxruntime")):
+            raise BadInput("--backend onnxruntime: not installed; pip install -r requirements-onnx.txt")
     return name
 
 
@@ -179,8 +190,8 @@ class Int8Network(nn.Module):
             layer.run = BACKENDS[backend](layer)
 
     def trunk(self, pts: torch.Tensor) -> torch.Tensor:
-        """Encoded positions `[P, input_ch]` to the codes of the last trunk layer."""
-        h = pts = self.inputs["quant_pts"](pts)
+        """Codes of positions `[P, input_ch]` to the codes of the last trunk layer."""
+        h = pts
         for i in range(self.config.depth):
             h = self.layers[f"pts_linears_{i}"](h)
             if i in self.skips:
@@ -188,7 +199,8 @@ class Int8Network(nn.Module):
         return h
 
     def raw_density(self, pts: torch.Tensor) -> torch.Tensor:
-        h = self.trunk(pts)
+        """Encoded positions `[P, input_ch]` float to density before its activation, `[P]`."""
+        h = self.trunk(self.inputs["quant_pts"](pts))
         if self.config.use_viewdirs:
             return self.layers["alpha_linear"](h)[..., 0]
         return self.layers["output_linear"](h)[..., 3]
@@ -196,11 +208,16 @@ class Int8Network(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[P, input_ch + input_ch_views]` float to raw `[P, 4]` float, as NeRF's forward."""
         pts, views = torch.split(x, [self.config.input_ch, self.config.input_ch_views], dim=-1)
+        views = self.inputs["quant_views"](views) if self.config.use_viewdirs else None
+        return self.run(self.inputs["quant_pts"](pts), views)
+
+    def run(self, pts: torch.Tensor, views: torch.Tensor | None) -> torch.Tensor:
+        """Codes of positions and directions, uint8, to raw `[P, 4]` float."""
         h = self.trunk(pts)
         if not self.config.use_viewdirs:
             return self.layers["output_linear"](h)
         alpha = self.layers["alpha_linear"](h)
-        h = torch.cat([self.layers["feature_linear"](h), self.inputs["quant_views"](views)], -1)
+        h = torch.cat([self.layers["feature_linear"](h), views], -1)
         h = self.layers["views_linears_0"](h)
         return torch.cat([self.layers["rgb_linear"](h), alpha], -1)
 
@@ -216,6 +233,49 @@ class _Input(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return ((x / self.scale).round() + self.zero_point).clamp(0, self.q_max).to(torch.uint8)
+
+
+class CodeEncoder(nn.Module):
+    """`[P, 3]` straight to uint8 codes of its Fourier features.
+
+    All angles are one matrix product and all waves one sine, `cos v = sin(v + pi/2)`; rounding to
+    codes happens in place. Against encoding in float first, a code may fall on the other side of a
+    tie: the added quarter turn costs the last bit of a large angle.
+    """
+
+    def __init__(self, embedder: nn.Module, stub: _Input):
+        super().__init__()
+        self.stub = stub
+        octaves = embedder.freqs.tolist() if isinstance(embedder, Embedder) else []
+        frequency = torch.cat([torch.eye(3)] + [octave * torch.eye(3).repeat(1, 2) for octave in octaves], -1)
+        phase = torch.cat([torch.zeros(3)] + [torch.tensor([0.0] * 3 + [torch.pi / 2] * 3) for _ in octaves])
+        self.register_buffer("frequency", frequency, persistent=False)  # [3, 3 + 6 L]
+        self.register_buffer("phase", phase, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        encoded = torch.addmm(self.phase, x, self.frequency)
+        encoded[:, 3:].sin_()
+        codes = encoded.div_(self.stub.scale).round_().add_(self.stub.zero_point)
+        return codes.clamp_(0, self.stub.q_max).to(torch.uint8)
+
+
+class Int8Field(RadianceField):
+    """A radiance field of integers from the encoding to the heads; see `RadianceField`."""
+
+    def __init__(self, config: FieldConfig, network: Int8Network):
+        super().__init__(config, network)
+        self.encode_pts = CodeEncoder(self.embed, network.inputs["quant_pts"])
+        if config.use_viewdirs:
+            self.encode_views = CodeEncoder(self.embed_views, network.inputs["quant_views"])
+
+    def forward(self, positions: torch.Tensor, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        density, rgb = positions.new_empty(len(positions)), positions.new_empty(len(positions), 3)
+        for rows in iterate_chunks(len(positions), ROWS_IN_CACHE):
+            views = self.encode_views(directions[rows]) if self.config.use_viewdirs else None
+            raw = self.network.run(self.encode_pts(positions[rows]), views)
+            density[rows] = self.activate_density(raw[:, 3])
+            torch.sigmoid(raw[:, :3], out=rgb[rows])
+        return density, rgb
 
 
 # ------------------------------------------------------------------------------------- the tensors

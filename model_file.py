@@ -15,16 +15,16 @@ import safetensors.torch
 import torch
 
 from checkpoints import atomic_write, digest
-from errors import BrokenFile
-from int8_model import Int8Network
+from errors import BrokenFile, UserError
+from int8_model import Int8Field, Int8Network
+from model_metadata import FAR_AWAY, check_metadata
 from occupancy import OccupancyGrid
+from onnx_model import OnnxField
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, networks_of
 from run_nerf_helpers import FieldConfig, RadianceField, make_field
 from scene import Cameras, check_poses
 
 FORMAT, VERSION = "nerf-qat", 1
-LARGEST_GRID = 1024  # cells on a side; a file that asks for more is not one of ours
-LARGEST_PICTURE = 65_536  # pixels on a side
 
 
 # ------------------------------------------------------------------------------------------ saving
@@ -131,8 +131,9 @@ def load_renderer(
     """
     metadata, tensors = read_model(path)
     try:
+        check_metadata(metadata)
         renderer, cameras = _build(metadata, tensors, device, backend)
-    except BrokenFile as error:
+    except UserError as error:
         raise BrokenFile(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise BrokenFile(f"{path}: metadata and tensors do not fit together ({error!r})") from error
@@ -151,12 +152,13 @@ def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) ->
     cameras = _cameras(metadata["camera"], tensors.pop("render_path"))
     sampler = metadata["sampler"]
     if sampler["kind"] == "occupancy":
-        if not 0 < sampler["grid_resolution"] <= LARGEST_GRID:
-            raise BrokenFile(f"grid of {sampler['grid_resolution']} cells a side; expected 1 to {LARGEST_GRID}")
         aabb = torch.tensor(sampler["aabb"], dtype=torch.float32)
-        grid = OccupancyGrid.unpack(tensors.pop("occupancy"), aabb, sampler["grid_resolution"]).to(device)
+        packed = tensors.pop("occupancy")
+        if packed.dtype != torch.uint8 or packed.ndim != 1:
+            raise BrokenFile(f"occupancy is {packed.dtype} {tuple(packed.shape)}, expected uint8 of one dimension")
+        grid = OccupancyGrid.unpack(packed, aabb, sampler["grid_resolution"]).to(device)
         renderer = OccupancyRenderer(fields["network_fn"], grid, setup, sampler["step"], sampler["min_transmittance"])
-    elif sampler["kind"] == "hierarchical":
+    else:
         renderer = HierarchicalRenderer(
             fields["network_fn"],
             fields.get("network_fine"),
@@ -165,21 +167,19 @@ def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) ->
             sampler["n_importance"],
             sampler["lindisp"],
         )
-    else:
-        raise BrokenFile(f"unknown sampler {sampler['kind']!r}")
     if tensors:
         raise BrokenFile(f"unexpected tensor {next(iter(tensors))}")
     return renderer, cameras
 
 
 def _cameras(described: dict, c2w: torch.Tensor) -> Cameras:
+    if c2w.dtype != torch.float32 or c2w.ndim != 3 or c2w.shape[1:] != (3, 4) or len(c2w) == 0:
+        raise BrokenFile(f"render_path is {c2w.dtype} {tuple(c2w.shape)}, expected float32 [F, 3, 4]")
     check_poses(c2w.numpy(), "render_path")
-    K, height, width = torch.tensor(described["K"]), described["height"], described["width"]
-    if K.shape != (3, 3) or not K.isfinite().all():
-        raise BrokenFile("the camera's K is not a finite 3x3 matrix")
-    if not (0 < height <= LARGEST_PICTURE and 0 < width <= LARGEST_PICTURE):
-        raise BrokenFile(f"picture of {height} x {width}; expected 1 to {LARGEST_PICTURE} pixels on a side")
-    return Cameras(c2w, K.expand(len(c2w), 3, 3), height, width)
+    if c2w.abs().max() > FAR_AWAY:
+        raise BrokenFile(f"render_path: a camera stands farther away than {FAR_AWAY:g} world units")
+    K = torch.tensor(described["K"], dtype=torch.float32)
+    return Cameras(c2w, K.expand(len(c2w), 3, 3), described["height"], described["width"])
 
 
 def _field(
@@ -191,5 +191,7 @@ def _field(
         return field.to(device)
     state = {key: value.to(device) for key, value in state.items()}
     network = Int8Network(config, state, metadata["activation_bits"], "reference").to(device)
+    if backend == "onnxruntime":
+        return OnnxField(RadianceField(config, network))
     network.use_backend(backend)
-    return RadianceField(config, network).to(device)
+    return Int8Field(config, network).to(device)

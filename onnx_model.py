@@ -172,24 +172,17 @@ def export_onnx(renderer: nn.Module, path: Path) -> dict[str, int]:
 # ---------------------------------------------------------------------------------- ONNX Runtime
 
 
-def has_onnxruntime() -> bool:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 class OnnxField(nn.Module):
     """A field that ONNX Runtime executes, in place of a `RadianceField`."""
 
     def __init__(self, field: RadianceField):
         super().__init__()
-        import onnxruntime
+        import onnxruntime  # an extra; `int8_model.select_backend` says where it is missing
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that wait by spinning would take the cores from torch's between two calls.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.config = field.config
         self.session = onnxruntime.InferenceSession(
             field_to_onnx(field).SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -207,11 +207,16 @@ def config_parser() -> configargparse.ArgumentParser:
         help="their first learning rate, relative to --lrate",
     )
     add("--qat_freeze", type=float, default=0.75, help="share of these steps after which ranges are frozen")
+    add(
+        "--export_onnx",
+        action="store_true",
+        help="write the int8 field as model_int8.onnx too; with --render_only do only that, from the int8 file alone",
+    )
     add("--model", help="compressed model to render (default: model_int8.safetensors in the run folder)")
     add(
         "--backend",
         default="auto",
-        choices=["auto", "torch", "reference", "onednn"],
+        choices=["auto", "torch", "reference", "onednn", "onnxruntime"],
         help="what executes int8",
     )
 

@@ -17,6 +17,10 @@ from run_nerf_helpers import get_rays, iterate_chunks, ndc_rays, round_up, sampl
 # for every new number of rows, and packing makes that number different each time.
 ROW_BLOCK = 2048
 
+# Rendering looks at a few samples of every unfinished ray at a time: as many as make a round worth
+# its overhead, but not so many that much behind an opaque surface is asked for.
+ROWS_PER_ROUND, MOST_AT_ONCE = 8192, 32
+
 
 @dataclass
 class Rays:
@@ -135,6 +139,11 @@ def _world_distance(t: torch.Tensor, rays: Rays, setup: RaySetup) -> torch.Tenso
     return z_depth / rays.viewdirs[:, 2].abs().clamp_min(1e-6)
 
 
+def _ask(field: nn.Module, positions: torch.Tensor, directions: torch.Tensor, raw_noise: torch.Tensor | None):
+    """Noise is for training only, so fields that cannot train need not know of it."""
+    return field(positions, directions) if raw_noise is None else field(positions, directions, raw_noise)
+
+
 def query(
     field: nn.Module, positions: torch.Tensor, directions: torch.Tensor, raw_noise: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,10 +152,8 @@ def query(
     if extra:
         positions = torch.cat([positions, positions.new_zeros(extra, 3)])
         directions = torch.cat([directions, directions.new_zeros(extra, 3)])
-    if raw_noise is None:
-        density, rgb = field(positions, directions)
-    else:
-        density, rgb = field(positions, directions, nn.functional.pad(raw_noise, (0, extra)))
+        raw_noise = None if raw_noise is None else nn.functional.pad(raw_noise, (0, extra))
+    density, rgb = _ask(field, positions, directions, raw_noise)
     return (density[:-extra], rgb[:-extra]) if extra else (density, rgb)
 
 
@@ -216,11 +223,12 @@ class OccupancyRenderer(nn.Module):
         color = torch.zeros(num_rays, 3, device=device)
         t_sum = torch.zeros(num_rays, device=device)
         leaving = torch.ones(num_rays, device=device)
-        queries, block = 0, 4
+        queries = 0
         while True:
             alive = ((next_sample < last_sample) & (leaving > self.min_transmittance)).nonzero()[:, 0]
             if len(alive) == 0:
                 break
+            block = min(MOST_AT_ONCE, max(4, ROWS_PER_ROUND // len(alive)))
             # [alive, block] sample numbers, of which those past the end of a ray fall away.
             number = next_sample[alive, None] + torch.arange(block, device=device)
             ray, slot = (number < last_sample[alive, None]).nonzero(as_tuple=True)
@@ -311,7 +319,7 @@ class HierarchicalRenderer(nn.Module):
         if self.training and raw_noise_std > 0:
             noise = raw_noise_std * torch.randn(len(positions), device=t.device, generator=generator)
         parts = [
-            field(positions[c], directions[c], None if noise is None else noise[c])
+            _ask(field, positions[c], directions[c], None if noise is None else noise[c])
             for c in iterate_chunks(len(positions), self.netchunk)
         ]
         density = torch.cat([d for d, _ in parts]).view(num_rays, per_ray)

@@ -12,12 +12,13 @@ import torch
 
 from camera_plot import plot_cameras
 from checkpoints import checkpoint_files, load_newest, remove_partial_files
-from errors import exit_cleanly
+from errors import BadInput, exit_cleanly
 from evaluation import RenderedViews, evaluate_views, render_video, write_strip, write_views
 from experiment import load_networks, load_scene, make_renderer, make_run_folder, prepare_device
 from int8_model import select_backend
 from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
 from model_file import load_renderer, save_float_model, save_int8_model
+from onnx_model import export_onnx
 from options import config_parser
 from quantization import convert, fuse, prepare, remap_state_dict, set_state
 from rendering import networks_of
@@ -133,6 +134,8 @@ def evaluate(
         if file:
             models[name] |= {"file": file, "bytes": (folder / file).stat().st_size}
             models[name]["backend"] = backend if name.startswith("int8") else "torch float32"
+    if args.export_onnx:
+        models["int8"]["onnx_bytes"] = sum(export(folder / files["int8"]).values())
     int8 = pictures["int8"]
     write_views(int8, folder / f"testset_{trainer.step:06d}")
     columns = {"ground truth": int8.targets, "float32": pictures["float32"].images, "int8": int8.images}
@@ -149,10 +152,23 @@ def evaluate(
     print(f"int8 by the {backend} backend; results are in {folder}")
 
 
+def export(file: Path) -> dict[str, int]:
+    """Writes an int8 file's field, or both, as ONNX beside it; returns bytes by file name."""
+    renderer, _, metadata = load_renderer(file, torch.device("cpu"))
+    if metadata["precision"] != "int8":
+        raise BadInput(f"{file}: --export_onnx takes an int8 file, this one is {metadata['precision']}")
+    sizes = export_onnx(renderer, file.with_suffix(".onnx"))
+    for name, size in sizes.items():
+        print(f"wrote {file.with_name(name)} ({size} bytes)")
+    return sizes
+
+
 def render_only(args: argparse.Namespace, device: torch.device) -> None:
     """Renders the int8 file and nothing else: no checkpoint, and for the path no data either."""
     folder = Path(args.basedir) / args.expname
     file = Path(args.model) if args.model else folder / "model_int8.safetensors"
+    if args.export_onnx:
+        return export(file)
     backend = select_backend(args.backend, device)
     renderer, path, _ = load_renderer(file, device, backend)
     kind = "test" if args.render_test else "path"

@@ -276,3 +276,42 @@ def test_unwritable_state_is_not_half_a_checkpoint(tmp_path):
     with pytest.raises(AttributeError):
         save_checkpoint(tmp_path / "000001.tar", {"network_fn_state_dict": (lambda: 0).missing})
     assert not list(tmp_path.iterdir())
+
+
+def test_export_onnx_needs_the_int8_file_only(finished, tmp_path, capsys):
+    model = tmp_path / "alone.safetensors"
+    shutil.copyfile(finished / "model_int8.safetensors", model)
+    assert run(run_nerf_qat, "--render_only", "--export_onnx", "--model", model, "--basedir", tmp_path) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"alone.safetensors", "alone.onnx"}
+    assert f"{(tmp_path / 'alone.onnx').stat().st_size} bytes" in capsys.readouterr().out
+    shutil.copyfile(finished / "model_float32.safetensors", model)
+    fails_cleanly(
+        capsys, run_nerf_qat, "--render_only", "--export_onnx", "--model", model, "--basedir", tmp_path,
+        says=("alone.safetensors", "int8"),
+    )  # fmt: skip
+
+
+def test_metrics_hold_the_onnx_bytes(tmp_path):
+    flags = ["--quant", "ptq", "--N_iters", "4", "--i_weights", "0", "--testskip", "8", "--export_onnx"]
+    assert run(run_nerf_qat, *TINY, *flags, "--basedir", tmp_path, "--expname", "run") == 0
+    entry = json.loads((tmp_path / "run" / "metrics.json").read_text())["models"]["int8"]
+    assert entry["onnx_bytes"] == (tmp_path / "run" / "model_int8.onnx").stat().st_size
+
+
+def test_backends_render_the_same_test_views(finished):
+    """The whole way through the command, on every backend that runs here."""
+    pictures = {}
+    for backend in ("reference", "torch", "onnxruntime", "auto"):
+        flags = ["--render_only", "--render_test", "--backend", backend]
+        assert run(run_nerf_qat, *TINY, *flags, "--basedir", finished.parent, "--expname", finished.name) == 0
+        pictures[backend] = imageio.imread(finished / "renderonly_test_000040" / "003.png").astype(int)
+    for backend, picture in pictures.items():
+        assert np.abs(picture - pictures["reference"]).max() <= 2, backend
+
+
+def test_onnxruntime_missing_is_one_clear_line(finished, capsys, monkeypatch):
+    monkeypatch.setattr("int8_model.find_spec", lambda name: None)
+    fails_cleanly(
+        capsys, run_nerf_qat, *TINY, "--render_only", "--backend", "onnxruntime", "--basedir", finished.parent,
+        "--expname", finished.name, says=("onnxruntime", "requirements-onnx.txt"),
+    )  # fmt: skip

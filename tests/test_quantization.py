@@ -7,8 +7,8 @@ import torch
 
 import quantization as q
 from errors import BrokenFile
-from int8_model import Int8Network, expected_tensors, has_onednn, select_backend
-from run_nerf_helpers import FieldConfig, NeRF, NeRF_qat
+from int8_model import ROWS_IN_CACHE, Int8Field, Int8Network, expected_tensors, has_onednn, select_backend
+from run_nerf_helpers import FieldConfig, NeRF, NeRF_qat, RadianceField
 
 CONFIGS = {
     "lego-like": FieldConfig(depth=8, width=32, multires=6, multires_views=4),
@@ -332,3 +332,32 @@ def test_qat_recovers_what_rounding_to_three_bits_loses():
     fit(qat, 400, 2e-3)
     qat_loss = float((Int8Network(config, int8_state(qat), 8)(x) - target).square().mean())
     assert qat_loss < 0.3 * ptq_loss
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_encoding_straight_to_codes(name):
+    """The one-pass encoder gives the codes of encoding in float, but for values on a tie."""
+    config = CONFIGS[name]
+    _, qat = prepared(config)
+    network = Int8Network(config, int8_state(qat), bits=8)
+    field = Int8Field(config, network)
+    x = 2.4 * torch.rand(5000, 3, generator=torch.Generator().manual_seed(4)) - 1.2
+    expected, got = network.inputs["quant_pts"](field.embed(x)).int(), field.encode_pts(x).int()
+    assert expected.float().std() > 5
+    assert (expected - got).abs().max() <= 1 and (expected != got).float().mean() < 5e-3
+
+
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_int8_field_is_the_network_with_encodings_and_activations(backend):
+    """Across several blocks of rows, the last one odd."""
+    config = CONFIGS["lego-like"]
+    _, qat = prepared(config)
+    network = Int8Network(config, int8_state(qat), 8, backend)
+    x = 2.4 * torch.rand(2 * ROWS_IN_CACHE + 123, 3, generator=torch.Generator().manual_seed(5)) - 1.2
+    directions = torch.nn.functional.normalize(x.roll(1, 0), dim=-1)
+    density, rgb = Int8Field(config, network)(x, directions)
+    expected_density, expected_rgb = RadianceField(config, network)(x, directions)
+    assert density.shape == (len(x),) and rgb.std() > 1e-3
+    assert (density - expected_density).abs().median() <= 1e-4 * expected_density.std()
+    assert (rgb - expected_rgb).abs().median() <= 1e-4
+    assert (rgb - expected_rgb).abs().max() <= 0.02

@@ -1,0 +1,149 @@
+"""What the metadata of a model file may say: types, ranges, and no key too many or too few.
+
+A file's digest guards against accidents only; whoever writes a file can write a digest. So every
+number is held against what a renderer can work with before anything is built from it.
+"""
+
+import math
+
+from errors import BrokenFile
+
+LARGEST_GRID = 1024  # cells on a side
+LARGEST_PICTURE = 65_536  # pixels on a side
+MOST_STEPS = 100_000  # of a ray through the box, beyond which a picture would take forever
+FAR_AWAY = 1e6  # world units
+
+
+def check_metadata(metadata: dict) -> None:
+    """Raises BrokenFile at the first thing that is not as `model_file` writes it."""
+    integers = {"weight_bits", "activation_bits"} if metadata.get("precision") == "int8" else set()
+    _keys("metadata", metadata, {"format", "version", "precision", "rays", "camera", "sampler", "fields"} | integers)
+    _one_of("metadata", metadata, "precision", ("float32", "int8"))
+    for key in integers:
+        _whole("metadata", metadata, key, 2, 8)
+    _check_rays(metadata["rays"])
+    _check_camera(metadata["camera"])
+    _check_sampler(metadata["sampler"])
+    fields = metadata["fields"]
+    names = set(fields) if isinstance(fields, dict) else set()
+    if "network_fn" not in names or not names <= {"network_fn", "network_fine"}:
+        raise BrokenFile("fields: expected network_fn, and network_fine where there is a fine pass")
+    for name in names:
+        _check_field(name, fields[name])
+
+
+def _check_rays(rays: dict) -> None:
+    _keys("rays", rays, {"near", "far", "ndc_near", "pixel_offset", "background"})
+    _number("rays", rays, "near", 0, FAR_AWAY)
+    _number("rays", rays, "far", 0, FAR_AWAY)
+    if rays["near"] >= rays["far"]:
+        raise BrokenFile(f"rays: near {rays['near']} is not below far {rays['far']}")
+    if rays["ndc_near"] is not None:
+        _number("rays", rays, "ndc_near", 1e-6, FAR_AWAY)
+    _number("rays", rays, "pixel_offset", 0, 1)
+    _numbers("rays background", rays["background"], 3, 0, 1)
+
+
+def _check_camera(camera: dict) -> None:
+    _keys("camera", camera, {"height", "width", "K"})
+    _whole("camera", camera, "height", 1, LARGEST_PICTURE)
+    _whole("camera", camera, "width", 1, LARGEST_PICTURE)
+    rows = camera["K"]
+    if not isinstance(rows, list) or len(rows) != 3:
+        raise BrokenFile("camera: K is not a matrix of 3 x 3")
+    for row in rows:
+        _numbers("camera K", row, 3, -FAR_AWAY, FAR_AWAY)
+    if not (rows[0][0] > 0 and rows[1][1] > 0):
+        raise BrokenFile("camera: a focal length is not positive")
+
+
+def _check_sampler(sampler: dict) -> None:
+    kind = sampler.get("kind") if isinstance(sampler, dict) else None
+    if kind == "hierarchical":
+        _keys("sampler", sampler, {"kind", "n_samples", "n_importance", "lindisp"})
+        _whole("sampler", sampler, "n_samples", 2, 65_536)
+        _whole("sampler", sampler, "n_importance", 0, 65_536)
+        _one_of("sampler", sampler, "lindisp", (True, False))
+        return
+    _one_of("sampler", {"kind": kind}, "kind", ("occupancy", "hierarchical"))
+    _keys("sampler", sampler, {"kind", "step", "min_transmittance", "grid_resolution", "aabb"})
+    _whole("sampler", sampler, "grid_resolution", 1, LARGEST_GRID)
+    _number("sampler", sampler, "min_transmittance", 0, 1)
+    box = sampler["aabb"]
+    if not isinstance(box, list) or len(box) != 2:
+        raise BrokenFile("sampler: aabb is not two corners")
+    for corner in box:
+        _numbers("sampler aabb", corner, 3, -FAR_AWAY, FAR_AWAY)
+    sides = [high - low for low, high in zip(*box, strict=True)]
+    if min(sides) < 1e-6:
+        raise BrokenFile("sampler: the box has no volume")
+    _number("sampler", sampler, "step", math.hypot(*sides) / MOST_STEPS, FAR_AWAY)
+
+
+def _check_field(name: str, field: dict) -> None:
+    _keys(
+        name, field,
+        {
+            "depth", "width", "skips", "use_viewdirs", "output_ch", "multires", "multires_views", "i_embed",
+            "density_activation", "density_bias", "density_scale",
+        },
+    )  # fmt: skip
+    _whole(name, field, "depth", 1, 256)
+    _whole(name, field, "width", 2, 8192)
+    _whole(name, field, "output_ch", 4, 5)
+    _whole(name, field, "multires", 0, 32)
+    _whole(name, field, "multires_views", 0, 32)
+    _whole(name, field, "i_embed", -1, 0)
+    _one_of(name, field, "use_viewdirs", (True, False))
+    _one_of(name, field, "density_activation", ("relu", "softplus"))
+    _number(name, field, "density_bias", -FAR_AWAY, FAR_AWAY)
+    _number(name, field, "density_scale", 1e-6, FAR_AWAY)
+    if not isinstance(field["skips"], list) or not all(_is_whole(skip) for skip in field["skips"]):
+        raise BrokenFile(f"{name}: skips is {_short(field['skips'])}, expected layer numbers")
+
+
+# ------------------------------------------------------------------------------------ single values
+
+
+def _keys(where: str, section: dict, expected: set[str]) -> None:
+    if not isinstance(section, dict):
+        raise BrokenFile(f"{where}: {_short(section)} is not a table")
+    for key in sorted(expected - set(section)):
+        raise BrokenFile(f"{where}: no {key}")
+    for key in sorted(set(section) - expected):
+        raise BrokenFile(f"{where}: unexpected {_short(key)}")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(where: str, section: dict, key: str, low: float, high: float) -> None:
+    value = section[key]
+    if not _is_number(value) or not low <= value <= high:
+        raise BrokenFile(f"{where}: {key} is {_short(value)}, expected a number from {low:g} to {high:g}")
+
+
+def _whole(where: str, section: dict, key: str, low: int, high: int) -> None:
+    if not _is_whole(section[key]) or not low <= section[key] <= high:
+        raise BrokenFile(f"{where}: {key} is {_short(section[key])}, expected a whole number from {low} to {high}")
+
+
+def _numbers(where: str, values: list, count: int, low: float, high: float) -> None:
+    if not isinstance(values, list) or len(values) != count:
+        raise BrokenFile(f"{where}: {_short(values)} is not {count} numbers")
+    for value in values:
+        _number(where, {"entry": value}, "entry", low, high)
+
+
+def _one_of(where: str, section: dict, key: str, allowed: tuple) -> None:
+    if not any(section[key] is value or (isinstance(value, str) and section[key] == value) for value in allowed):
+        raise BrokenFile(f"{where}: {key} is {_short(section[key])}, expected one of {', '.join(map(str, allowed))}")
+
+
+def _short(value) -> str:
+    return repr(value)[:60]
