@@ -26,19 +26,24 @@ RANGE_MOMENTUM = 0.01
 
 class _RoundToGrid(torch.autograd.Function):
     """Rounds to `scale * (q - zero_point)`, q in [0, q_max]; the gradient passes where q was not
-    clipped (straight-through estimator, Bengio et al. 2013)."""
+    clipped (straight-through estimator, Bengio et al. 2013).
+
+    zero_point: None stands for 0. Few passes over memory are what makes this fast: bounds are plain
+    numbers in units of codes, so clipping and its mask in the backward pass are one kernel each.
+    """
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, q_max: int):
-        q = (x / scale).round_().add_(zero_point)
-        clipped = q.clamp(0, q_max)
-        ctx.save_for_backward(q == clipped)
-        return clipped.sub_(zero_point).mul_(scale)
+    def forward(ctx, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None, q_max: int):
+        codes = x / scale if zero_point is None else (x / scale).add_(zero_point)
+        ctx.save_for_backward(codes)
+        ctx.q_max = q_max
+        rounded = codes.clamp(0, q_max).round_()
+        return rounded.mul_(scale) if zero_point is None else rounded.sub_(zero_point).mul_(scale)
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor):
-        (inside,) = ctx.saved_tensors
-        return gradient * inside, None, None, None
+        (codes,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradient, codes, -0.5, ctx.q_max + 0.5), None, None, None
 
 
 class FakeQuantize(nn.Module):
@@ -67,7 +72,7 @@ class FakeQuantize(nn.Module):
         if self.observing and self.training:
             self._observe(x.detach())
         if self.quantizing:
-            return _RoundToGrid.apply(x, self.scale, self.zero_point, self.q_max)
+            return _RoundToGrid.apply(x, self.scale, None if self.after_relu else self.zero_point, self.q_max)
         return F.relu(x) if self.after_relu else x
 
     def _observe(self, x: torch.Tensor) -> None:

@@ -317,11 +317,13 @@ def test_qat_recovers_what_rounding_to_three_bits_loses():
 
     def fit(model, steps, lr):
         optimizer = torch.optim.Adam(model.parameters(), lr)
+        decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)  # three bits jump about without it
         for _ in range(steps):
             optimizer.zero_grad()
             loss = (model(x) - target).square().mean()
             loss.backward()
             optimizer.step()
+            decay.step()
 
     fit(network, 400, 5e-3)
     qat = q.prepare(q.fuse(network), weight_bits=3, activation_bits=8)
