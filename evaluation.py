@@ -13,7 +13,7 @@ import torch
 from images import write_png
 from metrics import lpips, psnr, ssim
 from progress import progress_bar
-from rendering import render_image
+from rendering import RenderLimits, render_image
 from run_nerf_helpers import to8b
 from scene import Cameras, Scene
 
@@ -65,7 +65,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def evaluate_views(
-    renderer: torch.nn.Module, scene: Scene, views: Sequence[int], chunk: int, label: str = "test views"
+    renderer: torch.nn.Module, scene: Scene, views: Sequence[int], limits: RenderLimits, label: str = "test views"
 ) -> RenderedViews:
     """Renders `views` of a scene, without jitter or noise, and measures them."""
     device = next(renderer.buffers()).device
@@ -75,7 +75,7 @@ def evaluate_views(
     for view in progress:
         camera = scene.cameras[view].to(device)
         started = time.perf_counter()
-        picture = render_image(renderer, camera, chunk)
+        picture = render_image(renderer, camera, limits)
         image = to8b(picture.rgb).cpu()
         result.seconds.append(time.perf_counter() - started)
         target = to8b(scene.target(torch.tensor([view]))[0])
@@ -117,7 +117,7 @@ def write_strip(path: Path, columns: dict[str, torch.Tensor], rows: int = 3, hei
 
 
 def render_video(
-    renderer: torch.nn.Module, path: Cameras, stem: Path, chunk: int, render_factor: float = 0, fps: int = 30
+    renderer: torch.nn.Module, path: Cameras, stem: Path, limits: RenderLimits, render_factor: float = 0, fps: int = 30
 ) -> list[Path]:
     """Renders a camera path to `{stem}_rgb.mp4` and `{stem}_disp.mp4`; returns the two files.
 
@@ -127,7 +127,7 @@ def render_video(
     if render_factor > 1:
         path = path.scaled(render_factor)
     pictures = [
-        render_image(renderer, path[i].to(device), chunk)
+        render_image(renderer, path[i].to(device), limits)
         for i in progress_bar(range(len(path)), desc="video", unit="frame", leave=False)
     ]
     depth = torch.stack([p.depth.cpu() for p in pictures])

@@ -12,7 +12,7 @@ from load_blender import load_blender_scene
 from load_llff import load_llff_scene
 from load_procedural import load_procedural_scene
 from occupancy import OccupancyGrid
-from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, networks_of
+from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, RenderLimits, networks_of
 from run_nerf_helpers import FieldConfig, NeRF, make_field
 from scene import Scene
 
@@ -121,6 +121,10 @@ def ray_setup(args: argparse.Namespace, scene: Scene) -> RaySetup:
         pixel_offset=0.0 if args.corner_rays else 0.5,
         background=scene.background,
     )
+
+
+def render_limits(args: argparse.Namespace) -> RenderLimits:
+    return RenderLimits(rays=args.chunk, memory=args.render_memory * 2**20)
 
 
 def field_config(args: argparse.Namespace, fine: bool = False) -> FieldConfig:

@@ -226,7 +226,13 @@ def config_parser() -> configargparse.ArgumentParser:
         "--chunk",
         type=positive(int),
         default=1024 * 32,
-        help="rays rendered at once; lower it if memory runs out",
+        help="rays rendered at once, at most",
+    )
+    add(
+        "--render_memory",
+        type=positive(int),
+        default=1024,
+        help="MiB that rendering a picture may take beyond what is loaded; fewer rays at once keep it below",
     )
     add("--netchunk", type=positive(int), default=1024 * 64, help="points per network call; lower it likewise")
     add("--render_only", action="store_true", help="do not train: load what there is and render the path")

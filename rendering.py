@@ -5,6 +5,7 @@ queries one field where a grid says something may be, `HierarchicalRenderer` is 
 and fine pass. They know fields only through `field(positions, directions)`, and nothing of training.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,11 @@ ROW_BLOCK = 2048
 
 # Rendering looks at a few samples of every unfinished ray at a time: as many as make a round worth
 # its overhead, but not so many that much behind an opaque surface is asked for.
-ROWS_PER_ROUND, MOST_AT_ONCE = 8192, 32
+ROWS_PER_ROUND, LEAST_AT_ONCE, MOST_AT_ONCE = 8192, 4, 32
+
+# What a sample takes while a ray is marched: its position, cell number, distance and bookkeeping.
+BYTES_PER_SAMPLE = 150
+FIXED_BYTES = 2**26  # what matrix kernels and the allocator take however few the rays
 
 
 @dataclass
@@ -74,6 +79,20 @@ def make_rays(origins: torch.Tensor, directions: torch.Tensor, setup: RaySetup, 
         focal = float(cameras.K[0, 0, 0])
         origins, directions = ndc_rays(cameras.height, cameras.width, focal, setup.ndc_near, origins, directions)
     return Rays(origins, directions, viewdirs)
+
+
+@dataclass(frozen=True)
+class RenderLimits:
+    """What a picture may take at once. rays: at most; memory: bytes beyond what is loaded."""
+
+    rays: int = 32_768
+    memory: int = 2**30
+
+
+def _bytes_per_row(field: nn.Module) -> int:
+    """What a network query takes: its encoding, and the input, output and ReLU of one layer."""
+    config = field.config
+    return 4 * (2 * (config.input_ch + config.input_ch_views) + 3 * config.width)
 
 
 # ---------------------------------------------------------------------------------- compositing
@@ -188,6 +207,11 @@ class OccupancyRenderer(nn.Module):
         """Its fields, under nerf-pytorch's checkpoint names."""
         return {"network_fn": self.field}
 
+    def bytes_per_ray(self) -> int:
+        """An upper bound while rendering: a ray through occupied cells only."""
+        diagonal = float((self.grid.aabb[1] - self.grid.aabb[0]).norm())
+        return math.ceil(diagonal / self.step) * BYTES_PER_SAMPLE + LEAST_AT_ONCE * _bytes_per_row(self.field)
+
     def march(self, rays: Rays, jitter: torch.Tensor | None = None) -> Samples:
         return self.grid.march(rays.origins, rays.directions, self.setup.near, self.setup.far, self.step, jitter)
 
@@ -228,7 +252,7 @@ class OccupancyRenderer(nn.Module):
             alive = ((next_sample < last_sample) & (leaving > self.min_transmittance)).nonzero()[:, 0]
             if len(alive) == 0:
                 break
-            block = min(MOST_AT_ONCE, max(4, ROWS_PER_ROUND // len(alive)))
+            block = min(MOST_AT_ONCE, max(LEAST_AT_ONCE, ROWS_PER_ROUND // len(alive)))
             # [alive, block] sample numbers, of which those past the end of a ray fall away.
             number = next_sample[alive, None] + torch.arange(block, device=device)
             ray, slot = (number < last_sample[alive, None]).nonzero(as_tuple=True)
@@ -275,6 +299,10 @@ class HierarchicalRenderer(nn.Module):
     def fields(self) -> dict[str, nn.Module]:
         """Its fields, under nerf-pytorch's checkpoint names."""
         return {"network_fn": self.coarse} | ({} if self.fine is None else {"network_fine": self.fine})
+
+    def bytes_per_ray(self) -> int:
+        """An upper bound while rendering, but for the rows of one network call (`netchunk`)."""
+        return (self.n_samples + self.n_importance) * BYTES_PER_SAMPLE
 
     def forward(
         self,
@@ -338,8 +366,8 @@ def networks_of(renderer: nn.Module) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def render_image(renderer: nn.Module, camera, chunk: int = 32768) -> Rendering:
-    """A whole picture from one camera, `chunk` rays at a time.
+def render_image(renderer: nn.Module, camera, limits: RenderLimits = RenderLimits()) -> Rendering:  # noqa: B008
+    """A whole picture from one camera, as many rays at a time as the limits allow.
 
     Returns a Rendering whose fields are `[H, W, ...]`.
     """
@@ -349,7 +377,8 @@ def render_image(renderer: nn.Module, camera, chunk: int = 32768) -> Rendering:
     origins, directions = get_rays(camera.height, camera.width, camera.K[0], camera.c2w[0], setup.pixel_offset)
     background = torch.tensor(setup.background, device=origins.device)
     rays = make_rays(origins.reshape(-1, 3), directions.reshape(-1, 3), setup, camera)
-    parts = [renderer(rays[c], background) for c in iterate_chunks(len(rays), chunk)]
+    at_once = max(1, min(limits.rays, (limits.memory - FIXED_BYTES) // renderer.bytes_per_ray()))
+    parts = [renderer(rays[c], background) for c in iterate_chunks(len(rays), at_once)]
     renderer.train(was_training)
     shape = (camera.height, camera.width)
     return Rendering(

@@ -19,6 +19,7 @@ from experiment import (
     make_renderer,
     make_run_folder,
     prepare_device,
+    render_limits,
 )
 from metrics import format_table, run_facts, write_metrics
 from model_file import save_float_model
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     trainer.train(args.N_iters)
 
     # What training left is now measured from the file that a user would keep.
-    views = evaluate_views(renderer, scene, scene.splits["test"], args.chunk)
+    views = evaluate_views(renderer, scene, scene.splits["test"], render_limits(args))
     write_views(views, folder / f"testset_{trainer.step:06d}")
     write_strip(folder / "strip.png", {"ground truth": views.targets, "float32": views.images})
     size = save_float_model(folder / "model_float32.safetensors", renderer, scene.render_path)
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     facts = run_facts(args.expname, args.config, device)
     write_metrics(folder / "metrics.json", facts, trainer.summary(), {"float32": entry})
     stem = folder / f"{args.expname}_spiral_{trainer.step:06d}"
-    render_video(renderer, scene.render_path, stem, args.chunk, args.render_factor)
+    render_video(renderer, scene.render_path, stem, render_limits(args), args.render_factor)
     print(format_table({"float32": entry}))
     print(f"results are in {folder}")
 
@@ -79,11 +80,11 @@ def render_only(args: argparse.Namespace, scene, renderer: torch.nn.Module, fold
     kind = "test" if args.render_test else "path"
     out = folder / f"renderonly_{kind}_{step:06d}"
     if args.render_test:
-        views = evaluate_views(renderer, scene, scene.splits["test"], args.chunk)
+        views = evaluate_views(renderer, scene, scene.splits["test"], render_limits(args))
         write_views(views, out)
         print(format_table({"float32": views.summary()}))
     else:
-        render_video(renderer, scene.render_path, out / "video", args.chunk, args.render_factor)
+        render_video(renderer, scene.render_path, out / "video", render_limits(args), args.render_factor)
     print(f"rendered to {out}")
 
 

@@ -14,7 +14,7 @@ from camera_plot import plot_cameras
 from checkpoints import checkpoint_files, load_newest, remove_partial_files
 from errors import BadInput, exit_cleanly
 from evaluation import RenderedViews, evaluate_views, render_video, write_strip, write_views
-from experiment import load_networks, load_scene, make_renderer, make_run_folder, prepare_device
+from experiment import load_networks, load_scene, make_renderer, make_run_folder, prepare_device, render_limits
 from int8_model import select_backend
 from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
 from model_file import load_renderer, save_float_model, save_int8_model
@@ -129,7 +129,7 @@ def evaluate(
     pictures: dict[str, RenderedViews] = {}
     for name, file in files.items():
         model = load_renderer(folder / file, device, backend)[0] if file else renderer
-        pictures[name] = evaluate_views(model, scene, test, args.chunk, label=name)
+        pictures[name] = evaluate_views(model, scene, test, render_limits(args), label=name)
         models[name] = pictures[name].summary()
         if file:
             models[name] |= {"file": file, "bytes": (folder / file).stat().st_size}
@@ -145,7 +145,7 @@ def evaluate(
 
     model, path, _ = load_renderer(folder / files["int8"], device, backend)
     stem = folder / f"{args.expname}_spiral_{trainer.step:06d}"
-    render_video(model, path, stem, args.chunk, args.render_factor)
+    render_video(model, path, stem, render_limits(args), args.render_factor)
     print(format_table(models))
     if lpips_missing_reason():
         print(f"LPIPS was not measured: {lpips_missing_reason()}")
@@ -177,11 +177,11 @@ def render_only(args: argparse.Namespace, device: torch.device) -> None:
     print(f"rendering {file} ({file.stat().st_size} bytes) with the {backend} backend")
     if args.render_test:
         scene = load_scene(args)
-        views = evaluate_views(renderer, scene, scene.splits["test"], args.chunk)
+        views = evaluate_views(renderer, scene, scene.splits["test"], render_limits(args))
         write_views(views, out)
         print(format_table({file.stem: {**views.summary(), "bytes": file.stat().st_size}}))
     else:
-        render_video(renderer, path, out / "video", args.chunk, args.render_factor)
+        render_video(renderer, path, out / "video", render_limits(args), args.render_factor)
     print(f"rendered to {out}")
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from checkpoints import save_checkpoint
 from errors import BrokenFile, Interrupted, TrainingFailed
 from evaluation import colorize_depth, evaluate_views, render_video, write_views
+from experiment import render_limits
 from occupancy import Samples
 from progress import progress_bar
 from rendering import OccupancyRenderer, Rays, Rendering, make_rays, networks_of, render_image
@@ -333,7 +334,7 @@ class Trainer:
         if _due(step, args.i_img):
             self._log_pictures(writer)
         if _due(step, args.i_testset) and step < last_step:  # the last one is the closing evaluation's
-            views = evaluate_views(self.renderer, self.scene, self.scene.splits["test"], args.chunk)
+            views = evaluate_views(self.renderer, self.scene, self.scene.splits["test"], render_limits(args))
             write_views(views, self.folder / f"testset_{step:06d}")
             writer.add_scalar("test/psnr", views.mean_psnr, step)
             tqdm.write(f"step {step}: test PSNR {views.mean_psnr:.2f} dB over {len(views)} views")
@@ -342,7 +343,7 @@ class Trainer:
                 self.renderer,
                 self.scene.render_path,
                 self.folder / f"{args.expname}_spiral_{step:06d}",
-                args.chunk,
+                render_limits(args),
             )
 
     def _log_scalars(self, writer: SummaryWriter, psnr: float, rays_per_second: float, batch: Batch) -> None:
@@ -358,7 +359,7 @@ class Trainer:
         """Render, depth, opacity and error of one held-out view."""
         view = (self.scene.splits["val"] or self.scene.splits["test"])[0]
         camera = self.scene.cameras[view].to(self.device)
-        picture = render_image(self.renderer, camera, self.args.chunk)
+        picture = render_image(self.renderer, camera, render_limits(self.args))
         error = (picture.rgb.cpu() - self.scene.target(torch.tensor([view]))[0]).abs()
         writer.add_image("view/rgb", picture.rgb.cpu().clamp(0, 1), self.step, dataformats="HWC")
         writer.add_image("view/depth", colorize_depth(picture.depth, picture.opacity), self.step, dataformats="HWC")

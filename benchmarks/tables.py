@@ -1,9 +1,9 @@
-"""Writes the tables of README.md from the measurements in docs/results.
+"""Writes the tables of README.md and docs/speed.md from the measurements in docs/results.
 
 python benchmarks/tables.py [--check]
 
 A table stands between `<!-- results NAME... -->` and `<!-- end -->`, one row a model of each named
-file. With --check nothing is written; the exit status is 1 where README.md is out of date.
+file. With --check nothing is written; the exit status is 1 where a table is out of date.
 """
 
 import json
@@ -13,7 +13,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = {"float32": "float32", "int8_ptq": "int8, calibrated only", "fake_quant": "", "int8": "**int8, trained**"}
-BLOCK = re.compile(r"(<!-- (results|speed) ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def load(name: str) -> dict:
+    return json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
+
+
+def machine(facts: dict) -> str:
+    """Where and how a benchmark ran, for the line below its table."""
+    return (
+        f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, {facts['date']}, `{facts['command']}`."
+    )
 
 
 def results_table(names: list[str]) -> str:
@@ -21,7 +31,7 @@ def results_table(names: list[str]) -> str:
     lines = ["| run | model | PSNR | SSIM | bytes | of float | s/frame |", "|---|---|--:|--:|--:|--:|--:|"]
     notes = []
     for name in names:
-        run = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())
+        run = load(name)
         models = run["models"]
         for model, label in MODELS.items():
             if not label or model not in models:
@@ -42,7 +52,7 @@ def results_table(names: list[str]) -> str:
 
 def speed_table(names: list[str]) -> str:
     """The frame times of benchmarks/render_vs_nerf_pytorch.py."""
-    run = json.loads((ROOT / "docs" / "results" / f"{names[0]}.json").read_text())
+    run = load(names[0])
     labels = {
         "nerf_pytorch": "nerf-pytorch `render`",
         "ours_without_skipping": "ours, nothing skipped",
@@ -52,25 +62,88 @@ def speed_table(names: list[str]) -> str:
     for name, label in labels.items():
         entry = run[name]
         lines.append(f"| {label} | {entry['median_seconds']:.3f} | {entry['psnr']:.2f} | {entry['queries']:,.0f} |")
-    facts = run["facts"]
     height, width = run["picture"]
     note = (
         f"{run['speedup']:.0f} times faster; skipping costs {run['psnr_lost_by_skipping']:.3f} dB. "
-        f"Median over {run['views']} views of {width}x{height}, {facts['device']}, {facts['threads']} threads, "
-        f"torch {facts['torch']}, {facts['date']}, `{facts['command']}`."
+        f"Median over {run['views']} views of {width}x{height}, {machine(run['facts'])}"
     )
     return "\n".join(lines) + "\n\n" + note + "\n"
 
 
+def frames_table(names: list[str]) -> str:
+    """benchmarks/render.py: whole frames by number type and backend."""
+    run = load(names[0])
+    lines = ["| picture | network | s/frame | times fp32 | PSNR |", "|---|---|--:|--:|--:|"]
+    for picture in run["pictures"]:
+        for name, entry in picture["variants"].items():
+            lines.append(
+                f"| {picture['width']}x{picture['height']} | {name} | {entry['median_seconds']:.3f} | "
+                f"{entry['times_fp32']:.2f} | {entry['psnr']:.2f} |"
+            )
+    return "\n".join(lines) + f"\n\nMedian over {run['views']} views, {machine(run['facts'])}\n"
+
+
+def mlp_table(names: list[str]) -> str:
+    """benchmarks/int8_mlp.py: rates of the network alone."""
+    run = load(names[0])
+    lines = ["| rows, layers x width | variant | TOP/s | times fp32 | of peak |", "|---|---|--:|--:|--:|"]
+    for size in run["sizes"]:
+        base = size["tops"]["fp32 eager"]["median"]
+        for name, rate in size["tops"].items():
+            share = rate["median"] / run["one_large_product_tops"][name.split()[0]]
+            lines.append(
+                f"| {size['rows']:,}, {size['depth']}x{size['width']} | {name} | {rate['median']:.3f} | "
+                f"{rate['median'] / base:.1f} | {share:.0%} |"
+            )
+    flags = ", ".join(run["facts"]["cpu_flags"])
+    note = f"Peak: one large product of the same type in the same run. CPU with {flags}; {machine(run['facts'])}"
+    return "\n".join(lines) + f"\n\n{note}\n"
+
+
+def steps_table(names: list[str]) -> str:
+    """benchmarks/train_step.py: what fake quantisation adds to a step."""
+    run = load(names[0])
+    lines = ["| training step | ms | times float |", "|---|--:|--:|"]
+    labels = {"float": "float", "qat": "fake quantisation, ranges observed", "qat_frozen": "ranges frozen"}
+    for name, label in labels.items():
+        lines.append(f"| {label} | {run[name]['median_ms']:.1f} | {run[name]['of_float']:.2f} |")
+    note = f"{run['samples_per_batch']:,} network queries a step, {machine(run['facts'])}"
+    return "\n".join(lines) + f"\n\n{note}\n"
+
+
+def memory_table(names: list[str]) -> str:
+    """benchmarks/memory.py: what a large picture takes."""
+    run = load(names[0])
+    lines = ["| model | picture | MiB above | MiB loaded | seconds |", "|---|---|--:|--:|--:|"]
+    for entry in run["models"]:
+        depth, width = entry["network"]
+        lines.append(
+            f"| {entry['precision']} {depth}x{width} | {entry['width']}x{entry['height']} | "
+            f"{entry['bytes_above'] / 2**20:.0f} | {entry['bytes_loaded'] / 2**20:.0f} | {entry['seconds']:.1f} |"
+        )
+    return "\n".join(lines) + f"\n\nUnder a budget of {run['budget'] / 2**20:.0f} MiB, {machine(run['facts'])}\n"
+
+
+MAKERS = {
+    "results": results_table,
+    "speed": speed_table,
+    "frames": frames_table,
+    "mlp": mlp_table,
+    "steps": steps_table,
+    "memory": memory_table,
+}
+BLOCK = re.compile(rf"(<!-- ({'|'.join(MAKERS)}) ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
 def main() -> int:
-    readme = ROOT / "README.md"
-    old = readme.read_text()
-    makers = {"results": results_table, "speed": speed_table}
-    new = BLOCK.sub(lambda m: m[1] + makers[m[2]](m[3].split()) + m[4], old)
-    if "--check" in sys.argv:
-        return int(new != old)
-    readme.write_text(new)
-    return 0
+    out_of_date = 0
+    for page in (ROOT / "README.md", ROOT / "docs" / "speed.md"):
+        old = page.read_text()
+        new = BLOCK.sub(lambda m: m[1] + MAKERS[m[2]](m[3].split()) + m[4], old)
+        out_of_date += new != old
+        if "--check" not in sys.argv:
+            page.write_text(new)
+    return int("--check" in sys.argv and out_of_date > 0)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,25 @@
 """Volume rendering against closed forms: slabs, spheres, opaque walls; both samplers."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import ROOT
 
 from occupancy import OccupancyGrid, Samples
 from rendering import (
     HierarchicalRenderer,
     OccupancyRenderer,
     RaySetup,
+    RenderLimits,
     make_rays,
     packed_weights,
     render_image,
     weights_from_density,
 )
+from run_nerf_helpers import FieldConfig
 from scene import Cameras, pinhole
 
 
@@ -26,6 +31,7 @@ class Analytic(torch.nn.Module):
         self.function = density
         self.register_buffer("color", torch.tensor(color))
         self.points = 0
+        self.config = FieldConfig(width=8)
 
     def density(self, positions):
         return self.function(positions)
@@ -209,7 +215,42 @@ def test_chunks_do_not_change_a_picture():
     camera = Cameras(
         torch.tensor([[[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 3.0]]]), pinhole(12.0, 11, 13)[None], 11, 13
     )
-    torch.testing.assert_close(render_image(renderer, camera, 10000).rgb, render_image(renderer, camera, 17).rgb)
+    whole = render_image(renderer, camera).rgb
+    torch.testing.assert_close(render_image(renderer, camera, RenderLimits(rays=17)).rgb, whole)
+    torch.testing.assert_close(render_image(renderer, camera, RenderLimits(memory=1)).rgb, whole)
+
+
+# The worst case: every sample of every ray is occupied, a large network, and one picture.
+FRAME = """
+import resource, sys
+import torch
+from occupancy import OccupancyGrid
+from rendering import OccupancyRenderer, RaySetup, RenderLimits, render_image
+from run_nerf_helpers import FieldConfig, make_field
+from scene import Cameras, pinhole
+torch.set_num_threads(2)
+torch.manual_seed(0)
+field = make_field(FieldConfig(depth=4, width=256, density_bias=1000.0))  # opaque: few queries, many samples
+grid = OccupancyGrid(torch.tensor([[-1.0] * 3, [1.0] * 3]), 32)
+renderer = OccupancyRenderer(field, grid, RaySetup(1.0, 6.0), step=3.46 / 200)
+pose = torch.tensor([[[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 3.0]]])
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+render_image(renderer, Cameras(pose, pinhole(10.0, 8, 8)[None], 8, 8))
+before = peak()
+limits = RenderLimits(memory=int(sys.argv[1]))
+picture = render_image(renderer, Cameras(pose, pinhole(400.0, 300, 300)[None], 300, 300), limits)
+assert picture.opacity.min() > 0.99
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+def test_a_frame_stays_within_its_memory_budget():
+    budget = 192 * 2**20
+    done = subprocess.run([sys.executable, "-c", FRAME, str(budget)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= budget
 
 
 def test_rays_that_miss_see_the_background_at_the_far_bound():

@@ -17,6 +17,7 @@ from checkpoints import load_checkpoint, load_newest
 from errors import Interrupted, TrainingFailed
 from experiment import load_scene, make_renderer
 from options import config_parser
+from rendering import RenderLimits
 from training import (
     COLLAPSE_PATIENCE,
     LOOK_INTERVAL,
@@ -238,7 +239,7 @@ def test_a_short_training_reaches_a_floor(scene, tmp_path, flags, floor):
 
     trainer = make_trainer(scene, tmp_path, flags, "--lrate", "5e-3", "--raw_noise_std", "0")
     trainer.train(300)
-    views = evaluate_views(trainer.renderer, scene, scene.splits["test"][:4], chunk=4096)
+    views = evaluate_views(trainer.renderer, scene, scene.splits["test"][:4], RenderLimits(rays=4096))
     assert views.mean_psnr > floor
 
 
