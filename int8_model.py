@@ -105,6 +105,8 @@ def select_backend(name: str, device: torch.device) -> str:
         return "onednn" if fits else "torch"
     if name == "onednn" and not fits:
         raise BadInput("--backend onednn needs a CPU with VNNI or AMX; use --backend auto")
+    if name == "triton" and not (device.type == "cuda" and find_spec("triton")):
+        raise BadInput("--backend triton needs a CUDA device and the triton package; use --backend auto")
     if name == "onnxruntime":
         if device.type != "cpu":
             raise BadInput("--backend onnxruntime runs on the CPU here; add --device cpu")

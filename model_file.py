@@ -193,5 +193,9 @@ def _field(
     network = Int8Network(config, state, metadata["activation_bits"], "reference").to(device)
     if backend == "onnxruntime":
         return OnnxField(RadianceField(config, network))
+    if backend == "triton":
+        from triton_model import TritonField  # where there is Triton only
+
+        return TritonField(Int8Field(config, network).to(device))
     network.use_backend(backend)
     return Int8Field(config, network).to(device)

@@ -216,7 +216,7 @@ def config_parser() -> configargparse.ArgumentParser:
     add(
         "--backend",
         default="auto",
-        choices=["auto", "torch", "reference", "onednn", "onnxruntime"],
+        choices=["auto", "torch", "reference", "onednn", "onnxruntime", "triton"],
         help="what executes int8",
     )
 
