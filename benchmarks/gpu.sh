@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains and measures lego 400x400 and fern 504x378 at full size on a GPU, and keeps their metrics.
+# Trains and measures lego 400x400 and fern 504x378 at full size on a GPU, keeps their metrics, and
+# runs the benchmarks of the network, of whole frames and of the training step there.
 #
 #   bash benchmarks/gpu.sh [DATA] [FLAGS...]
 #
@@ -19,4 +20,7 @@ mkdir -p docs/results
 for name in lego fern; do
     cp "logs/${name}_qat/metrics.json" "docs/results/${name}_qat_gpu.json"
 done
-echo "kept in docs/results: lego_qat_gpu.json fern_qat_gpu.json"
+"$python" benchmarks/int8_mlp.py --device cuda
+"$python" benchmarks/render.py --datadir "$data/nerf_synthetic/lego" --device cuda
+"$python" benchmarks/train_step.py --config configs/lego_qat.txt --datadir "$data/nerf_synthetic/lego" --device cuda
+echo "kept in docs/results: lego_qat_gpu.json fern_qat_gpu.json int8_mlp_cuda.json render_cuda.json train_step_lego_qat.json"
