@@ -12,6 +12,7 @@ from importlib.util import find_spec
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.profiler import record_function
 
 from errors import BadInput, BrokenFile
 from quantization import layer_inputs
@@ -273,8 +274,11 @@ class Int8Field(RadianceField):
     def forward(self, positions: torch.Tensor, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         density, rgb = positions.new_empty(len(positions)), positions.new_empty(len(positions), 3)
         for rows in iterate_chunks(len(positions), ROWS_IN_CACHE):
-            views = self.encode_views(directions[rows]) if self.config.use_viewdirs else None
-            raw = self.network.run(self.encode_pts(positions[rows]), views)
+            with record_function("encoding"):
+                views = self.encode_views(directions[rows]) if self.config.use_viewdirs else None
+                pts = self.encode_pts(positions[rows])
+            with record_function("network"):
+                raw = self.network.run(pts, views)
             density[rows] = self.activate_density(raw[:, 3])
             torch.sigmoid(raw[:, :3], out=rgb[rows])
         return density, rgb

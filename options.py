@@ -237,6 +237,7 @@ def config_parser() -> configargparse.ArgumentParser:
     add("--netchunk", type=positive(int), default=1024 * 64, help="points per network call; lower it likewise")
     add("--render_only", action="store_true", help="do not train: load what there is and render the path")
     add("--render_test", action="store_true", help="with --render_only: the test views instead of the path")
+    add("--benchmark", action="store_true", help="with --render_only: print where a frame's time goes, render nothing")
     add("--render_factor", type=float, default=0, help="render this much smaller, 4 or 8 for a fast preview")
     add("--path_frames", type=int, default=0, help="frames of the video path, 0 for the dataset's own number")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
+from torch.profiler import record_function
 
 from occupancy import OccupancyGrid, Samples
 from run_nerf_helpers import get_rays, iterate_chunks, ndc_rays, round_up, sample_pdf
@@ -239,7 +240,8 @@ class OccupancyRenderer(nn.Module):
 
     def _render_front_to_back(self, rays: Rays, background: torch.Tensor | None) -> Rendering:
         """Evaluation: a few samples of every ray at a time, until it is opaque or out of samples."""
-        samples = self.march(rays)
+        with record_function("traversal"):
+            samples = self.march(rays)
         num_rays, device = len(rays), rays.origins.device
         counts = torch.bincount(samples.ray, minlength=num_rays)
         next_sample = torch.cumsum(counts, 0) - counts
@@ -260,10 +262,12 @@ class OccupancyRenderer(nn.Module):
             part = Samples(ray, samples.t[index], samples.length[index])
             live = rays[alive]
             positions = live.origins[ray] + part.t[:, None] * live.directions[ray]
-            density, rgb = query(self.field, positions, live.viewdirs[ray])
-            weights, leaving[alive] = packed_weights(density, part, len(alive), leaving[alive])
-            color.index_add_(0, alive[ray], weights[:, None] * rgb)
-            t_sum.index_add_(0, alive[ray], weights * part.t)
+            with record_function("field"):
+                density, rgb = query(self.field, positions, live.viewdirs[ray])
+            with record_function("compositing"):
+                weights, leaving[alive] = packed_weights(density, part, len(alive), leaving[alive])
+                color.index_add_(0, alive[ray], weights[:, None] * rgb)
+                t_sum.index_add_(0, alive[ray], weights * part.t)
             next_sample[alive] += block
             queries += len(index)
         color, depth, opacity = _finish(color, t_sum, leaving, rays, self.setup, background)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.profiler import record_function
 
 # ------------------------------------------------------------------------------ image measures
 
@@ -267,10 +268,12 @@ class RadianceField(nn.Module):
         self, positions: torch.Tensor, directions: torch.Tensor, raw_noise: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`directions` are unit vectors; `raw_noise [P]` is added before the density activation."""
-        encoded = self.embed(positions)
-        if self.config.use_viewdirs:
-            encoded = torch.cat([encoded, self.embed_views(directions)], -1)
-        raw = self.network(encoded).float()
+        with record_function("encoding"):
+            encoded = self.embed(positions)
+            if self.config.use_viewdirs:
+                encoded = torch.cat([encoded, self.embed_views(directions)], -1)
+        with record_function("network"):
+            raw = self.network(encoded).float()
         raw_density = raw[..., 3] if raw_noise is None else raw[..., 3] + raw_noise
         return self.activate_density(raw_density), torch.sigmoid(raw[..., :3])
 

@@ -13,7 +13,7 @@ import torch
 from camera_plot import plot_cameras
 from checkpoints import checkpoint_files, load_newest, remove_partial_files
 from errors import BadInput, exit_cleanly
-from evaluation import RenderedViews, evaluate_views, render_video, write_strip, write_views
+from evaluation import RenderedViews, evaluate_views, render_video, stage_table, write_strip, write_views
 from experiment import load_networks, load_scene, make_renderer, make_run_folder, prepare_device, render_limits
 from int8_model import select_backend
 from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
@@ -175,6 +175,9 @@ def render_only(args: argparse.Namespace, device: torch.device) -> None:
     steps = [int(checkpoint.stem) for checkpoint in checkpoint_files(folder)]
     out = folder / f"renderonly_{kind}_{max(steps, default=0):06d}"
     print(f"rendering {file} ({file.stat().st_size} bytes) with the {backend} backend")
+    if args.benchmark:
+        print(stage_table(renderer, path[0].to(device), render_limits(args)))
+        return
     if args.render_test:
         scene = load_scene(args)
         views = evaluate_views(renderer, scene, scene.splits["test"], render_limits(args))

@@ -315,3 +315,12 @@ def test_onnxruntime_missing_is_one_clear_line(finished, capsys, monkeypatch):
         capsys, run_nerf_qat, *TINY, "--render_only", "--backend", "onnxruntime", "--basedir", finished.parent,
         "--expname", finished.name, says=("onnxruntime", "requirements-onnx.txt"),
     )  # fmt: skip
+
+
+def test_benchmark_prints_where_the_time_goes(finished, capsys):
+    flags = ["--render_only", "--benchmark", "--basedir", finished.parent, "--expname", finished.name]
+    assert run(run_nerf_qat, *TINY, *flags) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.endswith("%")}
+    shares = {stage: int(line.split()[-1].rstrip("%")) for stage, line in lines.items()}
+    assert set(shares) == {"traversal", "encoding", "network", "compositing", "the"}
+    assert 97 <= sum(shares.values()) <= 103 and shares["network"] > 0 and shares["traversal"] > 0
