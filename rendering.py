@@ -262,8 +262,7 @@ class OccupancyRenderer(nn.Module):
             part = Samples(ray, samples.t[index], samples.length[index])
             live = rays[alive]
             positions = live.origins[ray] + part.t[:, None] * live.directions[ray]
-            with record_function("field"):
-                density, rgb = query(self.field, positions, live.viewdirs[ray])
+            density, rgb = query(self.field, positions, live.viewdirs[ray])
             with record_function("compositing"):
                 weights, leaving[alive] = packed_weights(density, part, len(alive), leaving[alive])
                 color.index_add_(0, alive[ray], weights[:, None] * rgb)

@@ -168,7 +168,8 @@ def render_only(args: argparse.Namespace, device: torch.device) -> None:
     folder = Path(args.basedir) / args.expname
     file = Path(args.model) if args.model else folder / "model_int8.safetensors"
     if args.export_onnx:
-        return export(file)
+        export(file)
+        return
     backend = select_backend(args.backend, device)
     renderer, path, _ = load_renderer(file, device, backend)
     kind = "test" if args.render_test else "path"
