@@ -174,6 +174,11 @@ def config_parser() -> configargparse.ArgumentParser:
     )
     add("--lrate_warmup", type=int, default=0, help="steps of linear warm-up")
     add("--grad_clip", type=float, default=0.0, help="largest gradient norm, 0 for no clipping")
+    add(
+        "--compile",
+        action="store_true",
+        help="torch.compile the networks for training; the first steps are slow",
+    )
     add("--amp", default="off", choices=["off", "bf16"], help="matrix products in bfloat16 while training")
 
     group = parser.add_argument_group("quantisation (run_nerf_qat.py)")

@@ -23,8 +23,9 @@ from experiment import (
 )
 from metrics import format_table, run_facts, write_metrics
 from model_file import save_float_model
+from optimizers import exponential_schedule
 from options import config_parser
-from training import Trainer, exponential_schedule
+from training import Trainer
 
 
 def main(argv: list[str] | None = None) -> None:

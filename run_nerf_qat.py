@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from batches import RayBatches, render_batch
 from camera_plot import plot_cameras
 from checkpoints import checkpoint_files, load_newest, remove_partial_files
 from errors import BadInput, exit_cleanly
@@ -19,12 +20,13 @@ from int8_model import select_backend
 from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
 from model_file import load_renderer, save_float_model, save_int8_model
 from onnx_model import export_onnx
+from optimizers import cosine_schedule, exponential_schedule
 from options import config_parser
 from quantization import convert, fuse, prepare, remap_state_dict, set_state
 from rendering import networks_of
 from run_nerf_helpers import NeRF_qat
 from scene import Scene
-from training import RayBatches, Trainer, cosine_schedule, exponential_schedule, render_batch
+from training import Trainer
 
 
 def main(argv: list[str] | None = None) -> None:

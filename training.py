@@ -1,27 +1,31 @@
-"""The training loop of every run script: batches, optimisers, schedule, logs, checkpoints."""
+"""The training loop of every run script: steps, logs, pictures, checkpoints."""
 
 import argparse
 import contextlib
-import math
+import logging
+import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch.profiler import record_function
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from batches import Batch, RayBatches, render_batch
 from checkpoints import save_checkpoint
-from errors import BrokenFile, Interrupted, TrainingFailed
+from errors import BadInput, BrokenFile, Interrupted, TrainingFailed
 from evaluation import colorize_depth, evaluate_views, render_video, write_views
 from experiment import render_limits
-from occupancy import Samples
+from optimizers import make_optimizers
 from progress import progress_bar
-from rendering import OccupancyRenderer, Rays, Rendering, make_rays, networks_of, render_image
-from run_nerf_helpers import camera_rays, img2mse, mse2psnr
-from scene import Scene, composite_over
+from rendering import OccupancyRenderer, Rays, Rendering, networks_of, render_image
+from run_nerf_helpers import img2mse, mse2psnr
+from scene import Scene
 
 # The bar, and the checks that need a number from the device, look at it this often (steps).
 LOOK_INTERVAL = 20
@@ -30,138 +34,25 @@ COLLAPSE_PATIENCE = 2000
 EMPTY_SPACE_WEIGHT = 0.01  # of `empty_space_loss`; at ten times that a ReLU density dies in its first steps
 
 
-# --------------------------------------------------------------------------------------- batches
+def compile_fields(renderer: torch.nn.Module, backend: str | Callable = "inductor", start_anew: bool = True) -> None:
+    """`torch.compile` for every field of a renderer, in place: state dicts keep their names.
 
-
-@dataclass
-class Batch:
-    """rays `[R]`, their target colours `[R, 3]`, the background behind each `[R, 3]` or `[3]`, and
-    for the occupancy sampler the points to query."""
-
-    rays: Rays
-    target: torch.Tensor
-    background: torch.Tensor
-    samples: Samples | None = None
-
-
-class RayBatches:
-    """Draws training rays with replacement, making them on the fly from 8-bit images.
-
-    The hierarchical sampler gets `--N_rand` rays a batch. The occupancy sampler gets as many rays
-    as fill `--samples_per_batch` network queries, so a step costs the same early and late.
+    Both ways into a field are compiled, its call and its `density`: a method of a compiled module
+    is not. A graph that would break raises instead of going on in Python. What an earlier phase
+    compiled is dropped (`start_anew`), since its fake-quantisers stood otherwise. Raises BadInput
+    where a compiler that the device needs is missing.
     """
-
-    def __init__(self, args: argparse.Namespace, scene: Scene, device: torch.device):
-        train = scene.splits["train"]
-        self.args = args
-        self.images = scene.images[train].to(device)
-        self.cameras = scene.cameras[train].to(device)
-        self.background = torch.tensor(scene.background, device=device)
-        self.generator = torch.Generator(device).manual_seed(args.seed)
-        self.samples_per_ray = 16.0  # a running estimate, only for the occupancy sampler
-
-    def draw(self, renderer: torch.nn.Module, step: int) -> Batch:
-        if not isinstance(renderer, OccupancyRenderer):
-            return self._rays(self.args.N_rand, step, renderer)
-        wanted = self.args.samples_per_batch
-        batch = self._rays(max(1, int(1.05 * wanted / self.samples_per_ray)), step, renderer)
-        jitter = self._uniform(len(batch.rays)) if self.args.perturb > 0 else None
-        samples = renderer.march(batch.rays, jitter)
-        self.samples_per_ray = 0.9 * self.samples_per_ray + 0.1 * max(len(samples) / len(batch.rays), 0.1)
-        if len(samples) > wanted:  # drop whole rays from the end
-            kept_rays = int(samples.ray[wanted])
-            samples = samples.first(int(torch.searchsorted(samples.ray, kept_rays)))
-            batch = Batch(batch.rays[:kept_rays], batch.target[:kept_rays], batch.background)
-            batch.background = _first(batch.background, kept_rays)
-        batch.samples = samples
-        return batch
-
-    def _rays(self, count: int, step: int, renderer: torch.nn.Module) -> Batch:
-        num_views, height, width = self.images.shape[:3]
-        view = self._integers(num_views, 1 if self.args.no_batching else count).expand(count)
-        if step <= self.args.precrop_iters:
-            tall, wide = int(height * self.args.precrop_frac), int(width * self.args.precrop_frac)
-        else:
-            tall, wide = height, width
-        row = (height - tall) // 2 + self._integers(max(tall, 1), count)
-        column = (width - wide) // 2 + self._integers(max(wide, 1), count)
-        offset = renderer.setup.pixel_offset
-        origins, directions = camera_rays(column + offset, row + offset, self.cameras.K[view], self.cameras.c2w[view])
-        rays = make_rays(origins, directions, renderer.setup, self.cameras)
-        background = self._uniform(count, 3) if self.args.random_bkgd else self.background
-        pixels = self.images[view, row, column].float() / 255
-        return Batch(rays, composite_over(pixels, background), background)
-
-    def _uniform(self, *shape: int) -> torch.Tensor:
-        return torch.rand(shape, device=self.images.device, generator=self.generator)
-
-    def _integers(self, high: int, count: int) -> torch.Tensor:
-        return torch.randint(high, (count,), device=self.images.device, generator=self.generator)
-
-    def state_dict(self) -> dict:
-        return {"generator": self.generator.get_state(), "samples_per_ray": self.samples_per_ray}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.generator.set_state(state["generator"].cpu())
-        self.samples_per_ray = state["samples_per_ray"]
-
-
-def render_batch(
-    renderer: torch.nn.Module,
-    batch: Batch,
-    generator: torch.Generator | None = None,
-    raw_noise_std: float = 0.0,
-) -> Rendering:
-    """A batch through whichever renderer it was drawn for, differentiable in its fields."""
-    if batch.samples is None:
-        return renderer(batch.rays, batch.background, generator, raw_noise_std)
-    return renderer(batch.rays, batch.background, batch.samples, generator, raw_noise_std)
-
-
-def _first(background: torch.Tensor, count: int) -> torch.Tensor:
-    return background[:count] if background.ndim == 2 else background
-
-
-# ------------------------------------------------------------------------ optimisers and schedules
-
-
-def make_optimizers(args: argparse.Namespace, renderer: torch.nn.Module) -> dict[str, torch.optim.Optimizer]:
-    """Adam over everything, in nerf-pytorch's order; or Muon for hidden matrices, Adam for the rest.
-
-    Muon (Jordan et al. 2024) orthogonalises each update. On these MLPs it gets in one minute where
-    Adam gets in five.
-    """
-    named = [item for network in networks_of(renderer).values() for item in network.named_parameters()]
-    if args.optimizer == "adam":
-        return {"optimizer": torch.optim.Adam([p for _, p in named], lr=args.lrate, betas=(0.9, 0.999))}
-    hidden = [p for name, p in named if p.ndim == 2 and not _is_head(name)]
-    others = [p for name, p in named if p.ndim != 2 or _is_head(name)]
-    return {
-        "optimizer": torch.optim.Adam(others, lr=args.lrate, betas=(0.9, 0.99)),
-        "muon": torch.optim.Muon(hidden, lr=args.muon_lrate, weight_decay=0.0, adjust_lr_fn="original"),
-    }
-
-
-def _is_head(name: str) -> bool:
-    return name.startswith(("alpha_linear", "rgb_linear", "output_linear"))
-
-
-def exponential_schedule(args: argparse.Namespace) -> Callable[[int], float]:
-    """nerf-pytorch's decay, 1/10 every `--lrate_decay` thousand steps, after a linear warm-up."""
-
-    def factor(step: int) -> float:
-        warmup = min(1.0, (step + 1) / args.lrate_warmup) if args.lrate_warmup else 1.0
-        return warmup * 0.1 ** (step / (args.lrate_decay * 1000))
-
-    return factor
-
-
-def cosine_schedule(first: float, start: int, length: int) -> Callable[[int], float]:
-    """From `first` at step `start` to zero `length` steps later, along half a cosine."""
-    return lambda step: first * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - start) / max(length, 1))))
-
-
-# -------------------------------------------------------------------------------------- the loop
+    on_cpu = next(renderer.parameters()).device.type == "cpu"
+    if on_cpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        raise BadInput("--compile needs a C++ compiler on a CPU (g++, clang++ or $CXX), none found; leave it out")
+    if not on_cpu and not find_spec("triton"):
+        raise BadInput("--compile needs the triton package on this device; install it or leave it out")
+    torch._logging.set_logs(dynamo=logging.ERROR)  # else it warns that profiler marks do nothing
+    if start_anew:
+        torch._dynamo.reset()
+    for field in renderer.fields.values():
+        field.compile(backend=backend, fullgraph=True)
+        field.density = torch.compile(type(field).density.__get__(field), backend=backend, fullgraph=True)
 
 
 class Trainer:
@@ -184,6 +75,8 @@ class Trainer:
         self.args, self.scene, self.renderer, self.folder = args, scene, renderer, folder
         self.phase, self.schedule, self.after_step = phase, schedule, after_step
         self.device = next(renderer.parameters()).device
+        if args.compile:
+            compile_fields(renderer)
         self.batches = RayBatches(args, scene, self.device)
         self.optimizers = make_optimizers(args, renderer)
         self.base_rates = {name: o.param_groups[0]["lr"] for name, o in self.optimizers.items()}
@@ -196,27 +89,31 @@ class Trainer:
     def train_step(self) -> tuple[torch.Tensor, Rendering, Batch]:
         """Advances by one optimiser step; returns the fine MSE (not synchronised) and its picture."""
         self.renderer.train()
-        batch = self.batches.draw(self.renderer, self.step + 1)
+        with record_function("batch"):
+            batch = self.batches.draw(self.renderer, self.step + 1)
         if batch.samples is not None and len(batch.samples) == 0:
             self._fail_if_not_finite(self._last_mse)  # what empties a grid may be NaN
             raise TrainingFailed(
                 f"step {self.step + 1}: no ray meets an occupied cell, the field has emptied; "
                 "lower --grid_threshold or --lrate, or check --aabb with --plot_cameras"
             )
-        with self.autocast():
-            rendering = render_batch(self.renderer, batch, self.batches.generator, self.args.raw_noise_std)
-        mse = img2mse(rendering.rgb, batch.target)
-        loss = mse if rendering.coarse_rgb is None else mse + img2mse(rendering.coarse_rgb, batch.target)
-        if self.args.empty_samples > 0 and batch.samples is not None:
-            loss = loss + EMPTY_SPACE_WEIGHT * self.empty_space_loss(batch.rays)
-        for name, optimizer in self.optimizers.items():
-            optimizer.param_groups[0]["lr"] = self.base_rates[name] * self.schedule(self.step)
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.args.grad_clip > 0:
-            torch.nn.utils.clip_grad_norm_(self.renderer.parameters(), self.args.grad_clip)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
+        with record_function("forward"):
+            with self.autocast():
+                rendering = render_batch(self.renderer, batch, self.batches.generator, self.args.raw_noise_std)
+            mse = img2mse(rendering.rgb, batch.target)
+            loss = mse if rendering.coarse_rgb is None else mse + img2mse(rendering.coarse_rgb, batch.target)
+            if self.args.empty_samples > 0 and batch.samples is not None:
+                loss = loss + EMPTY_SPACE_WEIGHT * self.empty_space_loss(batch.rays)
+        with record_function("backward"):
+            for optimizer in self.optimizers.values():
+                optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+        with record_function("update"):
+            if self.args.grad_clip > 0:
+                torch.nn.utils.clip_grad_norm_(self.renderer.parameters(), self.args.grad_clip)
+            for name, optimizer in self.optimizers.items():
+                optimizer.param_groups[0]["lr"] = self.base_rates[name] * self.schedule(self.step)
+                optimizer.step()
         self.step += 1
         if isinstance(self.renderer, OccupancyRenderer) and self.step % self.args.grid_interval == 0:
             self.update_grid()

@@ -103,10 +103,13 @@ def mlp_table(names: list[str]) -> str:
 def steps_table(names: list[str]) -> str:
     """benchmarks/train_step.py: what fake quantisation adds to a step."""
     run = load(names[0])
-    lines = ["| training step | ms | times float |", "|---|--:|--:|"]
+    parts = list(run["float"]["share"])
+    lines = [f"| training step | ms | times float | {' | '.join(parts)} |", "|---|--:|--:|" + "--:|" * len(parts)]
     labels = {"float": "float", "qat": "fake quantisation, ranges observed", "qat_frozen": "ranges frozen"}
+    labels |= {f"{name}_compiled": f"{label}, `--compile`" for name, label in labels.items()}
     for name, label in labels.items():
-        lines.append(f"| {label} | {run[name]['median_ms']:.1f} | {run[name]['of_float']:.2f} |")
+        shares = " | ".join(f"{run[name]['share'][part]:.0%}" for part in parts)
+        lines.append(f"| {label} | {run[name]['median_ms']:.1f} | {run[name]['of_float']:.2f} | {shares} |")
     note = f"{run['samples_per_batch']:,} network queries a step, {machine(run['facts'])}"
     return "\n".join(lines) + f"\n\n{note}\n"
 

@@ -1,9 +1,10 @@
-"""Time of a training step: float, with fake quantisation, and with its ranges frozen.
+"""Time of a training step: float, with fake quantisation, and with its ranges frozen; each compiled too.
 
 python benchmarks/train_step.py [--config configs/lego_cpu_qat.txt] [--rounds 15] [FLAGS...]
 
-One trained-in network (a few hundred steps), its quantising copy, and steps of each in turn, so
-that all see the same machine. FLAGS are those of run_nerf_qat.py.
+One trained-in network (a few hundred steps), its quantising copies, and steps of each in turn, so
+that all see the same machine. The split of a step comes from a profile after the timing.
+FLAGS are those of run_nerf_qat.py.
 """
 
 import argparse
@@ -17,12 +18,14 @@ import common
 import torch
 
 from experiment import load_scene, make_renderer, prepare_device
+from optimizers import exponential_schedule
 from options import config_parser
 from quantization import fuse, prepare, set_state
 from run_nerf_helpers import NeRF_qat
 from run_nerf_qat import calibrate
-from training import Trainer, exponential_schedule
+from training import Trainer, compile_fields
 
+PARTS = ("batch", "forward", "backward", "update")  # as `Trainer.train_step` marks them
 STEPS = 20  # of one variant before it is the next one's turn
 
 
@@ -46,15 +49,21 @@ def main() -> None:
         frozen = copy.deepcopy(quantizing)
         set_state(frozen, observing=False, quantizing=True)
         trainers = {"float": trainer}
-        for name, model in (("qat", quantizing), ("qat_frozen", frozen)):
+        models = {"qat": quantizing, "qat_frozen": frozen}
+        models |= {f"{name}_compiled": copy.deepcopy(m) for name, m in {"float": renderer, **models}.items()}
+        for name, model in models.items():
             trainers[name] = Trainer(args, scene, model, Path(work), exponential_schedule(args))
             trainers[name].batches.load_state_dict(trainer.batches.state_dict())
+        for name in models:
+            if name.endswith("_compiled"):
+                compile_fields(trainers[name].renderer, start_anew=False)
         seconds = {name: [] for name in trainers}
         for one in trainers.values():
-            steps(one, 5, device)
+            steps(one, 60, device)  # compiled graphs: one for the first shape, one for any shape
         for _ in range(options.rounds):
             for name, one in trainers.items():
                 seconds[name].append(steps(one, STEPS, device) / STEPS)
+        split = {name: shares(one, device) for name, one in trainers.items()}
 
     results = {"facts": common.machine(options.config, str(device)), "samples_per_batch": args.samples_per_batch}
     for name, values in seconds.items():
@@ -63,8 +72,10 @@ def main() -> None:
             "median_ms": 1e3 * statistics.median(values),
             "spread_ms": [1e3 * min(values), 1e3 * max(values)],
             "of_float": statistics.median(ratios),  # of neighbours in time, so drift cancels
+            "share": split[name],
         }
-        print(f"{name:<12}{results[name]['median_ms']:>9.2f} ms{results[name]['of_float']:>7.2f} x float")
+        parts = ", ".join(f"{part} {share:.0%}" for part, share in split[name].items())
+        print(f"{name:<20}{results[name]['median_ms']:>9.2f} ms{results[name]['of_float']:>7.2f} x float  ({parts})")
     common.save_results(f"train_step_{Path(options.config).stem}", results)
 
 
@@ -76,6 +87,18 @@ def steps(trainer: Trainer, count: int, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
+
+
+def shares(trainer: Trainer, device: torch.device) -> dict[str, float]:
+    """The part of a step's time that drawing, forward, backward and update take each."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        steps(trainer, STEPS, device)
+    events = {event.key: event for event in profiler.key_averages()}
+    times = {part: max(events[part].cpu_time_total, events[part].device_time_total) for part in PARTS}
+    return {part: time / sum(times.values()) for part, time in times.items()}
 
 
 if __name__ == "__main__":

@@ -13,18 +13,17 @@ import pytest
 import torch
 from conftest import ROOT
 
+from batches import RayBatches
 from checkpoints import load_checkpoint, load_newest
 from errors import Interrupted, TrainingFailed
 from experiment import load_scene, make_renderer
+from optimizers import cosine_schedule, exponential_schedule
 from options import config_parser
 from rendering import RenderLimits
 from training import (
     COLLAPSE_PATIENCE,
     LOOK_INTERVAL,
-    RayBatches,
     Trainer,
-    cosine_schedule,
-    exponential_schedule,
 )
 
 TINY = [
