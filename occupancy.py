@@ -113,16 +113,21 @@ class OccupancyGrid(nn.Module):
         first_step = torch.arange(runs, device=origins.device) * RUN
         t_middle = t_in[:, None] + (first_step + 0.5 * RUN) * dt[:, None]
         middle = origins[:, None] + t_middle[..., None] * directions[:, None]
-        worth = near_occupied.view(-1)[self.flat_index(middle)] & (first_step < counts[:, None])
-        ray, run = worth.nonzero(as_tuple=True)
+        worth = near_occupied.view(-1).take(self.flat_index(middle)) & (first_step < counts[:, None])
+        index = worth.view(-1).nonzero()[:, 0]
+        ray = index // runs
+        run = index - runs * ray
 
         # Then the single points of those runs.
         number = run[:, None] * RUN + torch.arange(RUN, device=origins.device)
-        t = t_in[ray, None] + (number + offset[ray, None]) * dt[ray, None]
-        points = origins[ray, None] + t[..., None] * directions[ray, None]
-        keep = self.occupied.view(-1)[self.flat_index(points)] & (t < t_out[ray, None])
-        index, slot = keep.nonzero(as_tuple=True)
-        return Samples(ray[index], t[index, slot], t.new_full((len(index),), step))
+        t_in, t_out, dt, offset = (a.index_select(0, ray)[:, None] for a in (t_in, t_out, dt, offset))
+        t = t_in + (number + offset) * dt
+        points = origins.index_select(0, ray)[:, None] + t[..., None] * directions.index_select(0, ray)[:, None]
+        keep = self.occupied.view(-1).take(self.flat_index(points)) & (t < t_out)
+        index = keep.view(-1).nonzero()[:, 0]
+        return Samples(
+            ray.index_select(0, index // RUN), t.view(-1).index_select(0, index), t.new_full((len(index),), step)
+        )
 
     def _clip(
         self, origins: torch.Tensor, directions: torch.Tensor, near: float, far: float

@@ -21,6 +21,7 @@ for name in lego fern; do
     cp "logs/${name}_qat/metrics.json" "docs/results/${name}_qat_gpu.json"
 done
 "$python" benchmarks/int8_mlp.py --device cuda
+"$python" benchmarks/field.py --device cuda --samples 1048576
 "$python" benchmarks/render.py --datadir "$data/nerf_synthetic/lego" --device cuda
 "$python" benchmarks/train_step.py --config configs/lego_qat.txt --datadir "$data/nerf_synthetic/lego" --device cuda
-echo "kept in docs/results: lego_qat_gpu.json fern_qat_gpu.json int8_mlp_cuda.json render_cuda.json train_step_lego_qat.json"
+echo "kept in docs/results: lego_qat_gpu.json fern_qat_gpu.json int8_mlp_cuda.json field_cuda.json render_cuda.json train_step_lego_qat.json"

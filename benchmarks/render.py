@@ -64,7 +64,8 @@ def make_variants(args, device: torch.device, run_folder: Path, work: Path) -> d
     calibrate(args, scene, renderer)
     save_int8(args, scene, renderer, work / "int8.safetensors")
     on_cpu = device.type == "cpu"
-    backends = ["onednn"] * (on_cpu and has_onednn()) + ["torch"] * (not on_cpu)
+    backends = ["onednn"] * (on_cpu and has_onednn()) + ["torch"] * (not (on_cpu and has_onednn()))
+    backends += ["triton"] * (device.type == "cuda" and find_spec("triton") is not None)
     backends += ["onnxruntime"] * (on_cpu and find_spec("onnx") is not None and find_spec("onnxruntime") is not None)
     float_renderer = load_renderer(work / "float.safetensors", device)[0]
     variants = {

@@ -1,10 +1,10 @@
-"""Frame time of our renderer against nerf-pytorch's own, same 8x256 weights, both in float32.
+"""Frame time of our renderer against nerf-pytorch's own, same 8x256 weights; ours also in int8.
 
 python benchmarks/render_vs_nerf_pytorch.py PATH_TO_A_NERF_PYTORCH_CHECKOUT --datadir data/nerf_synthetic/lego
 
 Trains `configs/lego_cpu_bench.txt` first if its run folder holds no finished model (about ten
 minutes on two cores), then renders the same test views
-  - with our occupancy renderer,
+  - with our occupancy renderer, in float32 and calibrated to int8,
   - with our renderer without skipping and without early ends, for what skipping costs in quality,
   - with nerf-pytorch's `render`, 64 coarse and 128 more fine samples, in a process of its own,
 and checks both ways that checkpoints are exchangeable. nerf-pytorch imports matplotlib, which our
@@ -20,6 +20,7 @@ from pathlib import Path
 import common
 import numpy as np
 import torch
+from render import make_variants
 
 import run_nerf
 from checkpoints import load_newest
@@ -94,30 +95,43 @@ def main() -> None:
     views = scene.splits["test"][:: max(1, len(scene.splits["test"]) // options.views)][: options.views]
     targets = [to8b(t).numpy() for t in scene.target(torch.tensor(views))]
 
-    render_image(renderer, scene.cameras[views[0]])  # warm up
+    with tempfile.TemporaryDirectory() as work:
+        variants = make_variants(args, torch.device("cpu"), folder, Path(work))
+    backend = next(name for name in variants if name.startswith("int8"))
+    int8 = variants[backend][0]
+
+    for one in (renderer, int8):
+        render_image(one, scene.cameras[views[0]])  # warm up
     ours = [timed(renderer, scene.cameras[v]) for v in views for _ in range(3)]
+    ours_int8 = [timed(int8, scene.cameras[v]) for v in views for _ in range(3)]
     without = [timed(dense, scene.cameras[v]) for v in views]
     with tempfile.TemporaryDirectory() as work:
         agreement = run_theirs(options.checkout, Path(work), args, scene, renderer, views)
         answer = np.load(Path(work) / "answer.npz")
         theirs_seconds, theirs = answer["seconds"].tolist(), answer["rgb"]
-    ours += [timed(renderer, scene.cameras[v]) for v in views for _ in range(3)]  # paired: before and after
+    # Paired: before and after.
+    ours += [timed(renderer, scene.cameras[v]) for v in views for _ in range(3)]
+    ours_int8 += [timed(int8, scene.cameras[v]) for v in views for _ in range(3)]
 
     def quality(pictures: list[np.ndarray]) -> float:
         pairs = zip(pictures, targets, strict=True)
         return float(np.mean([psnr(torch.tensor(p) / 255, torch.tensor(t) / 255) for p, t in pairs]))
 
-    first_pass = ours[: 3 * len(views) : 3]
+    def summary(rendered: list[tuple]) -> dict:
+        first_pass = rendered[: 3 * len(views) : 3]
+        return {
+            "seconds": [s for _, s, _ in rendered],
+            "median_seconds": statistics.median(s for _, s, _ in rendered),
+            "psnr": quality([to8b(torch.tensor(p)).numpy() for p, _, _ in first_pass]),
+            "queries": float(np.mean([q for _, _, q in first_pass])),
+        }
+
     results = {
         "facts": common.machine(str(CONFIG)),
         "picture": [scene.cameras.height, scene.cameras.width],
         "views": len(views),
-        "ours": {
-            "seconds": [s for _, s, _ in ours],
-            "median_seconds": statistics.median(s for _, s, _ in ours),
-            "psnr": quality([to8b(torch.tensor(p)).numpy() for p, _, _ in first_pass]),
-            "queries": float(np.mean([q for _, _, q in first_pass])),
-        },
+        "ours": summary(ours),
+        "ours_int8": summary(ours_int8) | {"backend": backend.removeprefix("int8 ")},
         "ours_without_skipping": {
             "median_seconds": statistics.median(s for _, s, _ in without),
             "psnr": quality([to8b(torch.tensor(p)).numpy() for p, _, _ in without]),
@@ -133,10 +147,12 @@ def main() -> None:
     }
     results["speedup"] = results["nerf_pytorch"]["median_seconds"] / results["ours"]["median_seconds"]
     results["psnr_lost_by_skipping"] = results["ours_without_skipping"]["psnr"] - results["ours"]["psnr"]
-    for name in ("nerf_pytorch", "ours_without_skipping", "ours"):
+    results["speedup_int8"] = results["nerf_pytorch"]["median_seconds"] / results["ours_int8"]["median_seconds"]
+    for name in ("nerf_pytorch", "ours_without_skipping", "ours", "ours_int8"):
         entry = results[name]
         print(f"{name:<24}{entry['median_seconds']:>9.3f} s {entry['psnr']:>7.2f} dB {entry['queries']:>10.0f} queries")
-    print(f"speed-up {results['speedup']:.1f}, lost by skipping {results['psnr_lost_by_skipping']:.3f} dB")
+    print(f"speed-up {results['speedup']:.1f}, in int8 {results['speedup_int8']:.1f}")
+    print(f"lost by skipping {results['psnr_lost_by_skipping']:.3f} dB")
     common.save_results("render_vs_nerf_pytorch", results)
 
 

@@ -56,7 +56,8 @@ def speed_table(names: list[str]) -> str:
     labels = {
         "nerf_pytorch": "nerf-pytorch `render`",
         "ours_without_skipping": "ours, nothing skipped",
-        "ours": "**ours**",
+        "ours": "ours, float32",
+        "ours_int8": "**ours, int8**",
     }
     lines = ["| renderer | s/frame | PSNR | network queries |", "|---|--:|--:|--:|"]
     for name, label in labels.items():
@@ -64,7 +65,8 @@ def speed_table(names: list[str]) -> str:
         lines.append(f"| {label} | {entry['median_seconds']:.3f} | {entry['psnr']:.2f} | {entry['queries']:,.0f} |")
     height, width = run["picture"]
     note = (
-        f"{run['speedup']:.0f} times faster; skipping costs {run['psnr_lost_by_skipping']:.3f} dB. "
+        f"{run['speedup']:.0f} times faster, {run['speedup_int8']:.0f} in int8; "
+        f"skipping costs {run['psnr_lost_by_skipping']:.3f} dB. "
         f"Median over {run['views']} views of {width}x{height}, {machine(run['facts'])}"
     )
     return "\n".join(lines) + "\n\n" + note + "\n"
@@ -114,6 +116,16 @@ def steps_table(names: list[str]) -> str:
     return "\n".join(lines) + f"\n\n{note}\n"
 
 
+def field_table(names: list[str]) -> str:
+    """benchmarks/field.py: whole fields, encodings and heads included."""
+    lines = ["| field | ms | times bf16 compiled |", "|---|--:|--:|"]
+    run = load(names[0])
+    for name, entry in run["variants"].items():
+        lines.append(f"| {name} | {1e3 * entry['median_seconds']:.1f} | {entry['times_bf16_compiled']:.2f} |")
+    size = f"{run['samples']:,} samples through {run['depth']}x{run['width']}"
+    return "\n".join(lines) + f"\n\n{size}, {machine(run['facts'])}\n"
+
+
 def memory_table(names: list[str]) -> str:
     """benchmarks/memory.py: what a large picture takes."""
     run = load(names[0])
@@ -134,6 +146,7 @@ MAKERS = {
     "mlp": mlp_table,
     "steps": steps_table,
     "memory": memory_table,
+    "field": field_table,
 }
 BLOCK = re.compile(rf"(<!-- ({'|'.join(MAKERS)}) ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

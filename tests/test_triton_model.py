@@ -53,3 +53,34 @@ def test_fused_kernel_is_the_reference(config, bits):
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+COMPARE_FLOAT = """
+import torch
+from run_nerf_helpers import FieldConfig, make_field
+from triton_model import TritonFloatField
+config = {config}
+torch.manual_seed(0)
+field = make_field(config)
+generator = torch.Generator().manual_seed(0)
+positions = 2 * torch.rand(150, 3, generator=generator) - 1
+directions = torch.nn.functional.normalize(torch.randn(150, 3, generator=generator), dim=-1)
+views = field.embed_views(directions) if config.use_viewdirs else directions[:, :0]
+x = torch.cat([field.embed(positions), views], -1)
+with torch.no_grad():
+    expected = field.network(x)
+    with torch.autocast("cpu", torch.float16):
+        in_float16 = field.network(x).float()
+got = TritonFloatField(field, torch.float16).raw(positions, directions)  # the interpreter's bfloat16 is broken
+error, usual = (got - expected).abs().max(), (in_float16 - expected).abs().max()
+print(float(error), float(usual), float(expected.std(0).min()))
+assert 0 < error < 2 * usual + 1e-4 and error < 0.02 * expected.std(0).min()
+"""
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_fused_floats_err_as_floats_do(config):
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-c", COMPARE_FLOAT.format(config=config)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout, done.stderr[-2000:])
