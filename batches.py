@@ -1,10 +1,14 @@
-"""Training batches: rays drawn on the fly from 8-bit images, as many as fill the network's rows."""
+"""Training batches: rays drawn on the fly from 8-bit images, as many as fill the network's rows.
+
+With several processes (`distributed.py`) each draws the whole batch alike and keeps its share.
+"""
 
 import argparse
 from dataclasses import dataclass
 
 import torch
 
+import distributed
 from occupancy import Samples
 from rendering import OccupancyRenderer, Rays, Rendering, make_rays
 from run_nerf_helpers import camera_rays
@@ -14,12 +18,14 @@ from scene import Scene, composite_over
 @dataclass
 class Batch:
     """rays `[R]`, their target colours `[R, 3]`, the background behind each `[R, 3]` or `[3]`, and
-    for the occupancy sampler the points to query."""
+    for the occupancy sampler the points to query. total_rays, total_samples: of all processes."""
 
     rays: Rays
     target: torch.Tensor
     background: torch.Tensor
+    total_rays: int
     samples: Samples | None = None
+    total_samples: int | None = None
 
 
 class RayBatches:
@@ -35,26 +41,43 @@ class RayBatches:
         self.images = scene.images[train].to(device)
         self.cameras = scene.cameras[train].to(device)
         self.background = torch.tensor(scene.background, device=device)
+        self.seed = args.seed
         self.generator = torch.Generator(device).manual_seed(args.seed)
         self.samples_per_ray = 16.0  # a running estimate, only for the occupancy sampler
+        self._noise = torch.Generator(device)
+        batch_flag = "samples_per_batch" if args.sampler == "occupancy" else "N_rand"
+        distributed.check_divides(f"--{batch_flag}", getattr(args, batch_flag))
+
+    def noise(self, step: int) -> torch.Generator:
+        """Random numbers of this process alone, for what is drawn a sample; the same in every run."""
+        return self._noise.manual_seed(((self.seed * 10**8 + step) * 1000 + distributed.rank()) % 2**63)
 
     def draw(self, renderer: torch.nn.Module, step: int) -> Batch:
         if not isinstance(renderer, OccupancyRenderer):
             return self._rays(self.args.N_rand, step, renderer)
         wanted = self.args.samples_per_batch
-        batch = self._rays(max(1, int(1.05 * wanted / self.samples_per_ray)), step, renderer)
-        jitter = self._uniform(len(batch.rays)) if self.args.perturb > 0 else None
+        batch = self._rays(max(distributed.world_size(), int(1.05 * wanted / self.samples_per_ray)), step, renderer)
+        jitter = self._uniform(batch.total_rays)[distributed.share()] if self.args.perturb > 0 else None
         samples = renderer.march(batch.rays, jitter)
-        self.samples_per_ray = 0.9 * self.samples_per_ray + 0.1 * max(len(samples) / len(batch.rays), 0.1)
-        if len(samples) > wanted:  # drop whole rays from the end
-            kept_rays = int(samples.ray[wanted])
-            samples = samples.first(int(torch.searchsorted(samples.ray, kept_rays)))
-            batch = Batch(batch.rays[:kept_rays], batch.target[:kept_rays], batch.background)
-            batch.background = _first(batch.background, kept_rays)
-        batch.samples = samples
-        return batch
+        counts = torch.bincount(samples.ray, minlength=len(batch.rays))
+        up_to = torch.cumsum(distributed.gather_shares(counts, batch.total_rays), 0)
+        batch.samples, batch.total_samples = samples, int(up_to[-1])
+        per_ray = max(batch.total_samples / batch.total_rays, 0.1)
+        self.samples_per_ray = 0.9 * self.samples_per_ray + 0.1 * per_ray
+        if batch.total_samples <= wanted:
+            return batch
+        return self._first(batch, max(distributed.world_size(), int((up_to <= wanted).sum())))
+
+    @staticmethod
+    def _first(batch: Batch, total_rays: int) -> Batch:
+        """A batch of the first `total_rays` of all processes, which is this process's share of them."""
+        rays = distributed.size_of_share(total_rays)
+        samples = batch.samples.first(int(torch.searchsorted(batch.samples.ray, rays)))
+        background = batch.background[:rays] if batch.background.ndim == 2 else batch.background
+        return Batch(batch.rays[:rays], batch.target[:rays], background, total_rays, samples, batch.total_samples)
 
     def _rays(self, count: int, step: int, renderer: torch.nn.Module) -> Batch:
+        """This process's share of `count` rays."""
         num_views, height, width = self.images.shape[:3]
         view = self._integers(num_views, 1 if self.args.no_batching else count).expand(count)
         if step <= self.args.precrop_iters:
@@ -63,12 +86,13 @@ class RayBatches:
             tall, wide = height, width
         row = (height - tall) // 2 + self._integers(max(tall, 1), count)
         column = (width - wide) // 2 + self._integers(max(wide, 1), count)
+        background = self._uniform(count, 3)[distributed.share()] if self.args.random_bkgd else self.background
+        view, row, column = (numbers[distributed.share()] for numbers in (view, row, column))
         offset = renderer.setup.pixel_offset
         origins, directions = camera_rays(column + offset, row + offset, self.cameras.K[view], self.cameras.c2w[view])
         rays = make_rays(origins, directions, renderer.setup, self.cameras)
-        background = self._uniform(count, 3) if self.args.random_bkgd else self.background
         pixels = self.images[view, row, column].float() / 255
-        return Batch(rays, composite_over(pixels, background), background)
+        return Batch(rays, composite_over(pixels, background), background, count)
 
     def _uniform(self, *shape: int) -> torch.Tensor:
         return torch.rand(shape, device=self.images.device, generator=self.generator)
@@ -77,9 +101,10 @@ class RayBatches:
         return torch.randint(high, (count,), device=self.images.device, generator=self.generator)
 
     def state_dict(self) -> dict:
-        return {"generator": self.generator.get_state(), "samples_per_ray": self.samples_per_ray}
+        return {"seed": self.seed, "generator": self.generator.get_state(), "samples_per_ray": self.samples_per_ray}
 
     def load_state_dict(self, state: dict) -> None:
+        self.seed = state.get("seed", self.seed)
         self.generator.set_state(state["generator"].cpu())
         self.samples_per_ray = state["samples_per_ray"]
 
@@ -94,7 +119,3 @@ def render_batch(
     if batch.samples is None:
         return renderer(batch.rays, batch.background, generator, raw_noise_std)
     return renderer(batch.rays, batch.background, batch.samples, generator, raw_noise_std)
-
-
-def _first(background: torch.Tensor, count: int) -> torch.Tensor:
-    return background[:count] if background.ndim == 2 else background

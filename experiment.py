@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from checkpoints import atomic_write, load_checkpoint
+import distributed
+from checkpoints import atomic_write, load_checkpoint, load_newest, remove_partial_files
 from errors import BadInput, BrokenFile
 from load_blender import load_blender_scene
 from load_llff import load_llff_scene
@@ -21,10 +22,20 @@ SCOUT_RESOLUTION = 64
 
 
 def prepare_device(args: argparse.Namespace) -> torch.device:
-    """The device of `--device`, after setting `--threads`."""
+    """The device of `--device`, after setting `--threads` and, under torchrun, meeting the others.
+
+    Raises BadInput for a device that is not there, and for float16 on anything but CUDA.
+    """
     if args.threads > 0:
         torch.set_num_threads(args.threads)
-    return select_device(args.device)
+    if distributed.launched() and args.device == "auto" and torch.cuda.is_available():
+        device = distributed.local_device()
+    else:
+        device = select_device(args.device)
+    if args.amp == "fp16" and device.type != "cuda":
+        raise BadInput(f"--amp fp16 needs a CUDA device, this is {device.type}; use --amp bf16")
+    distributed.join(device, args.dist_timeout)
+    return device
 
 
 def select_device(name: str) -> torch.device:
@@ -187,6 +198,12 @@ def make_grid(scene: Scene, resolution: int, device: torch.device) -> OccupancyG
     return grid
 
 
+def find_checkpoint(args: argparse.Namespace, folder: Path) -> tuple[Path, dict] | None:
+    """The newest whole checkpoint of a run and its state, unless `--no_reload`; clears what a kill left."""
+    remove_partial_files(folder)
+    return None if args.no_reload else load_newest(folder)
+
+
 def load_networks(renderer: torch.nn.Module, path: Path, state: dict | None = None) -> None:
     """Loads the networks of a checkpoint, ours or nerf-pytorch's, and our occupancy grid.
 
@@ -237,6 +254,8 @@ def describe_mismatch(expected: dict, stored: dict) -> str:
 def make_run_folder(args: argparse.Namespace) -> Path:
     """`basedir/expname` with args.txt and config.txt in it."""
     folder = Path(args.basedir) / args.expname
+    if not distributed.is_main():
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"{name} = {value}\n" for name, value in sorted(vars(args).items())]
     atomic_write(folder / "args.txt", "".join(lines).encode())

@@ -15,15 +15,30 @@ def make_optimizers(args: argparse.Namespace, renderer: torch.nn.Module) -> dict
     Muon (Jordan et al. 2024) orthogonalises each update. On these MLPs it gets in one minute where
     Adam gets in five.
     """
+    scale = learning_rate_scale(args)
     named = [item for network in networks_of(renderer).values() for item in network.named_parameters()]
     if args.optimizer == "adam":
-        return {"optimizer": torch.optim.Adam([p for _, p in named], lr=args.lrate, betas=(0.9, 0.999))}
+        return {"optimizer": torch.optim.Adam([p for _, p in named], lr=scale * args.lrate, betas=(0.9, 0.999))}
     hidden = [p for name, p in named if p.ndim == 2 and not _is_head(name)]
     others = [p for name, p in named if p.ndim != 2 or _is_head(name)]
     return {
-        "optimizer": torch.optim.Adam(others, lr=args.lrate, betas=(0.9, 0.99)),
-        "muon": torch.optim.Muon(hidden, lr=args.muon_lrate, weight_decay=0.0, adjust_lr_fn="original"),
+        "optimizer": torch.optim.Adam(others, lr=scale * args.lrate, betas=(0.9, 0.99)),
+        "muon": torch.optim.Muon(hidden, lr=scale * args.muon_lrate, weight_decay=0.0, adjust_lr_fn="original"),
     }
+
+
+def learning_rate_scale(args: argparse.Namespace) -> float:
+    """What `--lrate_rule` multiplies learning rates by; a batch is counted in network queries.
+
+    Linear: Goyal et al. 2017 (arXiv 1706.02677), for SGD. Square root: Krizhevsky 2014 (arXiv
+    1404.5997), and for Adam Malladi et al. 2022 (arXiv 2205.10287).
+    """
+    if args.sampler == "occupancy":
+        queries = args.samples_per_batch
+    else:
+        queries = args.N_rand * (2 * args.N_samples + args.N_importance if args.N_importance else args.N_samples)
+    ratio = queries / args.lrate_batch
+    return {"fixed": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[args.lrate_rule]
 
 
 def _is_head(name: str) -> bool:

@@ -179,7 +179,20 @@ def config_parser() -> configargparse.ArgumentParser:
         action="store_true",
         help="torch.compile the networks for training; the first steps are slow",
     )
-    add("--amp", default="off", choices=["off", "bf16"], help="matrix products in bfloat16 while training")
+    add(
+        "--amp",
+        default="off",
+        choices=["off", "bf16", "fp16"],
+        help="matrix products in 16 bits while training; fp16 (CUDA only) scales the loss",
+    )
+    add(
+        "--lrate_rule",
+        default="fixed",
+        choices=["fixed", "sqrt", "linear"],
+        help="multiply learning rates by (batch / --lrate_batch), by its square root, or not at all",
+    )
+    add("--lrate_batch", type=positive(int), default=8192, help="network queries per step that --lrate is meant for")
+    add("--dist_timeout", type=positive(float), default=300.0, help="seconds after which a torchrun process is lost")
 
     group = parser.add_argument_group("quantisation (run_nerf_qat.py)")
     add = group.add_argument

@@ -15,6 +15,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+import distributed
 from run_nerf_helpers import NeRF, NeRF_qat
 
 # While training with fake quantisation, ranges follow the batches' extremes this slowly.
@@ -83,7 +84,10 @@ class FakeQuantize(nn.Module):
         else:
             low = torch.lerp(self.min_val, low, self.momentum)
             high = torch.lerp(self.max_val, high, self.momentum)
-        self.min_val.copy_(torch.zeros_like(low) if self.after_relu else low)
+        self.set_range(torch.zeros_like(low) if self.after_relu else low, high)
+
+    def set_range(self, low: torch.Tensor, high: torch.Tensor) -> None:
+        self.min_val.copy_(low)
         self.max_val.copy_(high)
         self.scale.copy_(((self.max_val - self.min_val) / self.q_max).clamp_min(1e-8))
         self.zero_point.copy_((-self.min_val / self.scale).round().clamp(0, self.q_max))
@@ -232,6 +236,20 @@ def set_state(module: nn.Module, observing: bool, quantizing: bool, momentum: fl
     """Switches all fake-quantisers of a prepared network, or of anything that holds some."""
     for quantizer in fake_quantizers(module):
         quantizer.observing, quantizer.quantizing, quantizer.momentum = observing, quantizing, momentum
+
+
+def synchronize_ranges(module: nn.Module) -> None:
+    """Widens all ranges that are still moving to those of any process, as one batch would have them.
+
+    A moving average of extremes is monotone in them, so the extreme of the averages is the average
+    of the extremes.
+    """
+    observing = [quantizer for quantizer in fake_quantizers(module) if quantizer.observing]
+    if observing and distributed.world_size() > 1:
+        low = torch.stack([quantizer.min_val for quantizer in observing])
+        high = torch.stack([quantizer.max_val for quantizer in observing])
+        for quantizer, *bounds in zip(observing, *distributed.widest(low, high), strict=True):
+            quantizer.set_range(*bounds)
 
 
 # ------------------------------------------------------------------------------ convert and remap

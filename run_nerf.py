@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 
+import distributed
 from camera_plot import plot_cameras
-from checkpoints import load_newest, remove_partial_files
+from checkpoints import load_checkpoint
 from errors import BrokenFile, exit_cleanly
 from evaluation import evaluate_views, render_video, write_strip, write_views
 from experiment import (
+    find_checkpoint,
     load_networks,
     load_scene,
     make_renderer,
@@ -34,14 +36,18 @@ def main(argv: list[str] | None = None) -> None:
     scene = load_scene(args)
     folder = make_run_folder(args)
     if args.plot_cameras:
-        return plot_cameras(folder / "cameras.png", scene)
+        return plot_cameras(folder / "cameras.png", scene) if distributed.is_main() else None
     renderer = make_renderer(args, scene, device)
     trainer = Trainer(args, scene, renderer, folder, exponential_schedule(args))
     start(trainer, args, folder)
 
+    if not args.render_only:
+        trainer.train(args.N_iters)
+    distributed.leave()
+    if not distributed.is_main():
+        return
     if args.render_only:
         return render_only(args, scene, renderer, folder, trainer.step)
-    trainer.train(args.N_iters)
 
     # What training left is now measured from the file that a user would keep.
     views = evaluate_views(renderer, scene, scene.splits["test"], render_limits(args))
@@ -59,8 +65,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def start(trainer: Trainer, args: argparse.Namespace, folder: Path) -> None:
     """Resumes from the newest whole checkpoint of this run, or starts from `--ft_path`, or anew."""
-    remove_partial_files(folder)
-    found = None if args.no_reload else load_newest(folder)
+    found = distributed.from_main(lambda: find_checkpoint(args, folder))
     if found is not None:
         path, state = found
         if state.get("phase", "float") != "float":
@@ -69,7 +74,8 @@ def start(trainer: Trainer, args: argparse.Namespace, folder: Path) -> None:
         trainer.load_state_dict(state)
         print(f"resuming from {path} at step {trainer.step}")
     elif args.ft_path:
-        load_networks(trainer.renderer, Path(args.ft_path))
+        state = distributed.from_main(lambda: load_checkpoint(Path(args.ft_path)))
+        load_networks(trainer.renderer, Path(args.ft_path), state)
         print(f"starting from the networks of {args.ft_path}")
 
 

@@ -10,19 +10,28 @@ from pathlib import Path
 
 import torch
 
+import distributed
 from batches import RayBatches, render_batch
 from camera_plot import plot_cameras
-from checkpoints import checkpoint_files, load_newest, remove_partial_files
+from checkpoints import checkpoint_files, load_checkpoint
 from errors import BadInput, exit_cleanly
 from evaluation import RenderedViews, evaluate_views, render_video, stage_table, write_strip, write_views
-from experiment import load_networks, load_scene, make_renderer, make_run_folder, prepare_device, render_limits
+from experiment import (
+    find_checkpoint,
+    load_networks,
+    load_scene,
+    make_renderer,
+    make_run_folder,
+    prepare_device,
+    render_limits,
+)
 from int8_model import select_backend
 from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
 from model_file import load_renderer, save_float_model, save_int8_model
 from onnx_model import export_onnx
 from optimizers import cosine_schedule, exponential_schedule
 from options import config_parser
-from quantization import convert, fuse, prepare, remap_state_dict, set_state
+from quantization import convert, fuse, prepare, remap_state_dict, set_state, synchronize_ranges
 from rendering import networks_of
 from run_nerf_helpers import NeRF_qat
 from scene import Scene
@@ -33,17 +42,16 @@ def main(argv: list[str] | None = None) -> None:
     args = config_parser().parse_args(argv)
     device = prepare_device(args)
     if args.render_only:
-        return render_only(args, device)
+        return render_only(args, device) if distributed.is_main() else None
     scene = load_scene(args)
     folder = make_run_folder(args)
     if args.plot_cameras:
-        return plot_cameras(folder / "cameras.png", scene)
+        return plot_cameras(folder / "cameras.png", scene) if distributed.is_main() else None
     renderer = make_renderer(args, scene, device, NeRF_qat)
 
     # 1. A float network: resumed, taken from --ft_path, or trained.
     float_steps = 0 if args.ft_path else args.N_iters
-    remove_partial_files(folder)
-    found = None if args.no_reload else load_newest(folder)
+    found = distributed.from_main(lambda: find_checkpoint(args, folder))
     state = found[1] if found else None
     trainer = Trainer(args, scene, renderer, folder, exponential_schedule(args))
     in_qat = state is not None and state.get("phase") == "qat"
@@ -52,18 +60,21 @@ def main(argv: list[str] | None = None) -> None:
         trainer.load_state_dict(state)
         print(f"resuming from {found[0]} at step {trainer.step}")
     elif state is None and args.ft_path:
-        load_networks(renderer, Path(args.ft_path))
+        checkpoint = distributed.from_main(lambda: load_checkpoint(Path(args.ft_path)))
+        load_networks(renderer, Path(args.ft_path), checkpoint)
         print(f"starting from the networks of {args.ft_path}: no float training")
     if not in_qat:
         trainer.train(float_steps)
-        save_float_model(folder / "model_float32.safetensors", renderer, scene.render_path)
+        if distributed.is_main():
+            save_float_model(folder / "model_float32.safetensors", renderer, scene.render_path)
 
     # 2. The same network with a fake-quantiser wherever int8 will round; ranges from a few batches.
     for field in renderer.fields.values():
         field.network = prepare(fuse(field.network), args.weight_bits, args.activation_bits)
     if not in_qat:
         calibrate(args, scene, renderer)
-        save_int8(args, scene, renderer, folder / "model_int8_ptq.safetensors")
+        if distributed.is_main():
+            save_int8(args, scene, renderer, folder / "model_int8_ptq.safetensors")
 
     # 3. Training goes on through the rounding.
     if args.quant == "qat":
@@ -75,6 +86,9 @@ def main(argv: list[str] | None = None) -> None:
             trainer.load_state_dict(state)
             print(f"resuming from {found[0]} at step {trainer.step}, with fake quantisation")
         trainer.train(float_steps + args.qat_iters)
+    distributed.leave()
+    if not distributed.is_main():
+        return
     set_state(renderer, observing=False, quantizing=True)
     save_int8(args, scene, renderer, folder / "model_int8.safetensors")
 
@@ -89,6 +103,7 @@ def calibrate(args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module)
     with torch.no_grad():
         for _ in range(args.calibration_batches):
             render_batch(renderer, batches.draw(renderer, step=args.precrop_iters + 1))
+    synchronize_ranges(renderer)
     set_state(renderer, observing=True, quantizing=True)
 
 
@@ -96,11 +111,12 @@ def qat_trainer(args: argparse.Namespace, scene: Scene, renderer: torch.nn.Modul
     """A trainer for the `--qat_iters` steps after step `first`; ranges freeze near their end."""
     freeze = first + round(args.qat_freeze * args.qat_iters)
 
-    def freeze_ranges(step: int) -> None:
+    def ranges(step: int) -> None:
+        synchronize_ranges(renderer)
         set_state(renderer, observing=step < freeze, quantizing=True)
 
     schedule = cosine_schedule(args.qat_lrate_scale, first, args.qat_iters)
-    return Trainer(args, scene, renderer, folder, schedule, phase="qat", after_step=freeze_ranges)
+    return Trainer(args, scene, renderer, folder, schedule, phase="qat", after_step=ranges)
 
 
 def save_int8(args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module, path: Path) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from torch.profiler import record_function
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+import distributed
 from batches import Batch, RayBatches, render_batch
 from checkpoints import save_checkpoint
 from errors import BadInput, BrokenFile, Interrupted, TrainingFailed
@@ -31,6 +33,7 @@ from scene import Scene
 LOOK_INTERVAL = 20
 # A renderer that draws nothing for this many steps on end will not recover.
 COLLAPSE_PATIENCE = 2000
+CHECK_INTERVAL = 100  # steps after which processes compare their models, bit for bit
 EMPTY_SPACE_WEIGHT = 0.01  # of `empty_space_loss`; at ten times that a ReLU density dies in its first steps
 
 
@@ -79,60 +82,80 @@ class Trainer:
             compile_fields(renderer)
         self.batches = RayBatches(args, scene, self.device)
         self.optimizers = make_optimizers(args, renderer)
+        self.parameters = list(renderer.parameters())
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=args.amp == "fp16")
+        distributed.copy_from_main([*self.parameters, *renderer.buffers()])
         self.base_rates = {name: o.param_groups[0]["lr"] for name, o in self.optimizers.items()}
         self.step, self.seconds, self.rays = 0, 0.0, 0
-        self._last_mse = torch.zeros(())
+        self.gradient_norm = math.nan  # of the latest step that was to be logged or clipped
+        self._stop_wanted = False
+        self._last_mse = torch.zeros((), device=self.device)
         self._collapsed_since: int | None = None
 
     # ---------------------------------------------------------------------------------- one step
 
     def train_step(self) -> tuple[torch.Tensor, Rendering, Batch]:
-        """Advances by one optimiser step; returns the fine MSE (not synchronised) and its picture."""
+        """Advances by one optimiser step; returns the MSE of all processes' rays (not synchronised
+        with the host), and this process's batch and its picture."""
         self.renderer.train()
         with record_function("batch"):
             batch = self.batches.draw(self.renderer, self.step + 1)
-        if batch.samples is not None and len(batch.samples) == 0:
+        if batch.total_samples == 0:
             self._fail_if_not_finite(self._last_mse)  # what empties a grid may be NaN
             raise TrainingFailed(
                 f"step {self.step + 1}: no ray meets an occupied cell, the field has emptied; "
                 "lower --grid_threshold or --lrate, or check --aabb with --plot_cameras"
             )
+        share = len(batch.rays) / batch.total_rays  # sums over processes are then means over all rays
         with record_function("forward"):
+            noise = self.batches.noise(self.step)
             with self.autocast():
-                rendering = render_batch(self.renderer, batch, self.batches.generator, self.args.raw_noise_std)
-            mse = img2mse(rendering.rgb, batch.target)
-            loss = mse if rendering.coarse_rgb is None else mse + img2mse(rendering.coarse_rgb, batch.target)
+                rendering = render_batch(self.renderer, batch, noise, self.args.raw_noise_std)
+            mse = img2mse(rendering.rgb, batch.target) * share
+            loss = mse if rendering.coarse_rgb is None else mse + img2mse(rendering.coarse_rgb, batch.target) * share
             if self.args.empty_samples > 0 and batch.samples is not None:
-                loss = loss + EMPTY_SPACE_WEIGHT * self.empty_space_loss(batch.rays)
+                loss = loss + EMPTY_SPACE_WEIGHT * self.empty_space_loss(batch.rays, noise)
         with record_function("backward"):
             for optimizer in self.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            self.scaler.scale(loss).backward()
+            wants_stop = torch.tensor(float(self._stop_wanted), device=self.device)
+            mse, stop = distributed.sum_gradients(self.parameters, mse, wants_stop)
+            if distributed.world_size() > 1:  # agreed on, so that all end with the same step
+                self._stop_wanted = stop > 0
         with record_function("update"):
-            if self.args.grad_clip > 0:
-                torch.nn.utils.clip_grad_norm_(self.renderer.parameters(), self.args.grad_clip)
-            for name, optimizer in self.optimizers.items():
-                optimizer.param_groups[0]["lr"] = self.base_rates[name] * self.schedule(self.step)
-                optimizer.step()
+            self._update()
         self.step += 1
         if isinstance(self.renderer, OccupancyRenderer) and self.step % self.args.grid_interval == 0:
             self.update_grid()
-        self._last_mse = mse.detach()
-        return self._last_mse, rendering, batch
+        self._last_mse = mse
+        return mse, rendering, batch
+
+    def _update(self) -> None:
+        """One step of every optimiser with the gradients there are."""
+        for name, optimizer in self.optimizers.items():
+            optimizer.param_groups[0]["lr"] = self.base_rates[name] * self.schedule(self.step)
+            self.scaler.unscale_(optimizer)  # before they are measured or clipped
+        if self.args.grad_clip > 0 or _due(self.step + 1, self.args.i_print):
+            limit = self.args.grad_clip if self.args.grad_clip > 0 else math.inf
+            self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        for optimizer in self.optimizers.values():
+            self.scaler.step(optimizer)
+        self.scaler.update()
 
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.args.amp == "off":
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+        return torch.autocast(self.device.type, torch.bfloat16 if self.args.amp == "bf16" else torch.float16)
 
-    def empty_space_loss(self, rays: Rays) -> torch.Tensor:
+    def empty_space_loss(self, rays: Rays, generator: torch.Generator) -> torch.Tensor:
         """What the field says of places that the grid skips, where nothing else ever asks it.
 
         The mean of log(1 + optical depth of a whole ray at that density), over random points
-        between near and far on the batch's rays.
+        between near and far on the batch's rays; of several processes, its share of that mean.
         """
-        setup, generator = self.renderer.setup, self.batches.generator
-        ray = torch.randint(len(rays), (self.args.empty_samples,), device=self.device, generator=generator)
+        setup, count = self.renderer.setup, distributed.size_of_share(self.args.empty_samples)
+        ray = torch.randint(len(rays), (count,), device=self.device, generator=generator)
         t = torch.rand(len(ray), device=self.device, generator=generator)
         t = setup.near + (setup.far - setup.near) * t
         points = rays.origins[ray] + t[:, None] * rays.directions[ray]
@@ -140,13 +163,18 @@ class Trainer:
         with self.autocast():
             density = self.renderer.field.density(points)  # of all: the number of rows stays the same
         length = (setup.far - setup.near) * rays.directions[ray].norm(dim=-1)
-        return (torch.log1p(density * length) * skipped).mean()
+        return (torch.log1p(density * length) * skipped).sum() / self.args.empty_samples
 
     def update_grid(self) -> None:
         self.renderer.eval()  # ranges of activations are not learnt from these points
+
+        def density(points: torch.Tensor) -> torch.Tensor:
+            mine = self.renderer.field.density(points[distributed.share()])
+            return distributed.gather_shares(mine, len(points))
+
         with self.autocast():
             self.renderer.grid.update(
-                self.renderer.field.density,
+                density,
                 self.renderer.step,
                 alpha_threshold=self.args.grid_threshold,
                 chunk=self.args.netchunk,
@@ -163,21 +191,25 @@ class Trainer:
         """
         if self.step >= last_step:
             return
-        writer = SummaryWriter(self.folder / "tensorboard", purge_step=self.step + 1)
+        main = distributed.is_main()
+        writer = SummaryWriter(self.folder / "tensorboard", purge_step=self.step + 1) if main else None
         recent: list[torch.Tensor] = []
         with (
             _StopFlag() as stop,
-            progress_bar(total=last_step, initial=self.step, desc=self.phase, unit="step") as bar,
+            progress_bar(
+                total=last_step, initial=self.step, desc=self.phase, unit="step", disable=None if main else True
+            ) as bar,
         ):
             window_start, window_rays = time.perf_counter(), 0
             while self.step < last_step:
                 started = time.perf_counter()
+                self._stop_wanted = stop.requested
                 mse, rendering, batch = self.train_step()
                 if self.after_step:
                     self.after_step(self.step)
                 recent.append(mse)
-                self.rays += len(batch.rays)
-                window_rays += len(batch.rays)
+                self.rays += batch.total_rays
+                window_rays += batch.total_rays
                 self.seconds += time.perf_counter() - started
                 bar.update()
                 if self.step % LOOK_INTERVAL == 0 or self.step == last_step:
@@ -188,14 +220,15 @@ class Trainer:
                     elapsed = time.perf_counter() - window_start
                     rays_per_second = window_rays / elapsed
                     bar.set_postfix_str(f"PSNR {psnr:.2f} dB, {rays_per_second / 1000:.1f}k rays/s")
-                    if _due(self.step, self.args.i_print):
-                        self._log_scalars(writer, psnr, rays_per_second, batch)
+                    if main and _due(self.step, self.args.i_print):
+                        self._log_scalars(writer, float(mean_mse), rays_per_second, batch)
                     recent, window_start, window_rays = [], time.perf_counter(), 0
                 self._periodic(writer, last_step)
-                if stop.requested:
+                if self._stop_wanted or (distributed.world_size() == 1 and stop.requested):
                     self.save()
                     raise Interrupted(f"stopped at step {self.step}; saved, the same command resumes")
-        writer.close()
+        if writer:
+            writer.close()
 
     def _fail_if_not_finite(self, mse: torch.Tensor) -> None:
         if not torch.isfinite(mse):
@@ -224,27 +257,34 @@ class Trainer:
                 "checkpoint is kept, lower --lrate, use --density_activation softplus or --precrop_iters 500"
             )
 
-    def _periodic(self, writer: SummaryWriter, last_step: int) -> None:
+    def _periodic(self, writer: SummaryWriter | None, last_step: int) -> None:
         args, step = self.args, self.step
-        if _due(step, args.i_weights) or step == last_step:
+        saves = _due(step, args.i_weights) or step == last_step
+        if saves or step % CHECK_INTERVAL == 0:
+            distributed.check_same([*self.parameters, *self.renderer.buffers()], f"step {step}")
+        if saves:
             self.save()
-        if _due(step, args.i_img):
-            self._log_pictures(writer)
-        if _due(step, args.i_testset) and step < last_step:  # the last one is the closing evaluation's
-            views = evaluate_views(self.renderer, self.scene, self.scene.splits["test"], render_limits(args))
-            write_views(views, self.folder / f"testset_{step:06d}")
-            writer.add_scalar("test/psnr", views.mean_psnr, step)
-            tqdm.write(f"step {step}: test PSNR {views.mean_psnr:.2f} dB over {len(views)} views")
-        if _due(step, args.i_video) and step < last_step:
-            render_video(
-                self.renderer,
-                self.scene.render_path,
-                self.folder / f"{args.expname}_spiral_{step:06d}",
-                render_limits(args),
-            )
+        pictures = _due(step, args.i_img)
+        test = _due(step, args.i_testset) and step < last_step  # the last one is the closing evaluation's
+        video = _due(step, args.i_video) and step < last_step
+        if distributed.is_main():
+            if pictures:
+                self._log_pictures(writer)
+            if test:
+                views = evaluate_views(self.renderer, self.scene, self.scene.splits["test"], render_limits(args))
+                write_views(views, self.folder / f"testset_{step:06d}")
+                writer.add_scalar("test/psnr", views.mean_psnr, step)
+                tqdm.write(f"step {step}: test PSNR {views.mean_psnr:.2f} dB over {len(views)} views")
+            if video:
+                stem = self.folder / f"{args.expname}_spiral_{step:06d}"
+                render_video(self.renderer, self.scene.render_path, stem, render_limits(args))
+        if pictures or test or video:
+            distributed.wait_for_main()
 
-    def _log_scalars(self, writer: SummaryWriter, psnr: float, rays_per_second: float, batch: Batch) -> None:
-        writer.add_scalar("train/psnr", psnr, self.step)
+    def _log_scalars(self, writer: SummaryWriter, mse: float, rays_per_second: float, batch: Batch) -> None:
+        writer.add_scalar("train/mse", mse, self.step)
+        writer.add_scalar("train/psnr", -10 * math.log10(mse), self.step)
+        writer.add_scalar("train/gradient_norm", float(self.gradient_norm), self.step)
         writer.add_scalar("train/rays_per_second", rays_per_second, self.step)
         for name, optimizer in self.optimizers.items():
             writer.add_scalar(f"train/learning_rate_{name}", optimizer.param_groups[0]["lr"], self.step)
@@ -267,7 +307,8 @@ class Trainer:
 
     def save(self) -> None:
         """Writes `NNNNNN.tar` with nerf-pytorch's keys and what exact resume needs besides."""
-        save_checkpoint(self.folder / f"{self.step:06d}.tar", self.state_dict())
+        if distributed.is_main():
+            save_checkpoint(self.folder / f"{self.step:06d}.tar", self.state_dict())
 
     def state_dict(self) -> dict:
         state = {"global_step": self.step, "phase": self.phase, "corner_rays": self.args.corner_rays}
@@ -278,6 +319,7 @@ class Trainer:
         if isinstance(self.renderer, OccupancyRenderer):
             state["grid_state_dict"] = self.renderer.grid.state_dict()
         state["trainer"] = {"seconds": self.seconds, "rays": self.rays, "batches": self.batches.state_dict()}
+        state["trainer"] |= {"scaler": self.scaler.state_dict(), "processes": distributed.world_size()}
         return state
 
     def summary(self) -> dict:
@@ -302,6 +344,13 @@ class Trainer:
         if "trainer" in state:  # nerf-pytorch's checkpoints have none
             self.seconds, self.rays = state["trainer"]["seconds"], state["trainer"]["rays"]
             self.batches.load_state_dict(state["trainer"]["batches"])
+            self.scaler.load_state_dict(state["trainer"].get("scaler", {}) if self.scaler.is_enabled() else {})
+            before, now = state["trainer"].get("processes", 1), distributed.world_size()
+            if before != now:
+                print(
+                    f"note: {before} processes trained up to here, {now} go on: the batch stays the same and is shared "
+                    "out anew, so results agree but for the order of sums"
+                )
 
 
 def _due(step: int, interval: int) -> bool:

@@ -1,0 +1,168 @@
+"""Two processes on a CPU train what one would: same batch, same model, one that stops stops all."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from test_training import HIERARCHICAL, TINY, make_trainer
+
+import distributed
+from checkpoints import load_newest
+from experiment import load_scene
+from options import config_parser
+
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node"]
+
+
+def launch(processes: int, script: str, *flags: object, **options) -> subprocess.Popen:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [*LAUNCH, str(processes), "--master_port", str(port), script, *map(str, flags)]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, **options,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen, timeout: float = 180) -> tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, out, err
+
+
+# What each process of a group does; it writes its losses and the end state of its model.
+TRAIN = """
+import sys, json, torch
+from pathlib import Path
+import distributed
+from experiment import load_scene, make_renderer, prepare_device
+from optimizers import exponential_schedule
+from options import config_parser
+from training import Trainer
+folder, *flags = sys.argv[1:]
+args = config_parser().parse_args(flags)
+device = prepare_device(args)
+scene = load_scene(args)
+trainer = Trainer(args, scene, make_renderer(args, scene, device), Path(folder), exponential_schedule(args))
+losses, rays = [], []
+for _ in range(20):
+    mse, _, batch = trainer.train_step()
+    losses.append(float(mse))
+    rays.append([batch.total_rays, len(batch.rays), batch.rays.directions.sum().item()])
+trainer.save()
+checksum = int(distributed.checksum([*trainer.parameters, *trainer.renderer.buffers()]))
+Path(folder, f"rank{distributed.rank()}.json").write_text(json.dumps([losses, rays, checksum]))
+distributed.leave()
+"""
+
+
+# Without what is drawn a sample, which is each process's own.
+@pytest.mark.parametrize("flags", [TINY, [*HIERARCHICAL, "--raw_noise_std", "0", "--perturb", "0"]])
+def test_two_processes_train_what_one_would(tmp_path, flags):
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
+    status, _, err = finish(launch(2, str(script), tmp_path, *flags))
+    assert status == 0, err
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    assert first[0] == second[0]  # the same losses
+    assert first[2] == second[2]  # the same model, bit for bit
+    for (total, mine, a), (total_too, others, b) in zip(first[1], second[1], strict=True):
+        assert total == total_too == mine + others and a != b  # disjoint parts of one batch
+
+    one = make_trainer(load_scene(config_parser().parse_args(flags)), tmp_path, flags)
+    losses = [float(one.train_step()[0]) for _ in range(20)]
+    assert first[0] == pytest.approx(losses, rel=2e-3)
+    assert load_newest(tmp_path)[1]["trainer"]["processes"] == 2
+
+
+@pytest.fixture(scope="module")
+def qat_run(tmp_path_factory):
+    """A whole int8 run by two processes."""
+    folder = tmp_path_factory.mktemp("qat")
+    flags = [*TINY, "--basedir", folder, "--expname", "two", "--N_iters", "60", "--qat_iters", "20"]
+    process = launch(2, "run_nerf_qat.py", *flags, "--i_weights", "40", "--i_img", "50")
+    return folder / "two", *finish(process), flags
+
+
+def test_run_nerf_qat_by_two_processes(qat_run):
+    folder, status, out, err, _ = qat_run
+    assert status == 0, err
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["models"]["int8"]["psnr"] == pytest.approx(metrics["models"]["fake_quant"]["psnr"], abs=0.3)
+    assert out.count("results are in") == 1  # one process speaks
+
+
+def test_resume_with_another_number_of_processes_says_what_changes(qat_run):
+    folder, _, _, _, flags = qat_run
+    for late in folder.glob("*.tar"):
+        if int(late.stem) > 40:
+            late.unlink()
+    done = subprocess.run(
+        [sys.executable, "run_nerf_qat.py", *map(str, flags)], cwd=ROOT, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 processes trained up to here, 1 go on: the batch stays the same" in done.stdout
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path):
+    process = launch(2, "run_nerf.py", *TINY, "--samples_per_batch", "1025", "--basedir", tmp_path)
+    status, _, err = finish(process)
+    assert status != 0
+    assert "--samples_per_batch 1025 does not divide among 2 processes" in err
+
+
+def child_pids(parent: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the processes in /proc")
+def test_a_process_that_dies_stops_the_others_and_the_checkpoint_is_whole(tmp_path):
+    flags = [*TINY, "--basedir", tmp_path, "--expname", "dies", "--N_iters", "100000", "--i_weights", "20"]
+    process = launch(2, "run_nerf.py", *flags, "--dist_timeout", "20")
+    folder = tmp_path / "dies"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("*.tar")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    victim = max(child_pids(process.pid))
+    os.kill(victim, signal.SIGKILL)
+    status, _, err = finish(process, timeout=90)
+    assert status != 0
+    assert re.search(r"another process of this run stopped|Interrupted|Signal", err)
+    assert load_newest(folder)[1]["trainer"]["processes"] == 2
+
+
+def test_alone_nothing_is_exchanged():
+    rows = torch.arange(5)
+    assert distributed.gather_shares(rows, 5) is rows
+    assert distributed.world_size() == 1 and distributed.rank() == 0 and distributed.is_main()
+    assert distributed.size_of_share(7) == 7
+
+
+def test_checksum_sees_one_bit():
+    a = [torch.randn(10, 3), torch.tensor([True, False])]
+    b = [a[0].clone(), a[1]]
+    assert distributed.checksum(a).equal(distributed.checksum(b))
+    b[0].view(torch.int32)[4, 1] ^= 1
+    assert not distributed.checksum(a).equal(distributed.checksum(b))
