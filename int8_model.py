@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch.profiler import record_function
 
 from errors import BadInput, BrokenFile
+from model_metadata import check_tensors
 from quantization import layer_inputs
 from run_nerf_helpers import Embedder, FieldConfig, NeRF, RadianceField, iterate_chunks
 
@@ -161,7 +162,8 @@ class Int8Network(nn.Module):
     def __init__(self, config: FieldConfig, state: dict[str, torch.Tensor], bits: int, backend: str = "reference"):
         """state: what `expected_tensors` describes. Raises BrokenFile where it is anything else."""
         super().__init__()
-        check_tensors(state, expected_tensors(config), bits)
+        check_tensors("int8 network", state, expected_tensors(config))
+        check_zero_points(state, bits)
         self.config = config
         self.q_max = 2**bits - 1
         self.skips = tuple(i for i in config.skips if i < config.depth - 1)
@@ -175,7 +177,7 @@ class Int8Network(nn.Module):
                 )
                 zero_points[name] = state[f"{name}.output_zero_point"].expand(width)
         self.layers = nn.ModuleDict()
-        for name, sources in layer_inputs(_skeleton(config)).items():
+        for name, sources in layer_inputs(skeleton(config)).items():
             tensors = {
                 key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")
             }
@@ -287,7 +289,7 @@ class Int8Field(RadianceField):
 # ------------------------------------------------------------------------------------- the tensors
 
 
-def _skeleton(config: FieldConfig) -> NeRF:
+def skeleton(config: FieldConfig) -> NeRF:
     """The architecture without memory for its weights."""
     with torch.device("meta"):
         return config.make_network(NeRF)
@@ -295,13 +297,13 @@ def _skeleton(config: FieldConfig) -> NeRF:
 
 def expected_tensors(config: FieldConfig) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Name, type and shape of every tensor that an int8 network of this architecture has."""
-    skeleton = _skeleton(config)
+    bare = skeleton(config)
     expected = {}
     for name in ["quant_pts"] + ["quant_views"] * config.use_viewdirs:
         expected[f"{name}.output_scale"] = (torch.float32, ())
         expected[f"{name}.output_zero_point"] = (torch.uint8, ())
-    for name in layer_inputs(skeleton):
-        layer = skeleton.get_submodule(name)
+    for name in layer_inputs(bare):
+        layer = bare.get_submodule(name)
         expected[f"{name}.weight"] = (torch.int8, (layer.out_features, layer.in_features))
         expected[f"{name}.scale"] = (torch.float32, (layer.out_features,))
         expected[f"{name}.bias"] = (torch.float32, (layer.out_features,))
@@ -311,20 +313,8 @@ def expected_tensors(config: FieldConfig) -> dict[str, tuple[torch.dtype, tuple[
     return expected
 
 
-def check_tensors(state: dict[str, torch.Tensor], expected: dict, bits: int) -> None:
-    """Raises BrokenFile unless `state` holds exactly the expected tensors with possible values."""
-    for name, (dtype, shape) in expected.items():
-        if name not in state:
-            raise BrokenFile(f"int8 network: no tensor {name}")
-        tensor = state[name]
-        if tensor.dtype != dtype or tuple(tensor.shape) != shape:
-            raise BrokenFile(f"int8 network: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {shape}")
-        if dtype == torch.float32 and not torch.isfinite(tensor).all():
-            raise BrokenFile(f"int8 network: {name} holds NaN or infinity")
-        if name.endswith("scale") and not (tensor > 0).all():
-            raise BrokenFile(f"int8 network: {name} holds a scale that is not positive")
+def check_zero_points(state: dict[str, torch.Tensor], bits: int) -> None:
+    """Raises BrokenFile where a zero point is no code."""
+    for name, tensor in state.items():
         if name.endswith("zero_point") and int(tensor) > 2**bits - 1:
             raise BrokenFile(f"int8 network: {name} is {int(tensor)}, above {2**bits - 1}")
-    extra = [name for name in state if name not in expected]
-    if extra:
-        raise BrokenFile(f"int8 network: unexpected tensor {extra[0]}")

@@ -1,9 +1,9 @@
-"""`model_int8.safetensors` and `model_float32.safetensors`: one file that renders alone.
+"""`model_int8.safetensors`, `model_ternary.safetensors`, `model_float32.safetensors`: each renders alone.
 
 Tensors: those of each network under `network_fn.` (and `network_fine.`), the occupancy grid as
 `occupancy` (uint8: one bit a cell, DEFLATEd), the video path as `render_path` (float32
 `[F, 3, 4]`). Everything else that rendering needs is one JSON metadata entry, `nerf_qat`.
-There is no pickle in it, and in an int8 file no float copy of a weight.
+There is no pickle in it, and beside a rounded weight no float copy of it.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 from checkpoints import atomic_write, digest
-from errors import BrokenFile, UserError
+from errors import BadInput, BrokenFile, UserError
 from int8_model import Int8Field, Int8Network
 from model_metadata import FAR_AWAY, check_metadata
 from occupancy import OccupancyGrid
@@ -23,6 +23,7 @@ from onnx_model import OnnxField
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, networks_of
 from run_nerf_helpers import FieldConfig, RadianceField, make_field
 from scene import Cameras, check_poses
+from ternary_model import PRODUCTS, TernaryField, TernaryNetwork
 
 FORMAT, VERSION = "nerf-qat", 1
 
@@ -54,6 +55,14 @@ def save_int8_model(
     """
     precision = {"precision": "int8", "weight_bits": weight_bits, "activation_bits": activation_bits}
     return _save(path, renderer, render_path, tensors, precision)
+
+
+def save_ternary_model(
+    path: Path, renderer: torch.nn.Module, tensors: dict[str, torch.Tensor], render_path: Cameras, ends: str
+) -> int:
+    """Writes the ternary model of `tensors` (from `bitnet.convert_bitnet`, names with their network
+    in front); returns its bytes. ends: the precision of the first layer and the heads."""
+    return _save(path, renderer, render_path, tensors, {"precision": "ternary", "ends": ends})
 
 
 def _save(path: Path, renderer, render_path: Cameras, tensors: dict, precision: dict) -> int:
@@ -190,6 +199,10 @@ def _field(
         field.network.load_state_dict(state)
         return field.to(device)
     state = {key: value.to(device) for key, value in state.items()}
+    if metadata["precision"] == "ternary":
+        if backend not in PRODUCTS:
+            raise BadInput(f"--backend {backend} does not execute ternary networks; use auto, reference or torch")
+        return TernaryField(config, TernaryNetwork(config, state, metadata["ends"], backend)).to(device)
     network = Int8Network(config, state, metadata["activation_bits"], "reference").to(device)
     if backend == "onnxruntime":
         return OnnxField(RadianceField(config, network))

@@ -6,6 +6,8 @@ number is held against what a renderer can work with before anything is built fr
 
 import math
 
+import torch
+
 from errors import BrokenFile
 
 LARGEST_GRID = 1024  # cells on a side
@@ -16,11 +18,15 @@ FAR_AWAY = 1e6  # world units
 
 def check_metadata(metadata: dict) -> None:
     """Raises BrokenFile at the first thing that is not as `model_file` writes it."""
-    integers = {"weight_bits", "activation_bits"} if metadata.get("precision") == "int8" else set()
-    _keys("metadata", metadata, {"format", "version", "precision", "rays", "camera", "sampler", "fields"} | integers)
-    _one_of("metadata", metadata, "precision", ("float32", "int8"))
-    for key in integers:
-        _whole("metadata", metadata, key, 2, 8)
+    precision = metadata.get("precision")
+    own = {"int8": {"weight_bits", "activation_bits"}, "ternary": {"ends"}}.get(str(precision), set())
+    _keys("metadata", metadata, {"format", "version", "precision", "rays", "camera", "sampler", "fields"} | own)
+    _one_of("metadata", metadata, "precision", ("float32", "int8", "ternary"))
+    if precision == "int8":
+        for key in own:
+            _whole("metadata", metadata, key, 2, 8)
+    if precision == "ternary":
+        _one_of("metadata", metadata, "ends", ("ternary", "int8", "float"))
     _check_rays(metadata["rays"])
     _check_camera(metadata["camera"])
     _check_sampler(metadata["sampler"])
@@ -100,6 +106,26 @@ def _check_field(name: str, field: dict) -> None:
     _number(name, field, "density_scale", 1e-6, FAR_AWAY)
     if not isinstance(field["skips"], list) or not all(_is_whole(skip) for skip in field["skips"]):
         raise BrokenFile(f"{name}: skips is {_short(field['skips'])}, expected layer numbers")
+
+
+def check_tensors(what: str, state: dict[str, torch.Tensor], expected: dict) -> None:
+    """Raises BrokenFile unless `state` holds exactly the expected tensors with possible values.
+
+    expected: name to type and shape. `what` begins the message.
+    """
+    for name, (dtype, shape) in expected.items():
+        if name not in state:
+            raise BrokenFile(f"{what}: no tensor {name}")
+        tensor = state[name]
+        if tensor.dtype != dtype or tuple(tensor.shape) != shape:
+            raise BrokenFile(f"{what}: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {shape}")
+        if dtype == torch.float32 and not torch.isfinite(tensor).all():
+            raise BrokenFile(f"{what}: {name} holds NaN or infinity")
+        if name.endswith("scale") and not (tensor > 0).all():
+            raise BrokenFile(f"{what}: {name} holds a scale that is not positive")
+    extra = [name for name in state if name not in expected]
+    if extra:
+        raise BrokenFile(f"{what}: unexpected tensor {extra[0]}")
 
 
 # ------------------------------------------------------------------------------------ single values

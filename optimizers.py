@@ -55,6 +55,12 @@ def exponential_schedule(args: argparse.Namespace) -> Callable[[int], float]:
     return factor
 
 
-def cosine_schedule(first: float, start: int, length: int) -> Callable[[int], float]:
-    """From `first` at step `start` to zero `length` steps later, along half a cosine."""
-    return lambda step: first * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - start) / max(length, 1))))
+def cosine_schedule(first: float, start: int, length: int, warmup: int = 0) -> Callable[[int], float]:
+    """From `first` at step `start` to zero `length` steps later, along half a cosine, after `warmup`
+    steps in which it rises linearly."""
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step - start + 1) / warmup) if warmup else 1.0
+        return rise * first * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - start) / max(length, 1))))
+
+    return factor

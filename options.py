@@ -199,8 +199,20 @@ def config_parser() -> configargparse.ArgumentParser:
     add(
         "--quant",
         default="qat",
-        choices=["qat", "ptq"],
-        help="train with fake quantisation, or only calibrate",
+        choices=["qat", "ptq", "ternary"],
+        help="train int8 with fake quantisation, or only calibrate it, or train ternary weights (BitNeRF)",
+    )
+    add(
+        "--ternary_ends",
+        default="int8",
+        choices=["int8", "float", "ternary"],
+        help="ternary: precision of the first layer and of the two heads",
+    )
+    add(
+        "--ternary_ramp",
+        type=float,
+        default=0.0,
+        help="ternary: share of the steps over which the weights' rounding grows from none to full",
     )
     add("--weight_bits", type=int, default=8, choices=range(2, 9), metavar="{2..8}", help="bits of a weight")
     add(
@@ -217,7 +229,7 @@ def config_parser() -> configargparse.ArgumentParser:
         default=16,
         help="batches that set the first activation ranges",
     )
-    add("--qat_iters", type=int, default=20000, help="optimiser steps with fake quantisation, after --N_iters")
+    add("--qat_iters", type=int, default=20000, help="optimiser steps through the rounding, after --N_iters")
     add(
         "--qat_lrate_scale",
         type=positive(float),
@@ -230,12 +242,12 @@ def config_parser() -> configargparse.ArgumentParser:
         action="store_true",
         help="write the int8 field as model_int8.onnx too; with --render_only do only that, from the int8 file alone",
     )
-    add("--model", help="compressed model to render (default: model_int8.safetensors in the run folder)")
+    add("--model", help="compressed model to render (default: that of --quant in the run folder)")
     add(
         "--backend",
         default="auto",
         choices=["auto", "torch", "reference", "onednn", "onnxruntime", "triton"],
-        help="what executes int8",
+        help="what executes integers; ternary files know auto, torch, reference and onednn",
     )
 
     group = parser.add_argument_group("rendering and evaluation")

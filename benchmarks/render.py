@@ -25,10 +25,9 @@ from int8_model import has_onednn
 from metrics import psnr
 from model_file import load_renderer, save_float_model
 from options import config_parser
-from quantization import fuse, prepare
 from rendering import render_image
 from run_nerf_helpers import NeRF_qat, to8b
-from run_nerf_qat import calibrate, save_int8
+from schemes import Int8Scheme
 
 
 def main() -> None:
@@ -59,10 +58,10 @@ def make_variants(args, device: torch.device, run_folder: Path, work: Path) -> d
     renderer = make_renderer(args, scene, device, NeRF_qat)
     load_networks(renderer, *load_newest(run_folder))
     save_float_model(work / "float.safetensors", renderer, scene.render_path)
-    for field in renderer.fields.values():
-        field.network = prepare(fuse(field.network))
-    calibrate(args, scene, renderer)
-    save_int8(args, scene, renderer, work / "int8.safetensors")
+    scheme = Int8Scheme(args, scene, renderer)
+    scheme.prepare()
+    scheme.calibrate()
+    scheme.save(work / "int8.safetensors")
     on_cpu = device.type == "cpu"
     backends = ["onednn"] * (on_cpu and has_onednn()) + ["torch"] * (not (on_cpu and has_onednn()))
     backends += ["triton"] * (device.type == "cuda" and find_spec("triton") is not None)

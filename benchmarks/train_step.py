@@ -20,9 +20,9 @@ import torch
 from experiment import load_scene, make_renderer, prepare_device
 from optimizers import exponential_schedule
 from options import config_parser
-from quantization import fuse, prepare, set_state
+from quantization import set_state
 from run_nerf_helpers import NeRF_qat
-from run_nerf_qat import calibrate
+from schemes import Int8Scheme
 from training import Trainer, compile_fields
 
 PARTS = ("batch", "forward", "backward", "update")  # as `Trainer.train_step` marks them
@@ -43,9 +43,9 @@ def main() -> None:
         trainer = Trainer(args, scene, renderer, Path(work), exponential_schedule(args))
         steps(trainer, options.warmup, device)
         quantizing = copy.deepcopy(renderer)
-        for field in quantizing.fields.values():
-            field.network = prepare(fuse(field.network), args.weight_bits, args.activation_bits)
-        calibrate(args, scene, quantizing)
+        scheme = Int8Scheme(args, scene, quantizing)
+        scheme.prepare()
+        scheme.calibrate()
         frozen = copy.deepcopy(quantizing)
         set_state(frozen, observing=False, quantizing=True)
         trainers = {"float": trainer}

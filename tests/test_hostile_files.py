@@ -20,7 +20,7 @@ from checkpoints import digest
 from errors import BrokenFile
 from model_file import load_renderer, read_model, save_int8_model
 from rendering import render_image
-from run_nerf_qat import calibrate
+from schemes import Int8Scheme
 
 CPU = torch.device("cpu")
 MUTATIONS = settings(
@@ -36,7 +36,7 @@ def good(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     args, scene, renderer = make(TINY, "--netdepth", "3", "--netwidth", "16", "--procedural_size", "12")
     renderer.field.network = q.prepare(q.fuse(renderer.field.network))
-    calibrate(args, scene, renderer)
+    Int8Scheme(args, scene, renderer).calibrate()
     tensors = q.remap_state_dict(q.convert(renderer.field.network), "network_fn")
     save_int8_model(folder / "good.safetensors", renderer, tensors, scene.render_path, 8, 8)
     return folder, (folder / "good.safetensors").read_bytes(), picture(folder / "good.safetensors")

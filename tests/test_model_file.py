@@ -18,7 +18,7 @@ from model_file import load_renderer, read_model, save_float_model, save_int8_mo
 from options import config_parser
 from rendering import networks_of, render_image
 from run_nerf_helpers import NeRF_qat
-from run_nerf_qat import calibrate
+from schemes import Int8Scheme
 
 CPU = torch.device("cpu")
 VARIANTS = {"occupancy": TINY, "hierarchical": [*HIERARCHICAL, "--use_viewdirs"]}
@@ -39,7 +39,7 @@ def saved(request, tmp_path_factory):
     float_picture = render_image(renderer, scene.render_path[0])
     for field in renderer.fields.values():
         field.network = q.prepare(q.fuse(field.network))
-    calibrate(args, scene, renderer)
+    Int8Scheme(args, scene, renderer).calibrate()
     q.set_state(renderer, observing=False, quantizing=True)
     tensors = {}
     for name, network in networks_of(renderer).items():
@@ -80,7 +80,7 @@ def test_full_size_int8_file_is_a_quarter_of_the_float_one(tmp_path):
     args, scene, renderer = make(TINY, "--netdepth", "8", "--netwidth", "256", "--multires", "10")
     big = save_float_model(tmp_path / "float.safetensors", renderer, scene.render_path)
     renderer.field.network = q.prepare(q.fuse(renderer.field.network))
-    calibrate(args, scene, renderer)
+    Int8Scheme(args, scene, renderer).calibrate()
     tensors = q.remap_state_dict(q.convert(renderer.field.network), "network_fn")
     small = save_int8_model(tmp_path / "int8.safetensors", renderer, tensors, scene.render_path, 8, 8)
     assert big > 4 * 550_000 and small / big < 0.27

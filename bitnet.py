@@ -1,0 +1,184 @@
+"""BitNeRF: a NeRF with ternary weights and 8-bit activations, after BitNet b1.58 (arXiv 2402.17764).
+
+A hidden layer normalises its input, rounds each row of it to int8 by the row's largest magnitude,
+and multiplies by weights that are -1, 0 or 1 times one scale a layer:
+    W~ = clip(round(W / s), -1, 1),  s = mean |W|        (absmean, eq. 1 and 2 there)
+    x~ = round(127 x / max |x|)                           (absmax, a scale of its own each row)
+    y  = s max|x| / 127 * sum_i W~[o,i] x~[i] + b[o]
+Gradients go straight through both roundings to latent float weights (Bengio et al. 2013). Batches
+and processes share no statistics, so nothing can drift apart when training is spread over several.
+"""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from run_nerf_helpers import NeRF
+
+ACTIVATION_MAX = 127
+SMALLEST = 1e-5  # of a scale: a row of zeros, or weights of zeros, stay zeros
+NORM_EPS = 1e-6
+
+
+def ternarize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes in {-1, 0, 1} (still float), of the weights' shape, and their scale, a scalar."""
+    scale = weight.abs().mean().clamp_min(SMALLEST)
+    return (weight / scale).round().clamp(-1, 1), scale
+
+
+def to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes in [-127, 127] (still float) and scales `[out]`, for the first and last layers."""
+    scale = (weight.abs().amax(1) / 127).clamp_min(1e-12)
+    return (weight / scale[:, None]).round().clamp(-127, 127), scale
+
+
+class _RoundRows(torch.autograd.Function):
+    """Each row to 8 bits of its largest magnitude; gradients pass as if nothing had happened."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        step = x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST).div_(ACTIVATION_MAX)
+        return (x / step).round_().mul_(step)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient
+
+
+class BitLinear(nn.Linear):
+    """A linear layer that rounds weights and input; `precision` is `ternary`, `int8` or `float`.
+
+    norm: an RMSNorm with learnt gains before it (arXiv 1910.07467); its gains are `norm [in]`.
+    rounding: 1 rounds weights fully, 0 not at all; in between is a blend, for starting softly.
+    """
+
+    def __init__(self, in_features: int, out_features: int, precision: str = "ternary", norm: bool = True):
+        super().__init__(in_features, out_features)
+        self.precision = precision
+        self.norm = nn.Parameter(torch.ones(in_features)) if norm else None
+        self.rounding = 1.0
+
+    def codes(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weights as integers (still float) and their scale, scalar or `[out]`."""
+        return ternarize(self.weight) if self.precision == "ternary" else to_int8(self.weight)
+
+    def rounded_weight(self) -> torch.Tensor:
+        with torch.no_grad():
+            codes, scale = self.codes()
+            difference = codes * (scale[:, None] if scale.ndim else scale) - self.weight
+        return self.weight + self.rounding * difference
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.norm is not None:
+            x = F.rms_norm(x.float(), (self.in_features,), self.norm, NORM_EPS)
+        if self.precision == "float":
+            return F.linear(x, self.weight, self.bias)
+        return F.linear(_RoundRows.apply(x), self.rounded_weight(), self.bias)
+
+
+def layer_kinds(network: NeRF, ends: str) -> dict[str, tuple[str, bool]]:
+    """For each linear layer that is used, by name: its precision, and whether it has a norm.
+
+    Hidden layers are ternary and normalised. The first layer and the heads get precision `ends`
+    and no norm: encodings are bounded as they are, and a density needs its magnitude.
+    """
+    heads = ["alpha_linear", "rgb_linear"] if network.use_viewdirs else ["output_linear"]
+    hidden = [f"pts_linears.{i}" for i in range(1, network.D)]
+    hidden += ["feature_linear", "views_linears.0"] if network.use_viewdirs else []
+    return {name: (ends, False) for name in ["pts_linears.0", *heads]} | {name: ("ternary", True) for name in hidden}
+
+
+def to_bitnet(network: NeRF, ends: str = "int8") -> NeRF:
+    """Replaces a NeRF's linear layers by BitLinear ones in place, its weights as the latent ones.
+
+    The function is not kept: norms are new, their gains ones. See `calibrate_norms`.
+    """
+    for name, (precision, norm) in layer_kinds(network, ends).items():
+        old = network.get_submodule(name)
+        new = BitLinear(old.in_features, old.out_features, precision, norm).to(old.weight.device)
+        new.weight, new.bias = old.weight, old.bias
+        parent, _, child = name.rpartition(".")
+        setattr(network.get_submodule(parent), child, new)
+    return network
+
+
+class calibrate_norms:
+    """While entered, learns the root mean square of what each norm meets; gains become that on leaving.
+
+    A normalised layer then sees inputs of the size that its float weights were trained for.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.layers = [layer for layer in bit_layers(module) if layer.norm is not None]
+
+    def __enter__(self) -> "calibrate_norms":
+        self.squares = [[] for _ in self.layers]
+        self.hooks = [
+            layer.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0].float().pow(2).mean()))
+            for layer, seen in zip(self.layers, self.squares, strict=True)
+        ]
+        return self
+
+    def __exit__(self, *_) -> None:
+        for hook in self.hooks:
+            hook.remove()
+        with torch.no_grad():
+            for layer, seen in zip(self.layers, self.squares, strict=True):
+                layer.norm.fill_(torch.stack(seen).mean().sqrt().clamp_min(SMALLEST))
+
+
+def bit_layers(module: nn.Module) -> list[BitLinear]:
+    return [layer for layer in module.modules() if isinstance(layer, BitLinear)]
+
+
+def set_rounding(module: nn.Module, rounding: float) -> None:
+    """Sets how much of the weights' rounding every layer of a module applies."""
+    for layer in bit_layers(module):
+        layer.rounding = rounding
+
+
+# ---------------------------------------------------------------------------------- to a file
+
+
+def pack_ternary(codes: torch.Tensor) -> torch.Tensor:
+    """Codes in {-1, 0, 1} of any shape as bytes, five to a byte in base 3 (1.6 bits each)."""
+    digits = codes.reshape(-1).to(torch.int64) + 1
+    digits = F.pad(digits, (0, -len(digits) % 5), value=1).view(-1, 5)
+    return (digits * _POWERS).sum(1).to(torch.uint8)
+
+
+def unpack_ternary(packed: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """int8 codes of `shape` from what `pack_ternary` made. Raises ValueError for an illegal byte."""
+    count = torch.Size(shape).numel()
+    if packed.dtype != torch.uint8 or packed.ndim != 1 or len(packed) != -(-count // 5):
+        raise ValueError(f"{packed.dtype} {tuple(packed.shape)}, expected {-(-count // 5)} bytes for {tuple(shape)}")
+    if len(packed) and int(packed.max()) >= 3**5:
+        raise ValueError(f"byte {int(packed.max())} is no five ternary digits")
+    digits = packed.to(torch.int64)[:, None] // _POWERS % 3 - 1
+    return digits.reshape(-1)[:count].to(torch.int8).view(shape)
+
+
+_POWERS = 3 ** torch.arange(5)
+
+
+def convert_bitnet(network: NeRF) -> dict[str, torch.Tensor]:
+    """A BitNeRF as the tensors of its file; no float copy of a rounded weight.
+
+    Ternary layers: `weight` uint8, packed; `scale` float32, scalar. Int8 layers: int8 `[out, in]`
+    and `[out]`. Float layers: float32 `weight` and no scale. All: `bias`, and `norm` where there
+    is one.
+    """
+    state: dict[str, torch.Tensor] = {}
+    for name, layer in network.named_modules():
+        if not isinstance(layer, BitLinear):
+            continue
+        if layer.precision == "float":
+            state[f"{name}.weight"] = layer.weight.float()
+        else:
+            codes, scale = layer.codes()
+            state[f"{name}.weight"] = pack_ternary(codes) if layer.precision == "ternary" else codes.to(torch.int8)
+            state[f"{name}.scale"] = scale.float()
+        state[f"{name}.bias"] = layer.bias.float()
+        if layer.norm is not None:
+            state[f"{name}.norm"] = layer.norm.float()
+    return {key: value.detach().cpu().contiguous() for key, value in state.items()}

@@ -1,0 +1,102 @@
+"""What `--quant` may be: how a float renderer comes to train through rounding, and what file it leaves.
+
+A scheme takes a renderer with float networks and then, in this order: `prepare` puts rounding into
+the networks, `calibrate` sets what a few batches can tell, `after_step` is called during training,
+`finish` makes the networks what the file will be, and `save` writes it.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from batches import RayBatches, render_batch
+from bitnet import calibrate_norms, convert_bitnet, set_rounding, to_bitnet
+from model_file import save_int8_model, save_ternary_model
+from quantization import convert, fuse, prepare, remap_state_dict, set_state, synchronize_ranges
+from rendering import networks_of
+from scene import Scene
+
+
+class Int8Scheme:
+    """int8 by quantisation-aware training (`qat`), or by calibration alone (`ptq`)."""
+
+    name, phase = "int8", "qat"
+
+    def __init__(self, args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module):
+        self.args, self.scene, self.renderer = args, scene, renderer
+
+    def prepare(self) -> None:
+        for field in self.renderer.fields.values():
+            field.network = prepare(fuse(field.network), self.args.weight_bits, self.args.activation_bits)
+
+    def calibrate(self) -> None:
+        """Sets every activation's range to the extremes of a few training batches."""
+        set_state(self.renderer, observing=True, quantizing=False, momentum=None)
+        run_batches(self.args, self.scene, self.renderer)
+        synchronize_ranges(self.renderer)
+        set_state(self.renderer, observing=True, quantizing=True)
+
+    def after_step(self, done: float) -> None:
+        """done: the share of this phase's steps that are; ranges freeze for the last of them."""
+        synchronize_ranges(self.renderer)
+        set_state(self.renderer, observing=done < self.args.qat_freeze, quantizing=True)
+
+    def finish(self) -> None:
+        set_state(self.renderer, observing=False, quantizing=True)
+
+    def save(self, path: Path) -> None:
+        """Converts every network of a prepared renderer and writes the file that renders alone."""
+        tensors: dict[str, torch.Tensor] = {}
+        for name, network in networks_of(self.renderer).items():
+            tensors |= remap_state_dict(convert(network), name)
+        bits = self.args.weight_bits, self.args.activation_bits
+        save_int8_model(path, self.renderer, tensors, self.scene.render_path, *bits)
+
+
+class TernaryScheme:
+    """BitNeRF: ternary weights, 8-bit activations by row (`bitnet.py`)."""
+
+    name, phase = "ternary", "ternary"
+
+    def __init__(self, args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module):
+        self.args, self.scene, self.renderer = args, scene, renderer
+
+    def prepare(self) -> None:
+        for field in self.renderer.fields.values():
+            to_bitnet(field.network, self.args.ternary_ends)
+
+    def calibrate(self) -> None:
+        """Gives norms the gains with which the float weights see inputs of the size they know."""
+        set_rounding(self.renderer, 0.0)
+        with calibrate_norms(self.renderer):
+            run_batches(self.args, self.scene, self.renderer)
+        self.after_step(0.0)
+
+    def after_step(self, done: float) -> None:
+        """done: the share of this phase's steps that are; rounding grows over the first of them."""
+        ramp = self.args.ternary_ramp
+        set_rounding(self.renderer, 1.0 if done >= ramp else done / ramp)
+
+    def finish(self) -> None:
+        set_rounding(self.renderer, 1.0)
+
+    def save(self, path: Path) -> None:
+        tensors = {
+            f"{name}.{key}": value
+            for name, network in networks_of(self.renderer).items()
+            for key, value in convert_bitnet(network).items()
+        }
+        save_ternary_model(path, self.renderer, tensors, self.scene.render_path, self.args.ternary_ends)
+
+
+SCHEMES = {"qat": Int8Scheme, "ptq": Int8Scheme, "ternary": TernaryScheme}
+
+
+def run_batches(args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module) -> None:
+    """Sends `--calibration_batches` training batches through, for whatever observes them."""
+    batches = RayBatches(args, scene, next(renderer.buffers()).device)
+    renderer.train()
+    with torch.no_grad():
+        for _ in range(args.calibration_batches):
+            render_batch(renderer, batches.draw(renderer, step=args.precrop_iters + 1))

@@ -1,0 +1,160 @@
+"""Rendering a BitNeRF from its file: integer products, scales by row.
+
+`reference` says what the file means: int8 codes of activations and weights, int32 sums, and floats
+only for norms, scales, biases and ReLU. `torch` carries the same integers in float32; `onednn` is
+the CPU's int8 product.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from bitnet import ACTIVATION_MAX, NORM_EPS, SMALLEST, layer_kinds, unpack_ternary
+from errors import BrokenFile
+from int8_model import skeleton
+from model_metadata import check_tensors
+from run_nerf_helpers import FieldConfig, RadianceField, iterate_chunks
+
+ROWS_IN_CACHE = 4096  # floats of 256 columns in and out, and their codes: what fits beside each other
+
+
+def _reference(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    weight = weight.to(torch.int32).t().contiguous()
+    return lambda codes: codes.to(torch.int32) @ weight
+
+
+def _torch(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Exact: sums of products of at most 127 * 127 stay below 2^24 up to 1040 inputs."""
+    weight = weight.float().t().contiguous()
+    return lambda codes: codes @ weight
+
+
+def _onednn(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """oneDNN takes unsigned codes: they are held 128 higher, with 128 as the zero point."""
+    ops, outputs = torch.ops.onednn, len(weight)
+    packed = ops.qlinear_prepack(weight, None)
+    ones, zeros = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int64)
+
+    def run(codes: torch.Tensor) -> torch.Tensor:
+        codes = (codes + 128).to(torch.uint8)
+        return ops.qlinear_pointwise(
+            codes, 1.0, 128, packed, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )  # fmt: skip
+
+    return run
+
+
+PRODUCTS = {"reference": _reference, "torch": _torch, "onednn": _onednn}
+
+
+class RowQuantizedLinear(nn.Module):
+    """`y = scale[o] * step * sum_i w[o,i] q[i] + bias[o]`, q the row in steps of max|x| / 127.
+
+    weight: int8 codes `[out, in]`, or float32 for a layer that is not quantised. norm: gains `[in]`
+    of an RMSNorm before it, or None. Its division by the root mean square cancels in the codes and
+    is left for the row's step.
+    """
+
+    def __init__(self, tensors: dict[str, torch.Tensor], weight: torch.Tensor, backend: str):
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", tensors.get("scale"))
+        self.register_buffer("bias", tensors["bias"])
+        self.register_buffer("norm", tensors.get("norm"))
+        self.product = PRODUCTS[backend](weight) if self.scale is not None else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.product is None:
+            return F.linear(x, self.weight, self.bias)
+        size = 1.0
+        if self.norm is not None:
+            size = (x.square().mean(-1, keepdim=True) + NORM_EPS).rsqrt_()
+            x = x * self.norm
+        step = (x.abs().amax(-1, keepdim=True) * size).clamp_min_(SMALLEST).div_(ACTIVATION_MAX)
+        sums = self.product((x * (size / step)).round_())
+        return (sums * step).mul_(self.scale).add_(self.bias)
+
+
+class TernaryNetwork(nn.Module):
+    """A whole BitNeRF, with NeRF's interface: encoded `[P, C]` floats to raw `[P, 4]`."""
+
+    def __init__(self, config: FieldConfig, state: dict[str, torch.Tensor], ends: str, backend: str = "reference"):
+        """state: what `expected_tensors` describes. Raises BrokenFile where it is anything else."""
+        super().__init__()
+        check_tensors("ternary network", state, expected_tensors(config, ends))
+        self.config = config
+        self.skips = tuple(i for i in config.skips if i < config.depth - 1)
+        self.layers = nn.ModuleDict()
+        bare = skeleton(config)
+        for name, (precision, _) in layer_kinds(bare, ends).items():
+            prefix = f"{name}."
+            tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            weight = tensors["weight"]
+            if precision == "ternary":
+                shape = tuple(bare.get_submodule(name).weight.shape)
+                try:
+                    weight = unpack_ternary(weight.cpu(), shape).to(weight.device)
+                except ValueError as error:
+                    raise BrokenFile(f"ternary network: {name}.weight: {error}") from error
+            self.layers[name.replace(".", "_")] = RowQuantizedLinear(tensors, weight, backend)
+
+    def trunk(self, pts: torch.Tensor) -> torch.Tensor:
+        h = pts
+        for i in range(self.config.depth):
+            h = torch.relu_(self.layers[f"pts_linears_{i}"](h))
+            if i in self.skips:
+                h = torch.cat([pts, h], -1)
+        return h
+
+    def raw_density(self, pts: torch.Tensor) -> torch.Tensor:
+        h = self.trunk(pts)
+        return (
+            self.layers["alpha_linear"](h)[:, 0] if self.config.use_viewdirs else self.layers["output_linear"](h)[:, 3]
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pts, views = torch.split(x, [self.config.input_ch, self.config.input_ch_views], dim=-1)
+        h = self.trunk(pts)
+        if not self.config.use_viewdirs:
+            return self.layers["output_linear"](h)
+        alpha = self.layers["alpha_linear"](h)
+        h = torch.cat([self.layers["feature_linear"](h), views], -1)
+        h = torch.relu_(self.layers["views_linears_0"](h))
+        return torch.cat([self.layers["rgb_linear"](h), alpha], -1)
+
+
+class TernaryField(RadianceField):
+    """A `RadianceField` over a TernaryNetwork, so many rows at a time as stay in cache."""
+
+    def forward(self, positions: torch.Tensor, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = ROWS_IN_CACHE if positions.device.type == "cpu" else max(1, len(positions))
+        parts = [super(TernaryField, self).forward(positions[c], directions[c]) for c in _chunks(positions, rows)]
+        return torch.cat([density for density, _ in parts]), torch.cat([rgb for _, rgb in parts])
+
+
+def _chunks(positions: torch.Tensor, rows: int) -> list[slice]:
+    return list(iterate_chunks(len(positions), rows)) or [slice(0, 0)]
+
+
+# ------------------------------------------------------------------------------------- the tensors
+
+
+def expected_tensors(config: FieldConfig, ends: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Name, type and shape of every tensor in the file of such a network."""
+    bare, expected = skeleton(config), {}
+    for name, (precision, norm) in layer_kinds(bare, ends).items():
+        outputs, inputs = bare.get_submodule(name).weight.shape
+        if precision == "ternary":
+            expected[f"{name}.weight"] = (torch.uint8, (-(-outputs * inputs // 5),))
+            expected[f"{name}.scale"] = (torch.float32, ())
+        elif precision == "int8":
+            expected[f"{name}.weight"] = (torch.int8, (outputs, inputs))
+            expected[f"{name}.scale"] = (torch.float32, (outputs,))
+        else:
+            expected[f"{name}.weight"] = (torch.float32, (outputs, inputs))
+        expected[f"{name}.bias"] = (torch.float32, (outputs,))
+        if norm:
+            expected[f"{name}.norm"] = (torch.float32, (inputs,))
+    return expected

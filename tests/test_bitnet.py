@@ -1,0 +1,223 @@
+"""Ternary fields: the arithmetic of BitNet b1.58 by hand, exact packing, executors, whole runs."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_commands import SHORT, fails_cleanly, run
+from test_training import TINY
+
+import run_nerf_qat
+from bitnet import (
+    BitLinear,
+    bit_layers,
+    calibrate_norms,
+    convert_bitnet,
+    pack_ternary,
+    set_rounding,
+    ternarize,
+    to_bitnet,
+    unpack_ternary,
+)
+from checkpoints import load_newest
+from model_file import load_renderer, read_model
+from run_nerf_helpers import FieldConfig, NeRF, RadianceField, make_field
+from ternary_model import TernaryField, TernaryNetwork
+
+SMALL = FieldConfig(depth=6, width=32, multires=4, multires_views=2)
+NO_VIEWS = FieldConfig(depth=3, width=24, skips=(1,), use_viewdirs=False, multires=3)
+
+
+def test_ternary_weights_by_hand():
+    codes, scale = ternarize(torch.tensor([[0.9, -0.1, 0.31], [-2.0, 0.2, 0.0]]))
+    assert float(scale) == pytest.approx(3.51 / 6)  # mean magnitude
+    assert codes.tolist() == [[1, 0, 1], [-1, 0, 0]]  # 0.9 / 0.585 = 1.54, 0.31 / 0.585 = 0.53, 0.2 / 0.585 = 0.34
+
+
+def test_layer_by_hand():
+    layer = BitLinear(4, 1, norm=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, -1.0, 0.1, 1.9]]))  # mean 1: codes 1, -1, 0, 1
+        layer.bias.fill_(0.25)
+    x = torch.tensor([[127.0, 63.4, 5.0, -2.6], [0.0, 0.0, 0.0, 0.0]])  # steps of 1: 127, 63, 5, -3
+    assert layer(x)[:, 0].tolist() == pytest.approx([127 - 63 - 3 + 0.25, 0.25])
+
+
+def test_a_norm_makes_the_layer_blind_to_the_size_of_its_input():
+    torch.manual_seed(0)
+    layer, x = BitLinear(16, 8), torch.randn(5, 16)
+    torch.testing.assert_close(layer(x), layer(1000 * x), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_go_straight_through():
+    torch.manual_seed(0)
+    layer, x = BitLinear(6, 3, norm=False), torch.randn(4, 6, requires_grad=True)
+    layer(x).sum().backward()
+    codes, scale = ternarize(layer.weight.detach())
+    torch.testing.assert_close(x.grad, (codes * scale).sum(0).expand(4, 6))
+    step = x.detach().abs().amax(-1, keepdim=True) / 127
+    torch.testing.assert_close(layer.weight.grad, ((x.detach() / step).round() * step).sum(0).expand(3, 6))
+
+
+def test_half_rounded_weights_lie_half_way():
+    layer = BitLinear(6, 3)
+    layer.rounding = 0.0
+    assert torch.equal(layer.rounded_weight(), layer.weight)
+    layer.rounding = 1.0
+    rounded = layer.rounded_weight()
+    assert len(rounded.unique()) <= 3
+    layer.rounding = 0.5
+    torch.testing.assert_close(layer.rounded_weight(), (rounded + layer.weight) / 2)
+
+
+@given(st.lists(st.integers(-1, 1), min_size=1, max_size=40))
+def test_packing_is_exact(values):
+    codes = torch.tensor(values, dtype=torch.int8)
+    packed = pack_ternary(codes)
+    assert packed.dtype == torch.uint8 and len(packed) == -(-len(values) // 5)
+    assert torch.equal(unpack_ternary(packed, codes.shape), codes)
+
+
+def test_an_illegal_code_is_refused():
+    packed = pack_ternary(torch.zeros(10))
+    packed[1] = 243
+    with pytest.raises(ValueError, match="byte 243"):
+        unpack_ternary(packed, (10,))
+    with pytest.raises(ValueError, match="expected 3 bytes"):
+        unpack_ternary(packed, (11,))
+
+
+def random_bitnet(config: FieldConfig, ends: str) -> RadianceField:
+    torch.manual_seed(0)
+    field = make_field(config)
+    to_bitnet(field.network, ends)
+    for layer in bit_layers(field):
+        if layer.norm is not None:
+            torch.nn.init.uniform_(layer.norm, 0.5, 2)
+    return field
+
+
+def points(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    directions = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+    return 2 * torch.rand(count, 3, generator=generator) - 1, directions
+
+
+@pytest.mark.parametrize("ends", ["int8", "float", "ternary"])
+@pytest.mark.parametrize("config", [SMALL, NO_VIEWS], ids=["views", "no views"])
+def test_file_tensors_compute_what_was_trained(config, ends):
+    field, (positions, directions) = random_bitnet(config, ends), points(5000)
+    state = convert_bitnet(field.network)
+    with torch.no_grad():
+        trained = field(positions, directions)
+    executed = {}
+    for backend in ("reference", "torch", "onednn"):
+        executed[backend] = TernaryField(config, TernaryNetwork(config, state, ends, backend))(positions, directions)
+    for backend in ("torch", "onednn"):  # the integers are the same, and floats are taken in one order
+        for value, expected in zip(executed[backend], executed["reference"], strict=True):
+            torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
+    for value, expected in zip(executed["reference"], trained, strict=True):
+        # A row's code may fall on the other side of a tie, hardly ever.
+        close = torch.isclose(value, expected, rtol=1e-4, atol=1e-5)
+        assert close.float().mean() > 0.995
+        torch.testing.assert_close(value, expected, rtol=0.05, atol=0.05)
+
+
+def test_calibrated_norms_keep_the_network_near_its_float_self():
+    torch.manual_seed(0)
+    network = NeRF(D=6, W=64, input_ch=27, input_ch_views=15, use_viewdirs=True)
+    x = torch.randn(256, 42)
+    with torch.no_grad():
+        expected = network(x)
+        to_bitnet(network, "float")
+        set_rounding(network, 0.0)
+        without = network(x)
+        with calibrate_norms(network):
+            network(x)
+        for _ in range(3):  # gains of later layers were learnt behind the old gains of earlier ones
+            with calibrate_norms(network):
+                network(x)
+        calibrated = network(x)
+    assert (calibrated - expected).std() < 0.5 * (without - expected).std()
+
+
+@pytest.fixture(scope="module")
+def ternary_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    flags = [*TINY, "--quant", "ternary", "--N_iters", "150", "--qat_iters", "250", "--qat_lrate_scale", "1"]
+    flags += ["--i_weights", "100", "--netwidth", "64", "--basedir", folder, "--expname", "bit"]
+    assert run(run_nerf_qat, *flags) == 0
+    return folder / "bit", flags
+
+
+def test_a_whole_run_learns_and_its_file_is_what_was_trained(ternary_run):
+    folder, _ = ternary_run
+    models = json.loads((folder / "metrics.json").read_text())["models"]
+    assert models["ternary"]["psnr"] > 20
+    assert models["ternary"]["psnr"] == pytest.approx(models["fake_quant"]["psnr"], abs=0.1)
+    assert models["ternary"]["bytes"] < models["float32"]["bytes"] / 3  # most of so small a file is header and grid
+    metadata, tensors = read_model(folder / "model_ternary.safetensors")
+    assert metadata["precision"] == "ternary"
+    weights = {name: tensor for name, tensor in tensors.items() if name.endswith(".weight")}
+    assert all(tensor.dtype in (torch.uint8, torch.int8) for tensor in weights.values())
+
+
+def test_it_renders_from_the_file_alone(ternary_run, tmp_path):
+    folder, _ = ternary_run
+    moved = tmp_path / "alone.safetensors"
+    moved.write_bytes((folder / "model_ternary.safetensors").read_bytes())
+    flags = ["--render_only", "--model", moved, "--basedir", tmp_path, "--render_factor", "2"]
+    assert run(run_nerf_qat, *flags) == 0
+    assert (tmp_path / "nerf" / "renderonly_path_000000" / "video_rgb.mp4").stat().st_size > 1000
+
+
+def test_illegal_code_in_a_file_is_one_clear_line(ternary_run, tmp_path, capsys):
+    from checkpoints import digest
+
+    folder, _ = ternary_run
+    metadata, tensors = read_model(folder / "model_ternary.safetensors")
+    name = "network_fn.pts_linears.1.weight"
+    tensors[name][7] = 250
+    import safetensors.torch
+
+    metadata["sha256"] = digest([metadata, tensors])
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(safetensors.torch.save(tensors, {"nerf_qat": json.dumps(metadata)}))
+    fails_cleanly(
+        capsys, run_nerf_qat, "--render_only", "--model", path, says=("bad.safetensors", "pts_linears.1", "byte 250")
+    )
+
+
+def test_backends_that_cannot_run_it_say_so(ternary_run, capsys):
+    folder, _ = ternary_run
+    file = folder / "model_ternary.safetensors"
+    fails_cleanly(
+        capsys, run_nerf_qat, "--render_only", "--model", file, "--backend", "onnxruntime",
+        says=("onnxruntime does not execute ternary",),
+    )  # fmt: skip
+    fails_cleanly(capsys, run_nerf_qat, "--render_only", "--model", file, "--export_onnx", says=("takes an int8 file",))
+
+
+@pytest.mark.parametrize("quant", ["qat", "ternary"])
+def test_resume_while_rounding_is_bit_for_bit(tmp_path, quant):
+    flags = [*TINY, *SHORT, "--quant", quant, "--qat_iters", "20", "--basedir", tmp_path, "--ternary_ramp", "0.9"]
+    assert run(run_nerf_qat, *flags, "--expname", "whole") == 0
+    assert run(run_nerf_qat, *flags, "--expname", "parts") == 0
+    (tmp_path / "parts" / "000050.tar").unlink()
+    assert run(run_nerf_qat, *flags, "--expname", "parts") == 0  # from step 40, half way through the rounding
+    whole, parts = (load_newest(tmp_path / name)[1]["network_fn_state_dict"] for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_another_quantisation_does_not_resume(ternary_run, capsys):
+    _, flags = ternary_run
+    fails_cleanly(capsys, run_nerf_qat, *flags, "--quant", "qat", says=("--quant ternary", "choose another --expname"))
+
+
+def test_rendering_loads_on_any_backend(ternary_run):
+    folder, _ = ternary_run
+    for backend in ("reference", "torch"):
+        renderer, _, _ = load_renderer(folder / "model_ternary.safetensors", torch.device("cpu"), backend)
+        assert isinstance(renderer.field, TernaryField)
