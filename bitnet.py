@@ -13,6 +13,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from packing import pack_ternary
 from run_nerf_helpers import NeRF
 
 ACTIVATION_MAX = 127
@@ -138,27 +139,6 @@ def set_rounding(module: nn.Module, rounding: float) -> None:
 
 
 # ---------------------------------------------------------------------------------- to a file
-
-
-def pack_ternary(codes: torch.Tensor) -> torch.Tensor:
-    """Codes in {-1, 0, 1} of any shape as bytes, five to a byte in base 3 (1.6 bits each)."""
-    digits = codes.reshape(-1).to(torch.int64) + 1
-    digits = F.pad(digits, (0, -len(digits) % 5), value=1).view(-1, 5)
-    return (digits * _POWERS).sum(1).to(torch.uint8)
-
-
-def unpack_ternary(packed: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """int8 codes of `shape` from what `pack_ternary` made. Raises ValueError for an illegal byte."""
-    count = torch.Size(shape).numel()
-    if packed.dtype != torch.uint8 or packed.ndim != 1 or len(packed) != -(-count // 5):
-        raise ValueError(f"{packed.dtype} {tuple(packed.shape)}, expected {-(-count // 5)} bytes for {tuple(shape)}")
-    if len(packed) and int(packed.max()) >= 3**5:
-        raise ValueError(f"byte {int(packed.max())} is no five ternary digits")
-    digits = packed.to(torch.int64)[:, None] // _POWERS % 3 - 1
-    return digits.reshape(-1)[:count].to(torch.int8).view(shape)
-
-
-_POWERS = 3 ** torch.arange(5)
 
 
 def convert_bitnet(network: NeRF) -> dict[str, torch.Tensor]:

@@ -16,10 +16,12 @@ import torch
 
 from checkpoints import atomic_write, digest
 from errors import BadInput, BrokenFile, UserError
-from int8_model import Int8Field, Int8Network
+from int8_model import Int8Field, Int8Network, skeleton
 from model_metadata import FAR_AWAY, check_metadata
 from occupancy import OccupancyGrid
 from onnx_model import OnnxField
+from packing import pack_bits, unpack_bits
+from quantization import layer_inputs
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, networks_of
 from run_nerf_helpers import FieldConfig, RadianceField, make_field
 from scene import Cameras, check_poses
@@ -46,14 +48,21 @@ def save_int8_model(
     renderer: torch.nn.Module,
     tensors: dict[str, torch.Tensor],
     render_path: Cameras,
-    weight_bits: int,
+    weight_bits: dict[str, int],
     activation_bits: int,
 ) -> int:
     """Writes the int8 model of `tensors` (from `quantization.remap_state_dict`); returns its bytes.
 
+    weight_bits: by layer, its network's name in front; below 8 they are packed in the file.
     renderer: any renderer of the scene with this architecture; its own weights are not read.
     """
     precision = {"precision": "int8", "weight_bits": weight_bits, "activation_bits": activation_bits}
+    packed = {
+        f"{layer}.weight": pack_bits(tensors[f"{layer}.weight"], bits)
+        for layer, bits in weight_bits.items()
+        if bits < 8
+    }
+    tensors = tensors | packed
     return _save(path, renderer, render_path, tensors, precision)
 
 
@@ -155,6 +164,9 @@ def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) ->
         config = FieldConfig(**{**described, "skips": tuple(described["skips"])})
         prefix = f"{name}."
         state = {k.removeprefix(prefix): tensors.pop(k) for k in list(tensors) if k.startswith(prefix)}
+        if metadata["precision"] == "int8":
+            bits = {k.removeprefix(prefix): bits for k, bits in metadata["weight_bits"].items() if k.startswith(prefix)}
+            _unpack_weights(config, state, bits)
         fields[name] = _field(config, state, metadata, device, backend)
     rays = metadata["rays"]
     setup = RaySetup(**{**rays, "background": tuple(rays["background"])})
@@ -179,6 +191,20 @@ def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) ->
     if tensors:
         raise BrokenFile(f"unexpected tensor {next(iter(tensors))}")
     return renderer, cameras
+
+
+def _unpack_weights(config: FieldConfig, state: dict[str, torch.Tensor], weight_bits: dict[str, int]) -> None:
+    """Puts int8 weights in the place of packed ones."""
+    bare = skeleton(config)
+    if set(weight_bits) != set(layer_inputs(bare)):
+        raise BrokenFile(f"weight_bits names {sorted(weight_bits)[:3]}..., expected the layers of the network")
+    for layer, bits in weight_bits.items():
+        name = f"{layer}.weight"
+        if bits < 8 and name in state:
+            try:
+                state[name] = unpack_bits(state[name], bits, tuple(bare.get_submodule(layer).weight.shape))
+            except ValueError as error:
+                raise BrokenFile(f"int8 network: {name}: {error}") from error
 
 
 def _cameras(described: dict, c2w: torch.Tensor) -> Cameras:

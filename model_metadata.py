@@ -23,8 +23,11 @@ def check_metadata(metadata: dict) -> None:
     _keys("metadata", metadata, {"format", "version", "precision", "rays", "camera", "sampler", "fields"} | own)
     _one_of("metadata", metadata, "precision", ("float32", "int8", "ternary"))
     if precision == "int8":
-        for key in own:
-            _whole("metadata", metadata, key, 2, 8)
+        _whole("metadata", metadata, "activation_bits", 2, 8)
+        if not isinstance(metadata["weight_bits"], dict):
+            raise BrokenFile(f"metadata: weight_bits is {_short(metadata['weight_bits'])}, expected bits by layer")
+        for layer in metadata["weight_bits"]:
+            _whole("weight_bits", metadata["weight_bits"], layer, 2, 8)
     if precision == "ternary":
         _one_of("metadata", metadata, "ends", ("ternary", "int8", "float"))
     _check_rays(metadata["rays"])

@@ -216,6 +216,13 @@ def config_parser() -> configargparse.ArgumentParser:
     )
     add("--weight_bits", type=int, default=8, choices=range(2, 9), metavar="{2..8}", help="bits of a weight")
     add(
+        "--quant_bits",
+        nargs="+",
+        default=[],
+        metavar="LAYER=BITS",
+        help="other bits for the weights of single layers, such as pts_linears.0=8 rgb_linear=8",
+    )
+    add(
         "--activation_bits",
         type=int,
         default=8,

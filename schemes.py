@@ -12,8 +12,9 @@ import torch
 
 from batches import RayBatches, render_batch
 from bitnet import calibrate_norms, convert_bitnet, set_rounding, to_bitnet
+from errors import BadInput
 from model_file import save_int8_model, save_ternary_model
-from quantization import convert, fuse, prepare, remap_state_dict, set_state, synchronize_ranges
+from quantization import convert, fuse, layer_inputs, prepare, remap_state_dict, set_state, synchronize_ranges
 from rendering import networks_of
 from scene import Scene
 
@@ -25,10 +26,16 @@ class Int8Scheme:
 
     def __init__(self, args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module):
         self.args, self.scene, self.renderer = args, scene, renderer
+        self.weight_bits = {
+            f"{name}.{layer}": bits
+            for name, network in networks_of(renderer).items()
+            for layer, bits in layer_bits(network, args.weight_bits, args.quant_bits).items()
+        }
 
     def prepare(self) -> None:
-        for field in self.renderer.fields.values():
-            field.network = prepare(fuse(field.network), self.args.weight_bits, self.args.activation_bits)
+        for name, field in self.renderer.fields.items():
+            bits = {layer: self.weight_bits[f"{name}.{layer}"] for layer in layer_inputs(field.network)}
+            field.network = prepare(fuse(field.network), bits, self.args.activation_bits)
 
     def calibrate(self) -> None:
         """Sets every activation's range to the extremes of a few training batches."""
@@ -45,13 +52,17 @@ class Int8Scheme:
     def finish(self) -> None:
         set_state(self.renderer, observing=False, quantizing=True)
 
-    def save(self, path: Path) -> None:
-        """Converts every network of a prepared renderer and writes the file that renders alone."""
+    def save(self, path: Path) -> int:
+        """Converts every network of a prepared renderer and writes the file that renders alone; its bytes."""
         tensors: dict[str, torch.Tensor] = {}
         for name, network in networks_of(self.renderer).items():
             tensors |= remap_state_dict(convert(network), name)
-        bits = self.args.weight_bits, self.args.activation_bits
-        save_int8_model(path, self.renderer, tensors, self.scene.render_path, *bits)
+        bits = {
+            f"{name}.{layer}": network.get_submodule(layer).weight_fake_quant.bits
+            for name, network in networks_of(self.renderer).items()
+            for layer in layer_inputs(network)
+        }
+        return save_int8_model(path, self.renderer, tensors, self.scene.render_path, bits, self.args.activation_bits)
 
 
 class TernaryScheme:
@@ -81,16 +92,32 @@ class TernaryScheme:
     def finish(self) -> None:
         set_rounding(self.renderer, 1.0)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path) -> int:
         tensors = {
             f"{name}.{key}": value
             for name, network in networks_of(self.renderer).items()
             for key, value in convert_bitnet(network).items()
         }
-        save_ternary_model(path, self.renderer, tensors, self.scene.render_path, self.args.ternary_ends)
+        return save_ternary_model(path, self.renderer, tensors, self.scene.render_path, self.args.ternary_ends)
 
 
 SCHEMES = {"qat": Int8Scheme, "ptq": Int8Scheme, "ternary": TernaryScheme}
+
+
+def layer_bits(network: torch.nn.Module, default: int, given: list[str]) -> dict[str, int]:
+    """Bits of every layer's weights: `given` as LAYER=BITS, the others `default`.
+
+    Raises BadInput for a layer that the network does not have, or for bits outside [2, 8].
+    """
+    bits = dict.fromkeys(layer_inputs(network), default)
+    for entry in given:
+        layer, _, number = entry.partition("=")
+        if layer not in bits:
+            raise BadInput(f"--quant_bits {entry}: no layer {layer}; the layers are {' '.join(bits)}")
+        if number not in "2345678" or len(number) != 1:
+            raise BadInput(f"--quant_bits {entry}: bits are a whole number from 2 to 8, as in {layer}=4")
+        bits[layer] = int(number)
+    return bits
 
 
 def run_batches(args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module) -> None:

@@ -11,10 +11,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from bitnet import ACTIVATION_MAX, NORM_EPS, SMALLEST, layer_kinds, unpack_ternary
+from bitnet import ACTIVATION_MAX, NORM_EPS, SMALLEST, layer_kinds
 from errors import BrokenFile
 from int8_model import skeleton
 from model_metadata import check_tensors
+from packing import unpack_ternary
 from run_nerf_helpers import FieldConfig, RadianceField, iterate_chunks
 
 ROWS_IN_CACHE = 4096  # floats of 256 columns in and out, and their codes: what fits beside each other
@@ -95,7 +96,7 @@ class TernaryNetwork(nn.Module):
             if precision == "ternary":
                 shape = tuple(bare.get_submodule(name).weight.shape)
                 try:
-                    weight = unpack_ternary(weight.cpu(), shape).to(weight.device)
+                    weight = unpack_ternary(weight, shape)
                 except ValueError as error:
                     raise BrokenFile(f"ternary network: {name}.weight: {error}") from error
             self.layers[name.replace(".", "_")] = RowQuantizedLinear(tensors, weight, backend)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,14 +16,13 @@ from bitnet import (
     bit_layers,
     calibrate_norms,
     convert_bitnet,
-    pack_ternary,
     set_rounding,
     ternarize,
     to_bitnet,
-    unpack_ternary,
 )
-from checkpoints import load_newest
+from checkpoints import digest, load_newest
 from model_file import load_renderer, read_model
+from packing import pack_ternary, unpack_ternary
 from run_nerf_helpers import FieldConfig, NeRF, RadianceField, make_field
 from ternary_model import TernaryField, TernaryNetwork
 
@@ -174,14 +174,10 @@ def test_it_renders_from_the_file_alone(ternary_run, tmp_path):
 
 
 def test_illegal_code_in_a_file_is_one_clear_line(ternary_run, tmp_path, capsys):
-    from checkpoints import digest
-
     folder, _ = ternary_run
     metadata, tensors = read_model(folder / "model_ternary.safetensors")
     name = "network_fn.pts_linears.1.weight"
     tensors[name][7] = 250
-    import safetensors.torch
-
     metadata["sha256"] = digest([metadata, tensors])
     path = tmp_path / "bad.safetensors"
     path.write_bytes(safetensors.torch.save(tensors, {"nerf_qat": json.dumps(metadata)}))

@@ -15,10 +15,9 @@ from safetensors.torch import save
 from test_model_file import make
 from test_training import TINY
 
-import quantization as q
 from checkpoints import digest
 from errors import BrokenFile
-from model_file import load_renderer, read_model, save_int8_model
+from model_file import load_renderer, read_model
 from rendering import render_image
 from schemes import Int8Scheme
 
@@ -35,10 +34,10 @@ def good(tmp_path_factory):
     """An int8 file's bytes, where to write others, and its picture."""
     folder = tmp_path_factory.mktemp("hostile")
     args, scene, renderer = make(TINY, "--netdepth", "3", "--netwidth", "16", "--procedural_size", "12")
-    renderer.field.network = q.prepare(q.fuse(renderer.field.network))
-    Int8Scheme(args, scene, renderer).calibrate()
-    tensors = q.remap_state_dict(q.convert(renderer.field.network), "network_fn")
-    save_int8_model(folder / "good.safetensors", renderer, tensors, scene.render_path, 8, 8)
+    scheme = Int8Scheme(args, scene, renderer)
+    scheme.prepare()
+    scheme.calibrate()
+    scheme.save(folder / "good.safetensors")
     return folder, (folder / "good.safetensors").read_bytes(), picture(folder / "good.safetensors")
 
 
@@ -116,7 +115,7 @@ def test_hostile_writer(good, data):
         return
     # What loads is another model that is possible in itself: it must render to finite colours.
     got = render_image(renderer, cameras[0]).rgb if cameras.height * cameras.width < 10_000 else torch.zeros(1)
-    assert torch.isfinite(got).all() and got.min() >= 0 and got.max() <= 1
+    assert torch.isfinite(got).all() and got.min() >= 0 and got.max() <= 1 + 1e-5  # weights sum to 1 but for rounding
 
 
 def same_tensors(a: dict, b: dict) -> bool:

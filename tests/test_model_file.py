@@ -10,13 +10,12 @@ import torch
 from conftest import ROOT
 from test_training import HIERARCHICAL, TINY
 
-import quantization as q
 from errors import BrokenFile
 from experiment import load_scene, make_renderer
 from int8_model import expected_tensors
-from model_file import load_renderer, read_model, save_float_model, save_int8_model
+from model_file import load_renderer, read_model, save_float_model
 from options import config_parser
-from rendering import networks_of, render_image
+from rendering import render_image
 from run_nerf_helpers import NeRF_qat
 from schemes import Int8Scheme
 
@@ -37,14 +36,11 @@ def saved(request, tmp_path_factory):
     args, scene, renderer = make(VARIANTS[request.param])
     save_float_model(folder / "float.safetensors", renderer, scene.render_path)
     float_picture = render_image(renderer, scene.render_path[0])
-    for field in renderer.fields.values():
-        field.network = q.prepare(q.fuse(field.network))
-    Int8Scheme(args, scene, renderer).calibrate()
-    q.set_state(renderer, observing=False, quantizing=True)
-    tensors = {}
-    for name, network in networks_of(renderer).items():
-        tensors |= q.remap_state_dict(q.convert(network), name)
-    save_int8_model(folder / "int8.safetensors", renderer, tensors, scene.render_path, 8, 8)
+    scheme = Int8Scheme(args, scene, renderer)
+    scheme.prepare()
+    scheme.calibrate()
+    scheme.finish()
+    scheme.save(folder / "int8.safetensors")
     return folder, renderer, scene, float_picture
 
 
@@ -79,10 +75,10 @@ def test_dtypes_in_the_file_are_int8(saved):
 def test_full_size_int8_file_is_a_quarter_of_the_float_one(tmp_path):
     args, scene, renderer = make(TINY, "--netdepth", "8", "--netwidth", "256", "--multires", "10")
     big = save_float_model(tmp_path / "float.safetensors", renderer, scene.render_path)
-    renderer.field.network = q.prepare(q.fuse(renderer.field.network))
-    Int8Scheme(args, scene, renderer).calibrate()
-    tensors = q.remap_state_dict(q.convert(renderer.field.network), "network_fn")
-    small = save_int8_model(tmp_path / "int8.safetensors", renderer, tensors, scene.render_path, 8, 8)
+    scheme = Int8Scheme(args, scene, renderer)
+    scheme.prepare()
+    scheme.calibrate()
+    small = scheme.save(tmp_path / "int8.safetensors")
     assert big > 4 * 550_000 and small / big < 0.27
 
 
