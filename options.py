@@ -223,6 +223,11 @@ def config_parser() -> configargparse.ArgumentParser:
         help="other bits for the weights of single layers, such as pts_linears.0=8 rgb_linear=8",
     )
     add(
+        "--quant_budget",
+        type=positive(int),
+        help="bytes that the int8 file may have: bits are chosen layer by layer, by what each layer's rounding costs",
+    )
+    add(
         "--activation_bits",
         type=int,
         default=8,

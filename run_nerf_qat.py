@@ -71,6 +71,8 @@ def main(argv: list[str] | None = None) -> None:
             save_float_model(folder / "model_float32.safetensors", renderer, scene.render_path)
 
     # 2. The same network, rounding as its file will; what can be calibrated is, from a few batches.
+    if rounds:
+        scheme.load_state_dict(state["scheme"])
     scheme.prepare()
     if not rounds:
         scheme.calibrate()
@@ -104,7 +106,8 @@ def rounding_trainer(args: argparse.Namespace, scene: Scene, scheme, folder: Pat
     def after_step(step: int) -> None:
         scheme.after_step((step - first) / args.qat_iters)
 
-    return Trainer(args, scene, scheme.renderer, folder, schedule, scheme.phase, after_step)
+    extra_state = {"scheme": scheme.state_dict()}
+    return Trainer(args, scene, scheme.renderer, folder, schedule, scheme.phase, after_step, extra_state)
 
 
 def evaluate(

@@ -2,21 +2,28 @@
 
 A scheme takes a renderer with float networks and then, in this order: `prepare` puts rounding into
 the networks, `calibrate` sets what a few batches can tell, `after_step` is called during training,
-`finish` makes the networks what the file will be, and `save` writes it.
+`finish` makes the networks what the file will be, and `save` writes it. Its `state_dict` goes into
+checkpoints.
 """
 
 import argparse
+import tempfile
 from pathlib import Path
 
 import torch
 
+import distributed
 from batches import RayBatches, render_batch
 from bitnet import calibrate_norms, convert_bitnet, set_rounding, to_bitnet
 from errors import BadInput
+from mixed_precision import choose_bits, measure_costs, quantized_layers
 from model_file import save_int8_model, save_ternary_model
+from packing import packed_bytes
 from quantization import convert, fuse, layer_inputs, prepare, remap_state_dict, set_state, synchronize_ranges
 from rendering import networks_of
 from scene import Scene
+
+HEADER_SLACK = 256  # bytes by which a file's header may grow with the shapes of packed weights
 
 
 class Int8Scheme:
@@ -43,6 +50,35 @@ class Int8Scheme:
         run_batches(self.args, self.scene, self.renderer)
         synchronize_ranges(self.renderer)
         set_state(self.renderer, observing=True, quantizing=True)
+        if self.args.quant_budget:
+            self._fit_budget()
+
+    def _fit_budget(self) -> None:
+        """Gives every layer the bits that cost least in a file of `--quant_budget` bytes."""
+        batches = RayBatches(self.args, self.scene, next(self.renderer.buffers()).device)
+        drawn = [batches.draw(self.renderer, self.args.precrop_iters + 1) for _ in range(self.args.calibration_batches)]
+        layers = quantized_layers(self.renderer)
+        counts = {name: layer.weight.numel() for name, layer in layers.items()}
+
+        def choose() -> dict[str, int]:
+            with tempfile.TemporaryDirectory() as folder:
+                size = self.save(Path(folder) / "model.safetensors")
+            weights = sum(packed_bytes(counts[name], layer.weight_fake_quant.bits) for name, layer in layers.items())
+            fixed = size - weights + HEADER_SLACK
+            return choose_bits(measure_costs(self.renderer, drawn), counts, self.args.quant_budget, fixed)
+
+        self.weight_bits = distributed.from_main(choose)
+        for name, bits in self.weight_bits.items():
+            layers[name].weight_fake_quant.bits = bits
+        print("bits by layer: " + ", ".join(f"{name} {bits}" for name, bits in self.weight_bits.items()))
+
+    def state_dict(self) -> dict:
+        """What a checkpoint must know of the scheme beyond the networks."""
+        return {"weight_bits": self.weight_bits}
+
+    def load_state_dict(self, state: dict) -> None:
+        """To be called before `prepare`."""
+        self.weight_bits = state["weight_bits"]
 
     def after_step(self, done: float) -> None:
         """done: the share of this phase's steps that are; ranges freeze for the last of them."""
@@ -76,6 +112,12 @@ class TernaryScheme:
     def prepare(self) -> None:
         for field in self.renderer.fields.values():
             to_bitnet(field.network, self.args.ternary_ends)
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        pass
 
     def calibrate(self) -> None:
         """Gives norms the gains with which the float weights see inputs of the size they know."""

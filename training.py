@@ -62,7 +62,8 @@ class Trainer:
     """Trains a renderer from `step` on; everything that exact resume needs is in `state_dict`.
 
     phase: `float` or `qat`, kept in checkpoints and shown on the bar. after_step: called with the
-    number of each finished step, for what a phase adds (freezing observers, say).
+    number of each finished step, for what a phase adds (freezing observers, say). extra_state: goes
+    into checkpoints as it is.
     """
 
     def __init__(
@@ -74,9 +75,11 @@ class Trainer:
         schedule: Callable[[int], float],
         phase: str = "float",
         after_step: Callable[[int], None] | None = None,
+        extra_state: dict | None = None,
     ):
         self.args, self.scene, self.renderer, self.folder = args, scene, renderer, folder
         self.phase, self.schedule, self.after_step = phase, schedule, after_step
+        self.extra_state = extra_state or {}
         self.device = next(renderer.parameters()).device
         if args.compile:
             compile_fields(renderer)
@@ -312,6 +315,7 @@ class Trainer:
 
     def state_dict(self) -> dict:
         state = {"global_step": self.step, "phase": self.phase, "corner_rays": self.args.corner_rays}
+        state |= self.extra_state
         for name, network in networks_of(self.renderer).items():
             state[f"{name}_state_dict"] = network.state_dict()
         for name, optimizer in self.optimizers.items():
