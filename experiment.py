@@ -12,6 +12,7 @@ from errors import BadInput, BrokenFile
 from load_blender import load_blender_scene
 from load_llff import load_llff_scene
 from load_procedural import load_procedural_scene
+from load_tiny_nerf import load_tiny_nerf_scene
 from occupancy import OccupancyGrid
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, RenderLimits, networks_of
 from run_nerf_helpers import FieldConfig, NeRF, make_field
@@ -72,6 +73,10 @@ def load_scene(args: argparse.Namespace) -> Scene:
             near=args.near,
             far=args.far,
         )
+    elif kind == "tiny_nerf":
+        if args.random_bkgd or args.white_bkgd or (args.factor or 1) != 1:
+            raise BadInput("tiny_nerf images are 100x100 on black: leave out --white_bkgd, --random_bkgd and --factor")
+        scene = load_tiny_nerf_scene(args.datadir, near=args.near, far=args.far)
     else:
         factor = 8 if args.factor is None else args.factor
         if factor != int(factor):
@@ -113,6 +118,8 @@ def dataset_type(args: argparse.Namespace) -> str:
     if not args.datadir:
         return "procedural"
     folder = Path(args.datadir)
+    if folder.suffix == ".npz":
+        return "tiny_nerf"
     if (folder / "transforms_train.json").exists():
         return "blender"
     if (folder / "poses_bounds.npy").exists():

@@ -72,7 +72,7 @@ def load_blender_scene(
     K = pinhole(0.5 * width / math.tan(0.5 * angle), height, width)
     c2w = np.stack([pose for _, pose in frames])
     cameras = Cameras(torch.tensor(c2w), K.expand(len(c2w), 3, 3).clone(), height, width)
-    scene_near, scene_far, aabb, center, notes = _bounds(c2w)
+    scene_near, scene_far, aabb, center, notes = bounds_of_cameras(c2w)
     radius = float(np.median(np.linalg.norm(c2w[:, :, 3] - center, axis=-1)))
     path = orbit_path(radius, frames=40, target=center)
     return Scene(
@@ -122,7 +122,7 @@ def _read_transforms(path: Path) -> tuple[float, list[tuple[Path, np.ndarray]]]:
     return float(angle), frames
 
 
-def _bounds(c2w: np.ndarray) -> tuple[float, float, torch.Tensor, np.ndarray, list[str]]:
+def bounds_of_cameras(c2w: np.ndarray) -> tuple[float, float, torch.Tensor, np.ndarray, list[str]]:
     """near, far, box, the point looked at, and notes for the user, from where the cameras stand."""
     radius = float(np.median(np.linalg.norm(c2w[:, :, 3], axis=-1)))
     if abs(radius / STANDARD_RADIUS - 1) < 0.1:

@@ -57,7 +57,7 @@ def config_parser() -> configargparse.ArgumentParser:
     add(
         "--dataset_type",
         default="auto",
-        choices=["auto", "procedural", "blender", "llff", "deepvoxels", "LINEMOD"],
+        choices=["auto", "procedural", "blender", "llff", "tiny_nerf", "deepvoxels", "LINEMOD"],
         help="auto looks at what is in --datadir (deepvoxels and LINEMOD are named only to say so: not supported)",
     )
     add("--factor", type=positive(float), help="downsample images by this on each side (LLFF: 8 unless given)")
