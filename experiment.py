@@ -15,6 +15,7 @@ from load_procedural import load_procedural_scene
 from load_tiny_nerf import load_tiny_nerf_scene
 from occupancy import OccupancyGrid
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, RenderLimits, networks_of
+from run_log import check_wandb
 from run_nerf_helpers import FieldConfig, NeRF, make_field
 from scene import Scene
 
@@ -27,6 +28,7 @@ def prepare_device(args: argparse.Namespace) -> torch.device:
 
     Raises BadInput for a device that is not there, and for float16 on anything but CUDA.
     """
+    check_wandb(args.wandb)
     if args.threads > 0:
         torch.set_num_threads(args.threads)
     if distributed.launched() and args.device == "auto" and torch.cuda.is_available():

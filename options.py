@@ -286,6 +286,7 @@ def config_parser() -> configargparse.ArgumentParser:
     group = parser.add_argument_group("logging, in steps (0: never)")
     add = group.add_argument
     add("--i_print", type=int, default=100, help="scalars to TensorBoard")
+    add("--wandb", default="off", choices=["off", "online", "offline"], help="log to Weights & Biases too (an extra)")
     add("--i_img", type=int, default=500, help="pictures of a held-out view to TensorBoard")
     add("--i_weights", type=int, default=10000, help="checkpoint")
     add("--i_testset", type=int, default=50000, help="all test views, rendered and measured")

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from torch.profiler import record_function
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import distributed
@@ -26,6 +25,7 @@ from experiment import render_limits
 from optimizers import make_optimizers
 from progress import progress_bar
 from rendering import OccupancyRenderer, Rays, Rendering, networks_of, render_image
+from run_log import RunLog, gpu_watts
 from run_nerf_helpers import img2mse, mse2psnr
 from scene import Scene
 
@@ -195,7 +195,7 @@ class Trainer:
         if self.step >= last_step:
             return
         main = distributed.is_main()
-        writer = SummaryWriter(self.folder / "tensorboard", purge_step=self.step + 1) if main else None
+        log = RunLog(self.args, self.folder, self.step + 1) if main else None
         recent: list[torch.Tensor] = []
         with (
             _StopFlag() as stop,
@@ -224,14 +224,14 @@ class Trainer:
                     rays_per_second = window_rays / elapsed
                     bar.set_postfix_str(f"PSNR {psnr:.2f} dB, {rays_per_second / 1000:.1f}k rays/s")
                     if main and _due(self.step, self.args.i_print):
-                        self._log_scalars(writer, float(mean_mse), rays_per_second, batch)
+                        log.scalars(self._scalars(float(mean_mse), rays_per_second, batch), self.step)
                     recent, window_start, window_rays = [], time.perf_counter(), 0
-                self._periodic(writer, last_step)
+                self._periodic(log, last_step)
                 if self._stop_wanted or (distributed.world_size() == 1 and stop.requested):
                     self.save()
                     raise Interrupted(f"stopped at step {self.step}; saved, the same command resumes")
-        if writer:
-            writer.close()
+        if log:
+            log.close()
 
     def _fail_if_not_finite(self, mse: torch.Tensor) -> None:
         if not torch.isfinite(mse):
@@ -260,7 +260,7 @@ class Trainer:
                 "checkpoint is kept, lower --lrate, use --density_activation softplus or --precrop_iters 500"
             )
 
-    def _periodic(self, writer: SummaryWriter | None, last_step: int) -> None:
+    def _periodic(self, log: RunLog | None, last_step: int) -> None:
         args, step = self.args, self.step
         saves = _due(step, args.i_weights) or step == last_step
         if saves or step % CHECK_INTERVAL == 0:
@@ -272,11 +272,11 @@ class Trainer:
         video = _due(step, args.i_video) and step < last_step
         if distributed.is_main():
             if pictures:
-                self._log_pictures(writer)
+                log.pictures(self._pictures(), step)
             if test:
                 views = evaluate_views(self.renderer, self.scene, self.scene.splits["test"], render_limits(args))
                 write_views(views, self.folder / f"testset_{step:06d}")
-                writer.add_scalar("test/psnr", views.mean_psnr, step)
+                log.scalars({"test/psnr": views.mean_psnr}, step)
                 tqdm.write(f"step {step}: test PSNR {views.mean_psnr:.2f} dB over {len(views)} views")
             if video:
                 stem = self.folder / f"{args.expname}_spiral_{step:06d}"
@@ -284,27 +284,33 @@ class Trainer:
         if pictures or test or video:
             distributed.wait_for_main()
 
-    def _log_scalars(self, writer: SummaryWriter, mse: float, rays_per_second: float, batch: Batch) -> None:
-        writer.add_scalar("train/mse", mse, self.step)
-        writer.add_scalar("train/psnr", -10 * math.log10(mse), self.step)
-        writer.add_scalar("train/gradient_norm", float(self.gradient_norm), self.step)
-        writer.add_scalar("train/rays_per_second", rays_per_second, self.step)
+    def _scalars(self, mse: float, rays_per_second: float, batch: Batch) -> dict[str, float]:
+        values = {
+            "train/mse": mse,
+            "train/psnr": -10 * math.log10(mse),
+            "train/gradient_norm": float(self.gradient_norm),
+            "train/rays_per_second": rays_per_second,
+        }
         for name, optimizer in self.optimizers.items():
-            writer.add_scalar(f"train/learning_rate_{name}", optimizer.param_groups[0]["lr"], self.step)
+            values[f"train/learning_rate_{name}"] = optimizer.param_groups[0]["lr"]
         if batch.samples is not None:
-            writer.add_scalar("train/samples_per_ray", self.batches.samples_per_ray, self.step)
-            writer.add_scalar("grid/occupied", self.renderer.grid.occupied.float().mean(), self.step)
+            values["train/samples_per_ray"] = self.batches.samples_per_ray
+            values["grid/occupied"] = float(self.renderer.grid.occupied.float().mean())
+        watts = gpu_watts(self.device)
+        return values if watts is None else values | {"train/gpu_watts": watts}
 
-    def _log_pictures(self, writer: SummaryWriter) -> None:
+    def _pictures(self) -> dict[str, torch.Tensor]:
         """Render, depth, opacity and error of one held-out view."""
         view = (self.scene.splits["val"] or self.scene.splits["test"])[0]
         camera = self.scene.cameras[view].to(self.device)
         picture = render_image(self.renderer, camera, render_limits(self.args))
-        error = (picture.rgb.cpu() - self.scene.target(torch.tensor([view]))[0]).abs()
-        writer.add_image("view/rgb", picture.rgb.cpu().clamp(0, 1), self.step, dataformats="HWC")
-        writer.add_image("view/depth", colorize_depth(picture.depth, picture.opacity), self.step, dataformats="HWC")
-        writer.add_image("view/opacity", picture.opacity.cpu(), self.step, dataformats="HW")
-        writer.add_image("view/error", error, self.step, dataformats="HWC")
+        rgb, opacity = picture.rgb.cpu(), picture.opacity.cpu()
+        return {
+            "view/rgb": rgb.clamp(0, 1),
+            "view/depth": colorize_depth(picture.depth, picture.opacity),
+            "view/opacity": opacity.clamp(0, 1),
+            "view/error": (rgb - self.scene.target(torch.tensor([view]))[0]).abs().clamp(0, 1),
+        }
 
     # -------------------------------------------------------------------------------- checkpoints
 
