@@ -81,9 +81,9 @@ def main(argv: list[str] | None = None) -> None:
 
     # 3. Training goes on through the rounding.
     if args.quant != "ptq":
-        seconds, rays = trainer.seconds, trainer.rays
+        seconds, rays, curve = trainer.seconds, trainer.rays, trainer.curve
         trainer = rounding_trainer(args, scene, scheme, folder, float_steps)
-        trainer.step, trainer.seconds, trainer.rays = float_steps, seconds, rays
+        trainer.step, trainer.seconds, trainer.rays, trainer.curve = float_steps, seconds, rays, curve
         if rounds:
             load_networks(renderer, *found)
             trainer.load_state_dict(state)

@@ -90,6 +90,8 @@ class Trainer:
         distributed.copy_from_main([*self.parameters, *renderer.buffers()])
         self.base_rates = {name: o.param_groups[0]["lr"] for name, o in self.optimizers.items()}
         self.step, self.seconds, self.rays = 0, 0.0, 0
+        self.processes = distributed.world_size()
+        self.curve: list[tuple[int, float]] = []  # of training PSNR, at every --i_print
         self.gradient_norm = math.nan  # of the latest step that was to be logged or clipped
         self._stop_wanted = False
         self._last_mse = torch.zeros((), device=self.device)
@@ -223,6 +225,8 @@ class Trainer:
                     elapsed = time.perf_counter() - window_start
                     rays_per_second = window_rays / elapsed
                     bar.set_postfix_str(f"PSNR {psnr:.2f} dB, {rays_per_second / 1000:.1f}k rays/s")
+                    if _due(self.step, self.args.i_print):
+                        self.curve.append((self.step, round(psnr, 3)))
                     if main and _due(self.step, self.args.i_print):
                         log.scalars(self._scalars(float(mean_mse), rays_per_second, batch), self.step)
                     recent, window_start, window_rays = [], time.perf_counter(), 0
@@ -330,11 +334,19 @@ class Trainer:
             state["grid_state_dict"] = self.renderer.grid.state_dict()
         state["trainer"] = {"seconds": self.seconds, "rays": self.rays, "batches": self.batches.state_dict()}
         state["trainer"] |= {"scaler": self.scaler.state_dict(), "processes": distributed.world_size()}
+        state["trainer"] |= {"curve": self.curve}
         return state
 
     def summary(self) -> dict:
         """What `metrics.json` says of the training."""
-        return {"steps": self.step, "seconds": self.seconds, "rays": self.rays}
+        return {
+            "steps": self.step,
+            "seconds": self.seconds,
+            "rays": self.rays,
+            "processes": self.processes,
+            "seed": self.batches.seed,
+            "curve": self.curve,
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Goes on where `state` was saved: the next step is the one an unbroken run would take."""
@@ -353,6 +365,7 @@ class Trainer:
         self.step = state["global_step"]
         if "trainer" in state:  # nerf-pytorch's checkpoints have none
             self.seconds, self.rays = state["trainer"]["seconds"], state["trainer"]["rays"]
+            self.curve = [tuple(point) for point in state["trainer"].get("curve", [])]
             self.batches.load_state_dict(state["trainer"]["batches"])
             self.scaler.load_state_dict(state["trainer"].get("scaler", {}) if self.scaler.is_enabled() else {})
             before, now = state["trainer"].get("processes", 1), distributed.world_size()

@@ -9,7 +9,7 @@ from conftest import ROOT
 from options import config_parser
 
 README = (ROOT / "README.md").read_text()
-NOT_OURS = {"--logdir", "--check", "--rounds"}  # tensorboard's, benchmarks/tables.py's, benchmarks/render.py's
+NOT_OURS = {"--logdir", "--check", "--rounds", "--nproc_per_node"}  # of tensorboard, benchmarks and torchrun
 
 
 def test_tables_are_those_of_the_measurements():
