@@ -38,12 +38,40 @@ class _RoundRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: torch.Tensor) -> torch.Tensor:
-        step = x.abs().amax(-1, keepdim=True).clamp_min(SMALLEST).div_(ACTIVATION_MAX)
+        step = x.abs().amax(-1, keepdim=True).clamp_min_(SMALLEST).div_(ACTIVATION_MAX)
         return (x / step).round_().mul_(step)
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
         return gradient
+
+
+class _NormalizeAndRoundRows(torch.autograd.Function):
+    """RMSNorm (arXiv 1910.07467, eq. 4), then `_RoundRows`, in few passes over `x [P, N]`.
+
+    With r = 1 / rms(x) and gains g: y = round(r g x). The derivative is that of r g x:
+        dx = r (g dy - x r^2 / N * sum_j g_j dy_j x_j),  dg = sum over rows of r x dy.
+    """
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        precision = torch.promote_types(x.dtype, torch.float32)
+        size = torch.linalg.vector_norm(x, 2, -1, keepdim=True, dtype=precision)
+        inverse = (size.square_().div_(x.shape[-1]).add_(NORM_EPS)).rsqrt_()
+        ctx.save_for_backward(x, gain, inverse)
+        scaled = x * gain.to(x.dtype)
+        step = (scaled.abs().amax(-1, keepdim=True) * inverse).clamp_min_(SMALLEST).div_(ACTIVATION_MAX)
+        return scaled.mul_((inverse / step).to(x.dtype)).round_().mul_(step.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x, gain, inverse = ctx.saved_tensors
+        in_type = gain.to(x.dtype)
+        product = gradient * x
+        along = (product @ in_type)[:, None] * inverse**3 / x.shape[-1]
+        d_gain = (inverse.to(x.dtype).T @ product)[0]
+        d_x = (gradient * in_type).mul_(inverse.to(x.dtype)).addcmul_(x, along.to(x.dtype), value=-1)
+        return d_x, d_gain.to(gain.dtype)
 
 
 class BitLinear(nn.Linear):
@@ -70,11 +98,11 @@ class BitLinear(nn.Linear):
         return self.weight + self.rounding * difference
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.norm is not None:
-            x = F.rms_norm(x.float(), (self.in_features,), self.norm, NORM_EPS)
         if self.precision == "float":
+            x = x if self.norm is None else F.rms_norm(x, (self.in_features,), self.norm, NORM_EPS)
             return F.linear(x, self.weight, self.bias)
-        return F.linear(_RoundRows.apply(x), self.rounded_weight(), self.bias)
+        x = _RoundRows.apply(x) if self.norm is None else _NormalizeAndRoundRows.apply(x, self.norm)
+        return F.linear(x, self.rounded_weight(), self.bias)
 
 
 def layer_kinds(network: NeRF, ends: str) -> dict[str, tuple[str, bool]]:

@@ -63,7 +63,7 @@ class Int8Scheme:
         def choose() -> dict[str, int]:
             with tempfile.TemporaryDirectory() as folder:
                 size = self.save(Path(folder) / "model.safetensors")
-            weights = sum(packed_bytes(counts[name], layer.weight_fake_quant.bits) for name, layer in layers.items())
+            weights = sum(packed_bytes(counts[name], bits) for name, bits in self.weight_bits.items())
             fixed = size - weights + HEADER_SLACK
             return choose_bits(measure_costs(self.renderer, drawn), counts, self.args.quant_budget, fixed)
 
@@ -93,12 +93,8 @@ class Int8Scheme:
         tensors: dict[str, torch.Tensor] = {}
         for name, network in networks_of(self.renderer).items():
             tensors |= remap_state_dict(convert(network), name)
-        bits = {
-            f"{name}.{layer}": network.get_submodule(layer).weight_fake_quant.bits
-            for name, network in networks_of(self.renderer).items()
-            for layer in layer_inputs(network)
-        }
-        return save_int8_model(path, self.renderer, tensors, self.scene.render_path, bits, self.args.activation_bits)
+        bits = self.weight_bits, self.args.activation_bits
+        return save_int8_model(path, self.renderer, tensors, self.scene.render_path, *bits)
 
 
 class TernaryScheme:

@@ -5,6 +5,7 @@ import json
 import pytest
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from test_commands import SHORT, fails_cleanly, run
@@ -12,7 +13,9 @@ from test_training import TINY
 
 import run_nerf_qat
 from bitnet import (
+    NORM_EPS,
     BitLinear,
+    _NormalizeAndRoundRows,
     bit_layers,
     calibrate_norms,
     convert_bitnet,
@@ -59,6 +62,21 @@ def test_gradients_go_straight_through():
     torch.testing.assert_close(x.grad, (codes * scale).sum(0).expand(4, 6))
     step = x.detach().abs().amax(-1, keepdim=True) / 127
     torch.testing.assert_close(layer.weight.grad, ((x.detach() / step).round() * step).sum(0).expand(3, 6))
+
+
+def test_norm_and_its_gradient_are_rmsnorms():
+    torch.manual_seed(0)
+    x, gain = torch.randn(7, 32, dtype=torch.float64, requires_grad=True), torch.rand(32, dtype=torch.float64) + 0.5
+    gain.requires_grad_()
+    direction = torch.randn(7, 32, dtype=torch.float64)
+    expected = F.rms_norm(x, (32,), gain, NORM_EPS)
+    gradients = torch.autograd.grad(expected, (x, gain), direction)
+    rounded = _NormalizeAndRoundRows.apply(x, gain)
+    step = expected.abs().amax(-1, keepdim=True) / 127
+    assert ((rounded - expected).abs() <= 0.50001 * step).all()
+    assert torch.allclose((rounded / step).round(), rounded / step, atol=1e-4)
+    for actual, reference in zip(torch.autograd.grad(rounded, (x, gain), direction), gradients, strict=True):
+        torch.testing.assert_close(actual, reference, rtol=1e-5, atol=1e-6)
 
 
 def test_half_rounded_weights_lie_half_way():
