@@ -139,6 +139,49 @@ def memory_table(names: list[str]) -> str:
     return "\n".join(lines) + f"\n\nUnder a budget of {run['budget'] / 2**20:.0f} MiB, {machine(run['facts'])}\n"
 
 
+def runs_by_experiment(results: dict) -> dict[str, list[dict]]:
+    """The runs of benchmarks/experiments.py, seeds together."""
+    grouped: dict[str, list[dict]] = {}
+    for run in results["runs"]:
+        grouped.setdefault(run["experiment"], []).append(run)
+    return grouped
+
+
+def final_model(run: dict) -> dict:
+    """What a run was after: its quantised model if it has one, else the float one."""
+    models = run["models"]
+    return models.get("ternary") or models.get("int8") or models["float32"]
+
+
+def experiments_table(names: list[str]) -> str:
+    """benchmarks/experiments.py: mean and spread over seeds."""
+    results = load(names[0])
+    lines = [
+        "| experiment | test PSNR | seeds from to | SSIM | bytes | s/frame | minutes of training |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, runs in runs_by_experiment(results).items():
+        models = [final_model(run) for run in runs]
+        psnrs = [model["psnr"] for model in models]
+
+        def mean(values: list[float]) -> float:
+            return sum(values) / len(values)
+
+        lines.append(
+            f"| {name} | {mean(psnrs):.2f} | {len(runs)}: {min(psnrs):.2f} to {max(psnrs):.2f} | "
+            f"{mean([m['ssim'] for m in models]):.4f} | {mean([m['bytes'] for m in models]):,.0f} | "
+            f"{mean([m['seconds_per_frame'] for m in models]):.3f} | "
+            f"{mean([run['train']['seconds'] for run in runs]) / 60:.1f} |"
+        )
+    one = results["runs"][0]
+    size = one["models"]["float32"]
+    note = (
+        f"Means over seeds, {size['views']} test views of {size['width']}x{size['height']}; each as its file renders. "
+        f"{one['train']['steps']} steps each, {machine(results['facts'])}"
+    )
+    return "\n".join(lines) + f"\n\n{note}\n"
+
+
 MAKERS = {
     "results": results_table,
     "speed": speed_table,
@@ -147,13 +190,14 @@ MAKERS = {
     "steps": steps_table,
     "memory": memory_table,
     "field": field_table,
+    "experiments": experiments_table,
 }
 BLOCK = re.compile(rf"(<!-- ({'|'.join(MAKERS)}) ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> int:
     out_of_date = 0
-    for page in (ROOT / "README.md", ROOT / "docs" / "speed.md"):
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         old = page.read_text()
         new = BLOCK.sub(lambda m: m[1] + MAKERS[m[2]](m[3].split()) + m[4], old)
         out_of_date += new != old

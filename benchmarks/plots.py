@@ -1,0 +1,62 @@
+"""Draws docs/experiments_steps.png and docs/experiments_bytes.png from docs/results/experiments.json.
+
+python benchmarks/plots.py     (needs `pip install matplotlib`)
+"""
+
+import statistics
+import sys
+from pathlib import Path
+
+from tables import ROOT, final_model, load, runs_by_experiment
+
+try:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+except ImportError:
+    sys.exit("error: benchmarks/plots.py needs matplotlib; pip install matplotlib")
+
+
+def main() -> None:
+    runs = runs_by_experiment(load("experiments"))
+    steps_plot(runs, ROOT / "docs" / "experiments_steps.png")
+    bytes_plot(runs, ROOT / "docs" / "experiments_bytes.png")
+
+
+def steps_plot(runs: dict[str, list[dict]], path: Path) -> None:
+    """Training PSNR over steps, the mean of the seeds and the range between them."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for name, repeats in runs.items():
+        steps = [step for step, _ in repeats[0]["train"]["curve"]]
+        values = [[psnr for _, psnr in run["train"]["curve"]] for run in repeats]
+        (line,) = axes.plot(
+            steps, [statistics.mean(column) for column in zip(*values, strict=True)], label=name, lw=1.2
+        )
+        low, high = ([pick(column) for column in zip(*values, strict=True)] for pick in (min, max))
+        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, lw=0)
+    axes.set(xlabel="step", ylabel="training PSNR, dB", ylim=(18, None))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, ncols=2)
+    save(figure, path)
+
+
+def bytes_plot(runs: dict[str, list[dict]], path: Path) -> None:
+    """Test PSNR against the bytes of the file that renders it, every seed a point."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for name, repeats in runs.items():
+        models = [final_model(run) for run in repeats]
+        axes.scatter([m["bytes"] / 1000 for m in models], [m["psnr"] for m in models], label=name, s=22, alpha=0.8)
+    axes.set(xlabel="bytes on disk, kB", ylabel="test PSNR, dB", xscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8, ncols=2)
+    save(figure, path)
+
+
+def save(figure, path: Path) -> None:
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    print(f"wrote {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
