@@ -18,12 +18,12 @@ from model_metadata import check_tensors
 from packing import unpack_ternary
 from run_nerf_helpers import FieldConfig, RadianceField, iterate_chunks
 
-ROWS_IN_CACHE = 4096  # floats of 256 columns in and out, and their codes: what fits beside each other
+ROWS_IN_CACHE = 2048  # floats of 256 columns in and out, and their codes: what fits beside each other
 
 
 def _reference(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     weight = weight.to(torch.int32).t().contiguous()
-    return lambda codes: codes.to(torch.int32) @ weight
+    return lambda codes: (codes.to(torch.int32) @ weight).float()
 
 
 def _torch(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -39,7 +39,7 @@ def _onednn(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     ones, zeros = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int64)
 
     def run(codes: torch.Tensor) -> torch.Tensor:
-        codes = (codes + 128).to(torch.uint8)
+        codes = codes.add_(128).to(torch.uint8)
         return ops.qlinear_pointwise(
             codes, 1.0, 128, packed, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )  # fmt: skip
@@ -71,11 +71,12 @@ class RowQuantizedLinear(nn.Module):
             return F.linear(x, self.weight, self.bias)
         size = 1.0
         if self.norm is not None:
-            size = (x.square().mean(-1, keepdim=True) + NORM_EPS).rsqrt_()
+            length = torch.linalg.vector_norm(x, 2, -1, keepdim=True)
+            size = (length.square_().div_(x.shape[-1]).add_(NORM_EPS)).rsqrt_()
             x = x * self.norm
         step = (x.abs().amax(-1, keepdim=True) * size).clamp_min_(SMALLEST).div_(ACTIVATION_MAX)
         sums = self.product((x * (size / step)).round_())
-        return (sums * step).mul_(self.scale).add_(self.bias)
+        return torch.addcmul(self.bias, sums.mul_(self.scale), step)
 
 
 class TernaryNetwork(nn.Module):
