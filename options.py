@@ -248,6 +248,12 @@ def config_parser() -> configargparse.ArgumentParser:
         default=0.1,
         help="their first learning rate, relative to --lrate",
     )
+    add(
+        "--distill",
+        type=float,
+        default=0.0,
+        help="weight of a loss towards the float model at every sample, fading out; 0 for none (occupancy sampler)",
+    )
     add("--qat_freeze", type=float, default=0.75, help="share of these steps after which ranges are frozen")
     add(
         "--export_onnx",

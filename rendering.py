@@ -53,13 +53,16 @@ class Rays:
 class Rendering:
     """What a ray sees. rgb `[R, 3]` over the background; depth `[R]`, the expected distance along
     the unit ray given that it hit something (the far bound where it did not), world units;
-    opacity `[R]`; coarse_rgb `[R, 3]` where there is a coarse pass; queries: network rows spent."""
+    opacity `[R]`; coarse_rgb `[R, 3]` where there is a coarse pass; queries: network rows spent;
+    density `[P]`, sample_rgb `[P, 3]`: what the field said of the samples it was given, if it was."""
 
     rgb: torch.Tensor
     depth: torch.Tensor
     opacity: torch.Tensor
     coarse_rgb: torch.Tensor | None = None
     queries: int = 0
+    density: torch.Tensor | None = None
+    sample_rgb: torch.Tensor | None = None
 
 
 @dataclass
@@ -188,6 +191,15 @@ def query(
     return (density[:-extra], rgb[:-extra]) if extra else (density, rgb)
 
 
+def query_samples(
+    field: nn.Module, rays: Rays, samples: Samples, raw_noise: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A field at packed samples: density `[P]` and colour `[P, 3]`."""
+    of_samples = rays.take(samples.ray)
+    positions = of_samples.origins + samples.t[:, None] * of_samples.directions
+    return query(field, positions, of_samples.viewdirs, ROWS_TRAINING, raw_noise)
+
+
 # ------------------------------------------------------------------------------------ renderers
 
 
@@ -241,14 +253,12 @@ class OccupancyRenderer(nn.Module):
         noise = None
         if raw_noise_std > 0:
             noise = raw_noise_std * torch.randn(len(samples), device=samples.t.device, generator=generator)
-        of_samples = rays.take(samples.ray)
-        positions = of_samples.origins + samples.t[:, None] * of_samples.directions
-        density, rgb = query(self.field, positions, of_samples.viewdirs, ROWS_TRAINING, noise)
+        density, rgb = query_samples(self.field, rays, samples, noise)
         weights, leaving = packed_weights(density, samples, len(rays))
         color = _sum_per_ray(weights[:, None] * rgb, samples.ray, len(rays))
         t_sum = _sum_per_ray(weights.detach() * samples.t, samples.ray, len(rays))
         color, depth, opacity = _finish(color, t_sum, leaving, rays, self.setup, background)
-        return Rendering(color, depth, opacity, queries=len(samples))
+        return Rendering(color, depth, opacity, queries=len(samples), density=density, sample_rgb=rgb)
 
     def _render_front_to_back(self, rays: Rays, background: torch.Tensor | None) -> Rendering:
         """Evaluation: a few samples of every ray at a time, until it is opaque or out of samples."""

@@ -25,9 +25,8 @@ from experiment import (
 )
 from metrics import format_table, run_facts, write_metrics
 from model_file import save_float_model
-from optimizers import exponential_schedule
 from options import config_parser
-from training import Trainer
+from training import Trainer, float_phase
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.plot_cameras:
         return plot_cameras(folder / "cameras.png", scene) if distributed.is_main() else None
     renderer = make_renderer(args, scene, device)
-    trainer = Trainer(args, scene, renderer, folder, exponential_schedule(args))
+    trainer = Trainer(args, scene, renderer, folder, float_phase(args))
     start(trainer, args, folder)
 
     if not args.render_only:

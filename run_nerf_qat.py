@@ -13,6 +13,7 @@ import torch
 import distributed
 from camera_plot import plot_cameras
 from checkpoints import checkpoint_files, load_checkpoint
+from distillation import Distillation
 from errors import BadInput, exit_cleanly
 from evaluation import RenderedViews, evaluate_views, render_video, stage_table, write_strip, write_views
 from experiment import (
@@ -28,12 +29,14 @@ from int8_model import select_backend
 from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
 from model_file import load_renderer, save_float_model
 from onnx_model import export_onnx
-from optimizers import cosine_schedule, exponential_schedule
+from optimizers import cosine_schedule
 from options import config_parser
 from run_nerf_helpers import NeRF_qat
 from scene import Scene
 from schemes import SCHEMES
-from training import Trainer
+from training import Phase, Trainer, float_phase
+
+CPU = torch.device("cpu")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     device = prepare_device(args)
     if args.render_only:
         return render_only(args, device) if distributed.is_main() else None
+    if args.distill > 0 and args.sampler != "occupancy":
+        raise BadInput("--distill compares fields at the same samples, which only --sampler occupancy has")
     scene = load_scene(args)
     folder = make_run_folder(args)
     if args.plot_cameras:
@@ -55,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     phase = state.get("phase", "float") if found else None
     if phase not in (None, "float", scheme.phase):
         raise BadInput(f"{found[0]}: was trained with --quant {phase}, not {args.quant}; choose another --expname")
-    trainer = Trainer(args, scene, renderer, folder, exponential_schedule(args))
+    trainer = Trainer(args, scene, renderer, folder, float_phase(args))
     rounds = phase == scheme.phase
     if phase == "float":
         load_networks(renderer, *found)
@@ -82,12 +87,12 @@ def main(argv: list[str] | None = None) -> None:
     # 3. Training goes on through the rounding.
     if args.quant != "ptq":
         seconds, rays, curve = trainer.seconds, trainer.rays, trainer.curve
-        trainer = rounding_trainer(args, scene, scheme, folder, float_steps)
+        trainer = rounding_trainer(args, scene, scheme, folder, float_steps, device)
         trainer.step, trainer.seconds, trainer.rays, trainer.curve = float_steps, seconds, rays, curve
         if rounds:
             load_networks(renderer, *found)
             trainer.load_state_dict(state)
-            trainer.after_step(trainer.step)
+            trainer.phase.after_step(trainer.step)
             print(f"resuming from {found[0]} at step {trainer.step}, rounding to {scheme.name}")
         trainer.train(float_steps + args.qat_iters)
     distributed.leave()
@@ -99,15 +104,25 @@ def main(argv: list[str] | None = None) -> None:
     evaluate(args, scene, renderer, scheme.name, folder, trainer, device)
 
 
-def rounding_trainer(args: argparse.Namespace, scene: Scene, scheme, folder: Path, first: int) -> Trainer:
-    """A trainer for the `--qat_iters` steps after step `first`."""
-    schedule = cosine_schedule(args.qat_lrate_scale, first, args.qat_iters, args.lrate_warmup)
+def rounding_trainer(
+    args: argparse.Namespace, scene: Scene, scheme, folder: Path, first: int, device: torch.device
+) -> Trainer:
+    """A trainer for the `--qat_iters` steps after step `first`, taught by the float model if so wished."""
 
-    def after_step(step: int) -> None:
-        scheme.after_step((step - first) / args.qat_iters)
+    def done(step: int) -> float:
+        return (step - first) / args.qat_iters
 
-    extra_state = {"scheme": scheme.state_dict()}
-    return Trainer(args, scene, scheme.renderer, folder, schedule, scheme.phase, after_step, extra_state)
+    phase = Phase(
+        scheme.phase,
+        cosine_schedule(args.qat_lrate_scale, first, args.qat_iters, args.lrate_warmup),
+        after_step=lambda step: scheme.after_step(done(step)),
+        state={"scheme": scheme.state_dict()},
+    )
+    if args.distill > 0:
+        teacher = distributed.from_main(lambda: load_renderer(folder / "model_float32.safetensors", CPU)[0])
+        distillation = Distillation(teacher.to(device), args.distill)
+        phase.extra_loss = lambda batch, rendering, step: distillation.loss(batch, rendering, done(step))
+    return Trainer(args, scene, scheme.renderer, folder, phase)
 
 
 def evaluate(
@@ -161,7 +176,7 @@ def evaluate(
 
 def export(file: Path) -> dict[str, int]:
     """Writes an int8 file's field, or both, as ONNX beside it; returns bytes by file name."""
-    renderer, _, metadata = load_renderer(file, torch.device("cpu"))
+    renderer, _, metadata = load_renderer(file, CPU)
     if metadata["precision"] != "int8":
         raise BadInput(f"{file}: --export_onnx takes an int8 file, this one is {metadata['precision']}")
     sizes = export_onnx(renderer, file.with_suffix(".onnx"))

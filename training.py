@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from checkpoints import save_checkpoint
 from errors import BadInput, BrokenFile, Interrupted, TrainingFailed
 from evaluation import colorize_depth, evaluate_views, render_video, write_views
 from experiment import render_limits
-from optimizers import make_optimizers
+from optimizers import exponential_schedule, make_optimizers
 from progress import progress_bar
 from rendering import OccupancyRenderer, Rays, Rendering, networks_of, render_image
 from run_log import RunLog, gpu_watts
@@ -53,18 +54,31 @@ def compile_fields(renderer: torch.nn.Module, backend: str | Callable = "inducto
     torch._logging.set_logs(dynamo=logging.ERROR)  # else it warns that profiler marks do nothing
     if start_anew:
         torch._dynamo.reset()
-    for field in renderer.fields.values():
-        field.compile(backend=backend, fullgraph=True)
-        field.density = torch.compile(type(field).density.__get__(field), backend=backend, fullgraph=True)
+    for one in renderer.fields.values():
+        one.compile(backend=backend, fullgraph=True)
+        one.density = torch.compile(type(one).density.__get__(one), backend=backend, fullgraph=True)
+
+
+@dataclass
+class Phase:
+    """A part of the training. name: kept in checkpoints and shown on the bar. schedule: from step to
+    what learning rates are multiplied by. after_step: called with the number of each finished step.
+    extra_loss: added to the photometric one, from a batch, its picture and the step. state: goes
+    into checkpoints as it is."""
+
+    name: str
+    schedule: Callable[[int], float]
+    after_step: Callable[[int], None] = lambda step: None
+    extra_loss: Callable[[Batch, Rendering, int], torch.Tensor] | None = None
+    state: dict = field(default_factory=dict)
+
+
+def float_phase(args: argparse.Namespace) -> Phase:
+    return Phase("float", exponential_schedule(args))
 
 
 class Trainer:
-    """Trains a renderer from `step` on; everything that exact resume needs is in `state_dict`.
-
-    phase: `float` or `qat`, kept in checkpoints and shown on the bar. after_step: called with the
-    number of each finished step, for what a phase adds (freezing observers, say). extra_state: goes
-    into checkpoints as it is.
-    """
+    """Trains a renderer from `step` on; everything that exact resume needs is in `state_dict`."""
 
     def __init__(
         self,
@@ -72,14 +86,10 @@ class Trainer:
         scene: Scene,
         renderer: torch.nn.Module,
         folder: Path,
-        schedule: Callable[[int], float],
-        phase: str = "float",
-        after_step: Callable[[int], None] | None = None,
-        extra_state: dict | None = None,
+        phase: Phase,
     ):
         self.args, self.scene, self.renderer, self.folder = args, scene, renderer, folder
-        self.phase, self.schedule, self.after_step = phase, schedule, after_step
-        self.extra_state = extra_state or {}
+        self.phase = phase
         self.device = next(renderer.parameters()).device
         if args.compile:
             compile_fields(renderer)
@@ -120,6 +130,9 @@ class Trainer:
             loss = mse if rendering.coarse_rgb is None else mse + img2mse(rendering.coarse_rgb, batch.target) * share
             if self.args.empty_samples > 0 and batch.samples is not None:
                 loss = loss + EMPTY_SPACE_WEIGHT * self.empty_space_loss(batch.rays, noise)
+            if self.phase.extra_loss:
+                with self.autocast():
+                    loss = loss + share * self.phase.extra_loss(batch, rendering, self.step)
         with record_function("backward"):
             for optimizer in self.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
@@ -139,7 +152,7 @@ class Trainer:
     def _update(self) -> None:
         """One step of every optimiser with the gradients there are."""
         for name, optimizer in self.optimizers.items():
-            optimizer.param_groups[0]["lr"] = self.base_rates[name] * self.schedule(self.step)
+            optimizer.param_groups[0]["lr"] = self.base_rates[name] * self.phase.schedule(self.step)
             self.scaler.unscale_(optimizer)  # before they are measured or clipped
         if self.args.grad_clip > 0 or _due(self.step + 1, self.args.i_print):
             limit = self.args.grad_clip if self.args.grad_clip > 0 else math.inf
@@ -202,7 +215,7 @@ class Trainer:
         with (
             _StopFlag() as stop,
             progress_bar(
-                total=last_step, initial=self.step, desc=self.phase, unit="step", disable=None if main else True
+                total=last_step, initial=self.step, desc=self.phase.name, unit="step", disable=None if main else True
             ) as bar,
         ):
             window_start, window_rays = time.perf_counter(), 0
@@ -210,8 +223,7 @@ class Trainer:
                 started = time.perf_counter()
                 self._stop_wanted = stop.requested
                 mse, rendering, batch = self.train_step()
-                if self.after_step:
-                    self.after_step(self.step)
+                self.phase.after_step(self.step)
                 recent.append(mse)
                 self.rays += batch.total_rays
                 window_rays += batch.total_rays
@@ -324,8 +336,8 @@ class Trainer:
             save_checkpoint(self.folder / f"{self.step:06d}.tar", self.state_dict())
 
     def state_dict(self) -> dict:
-        state = {"global_step": self.step, "phase": self.phase, "corner_rays": self.args.corner_rays}
-        state |= self.extra_state
+        state = {"global_step": self.step, "phase": self.phase.name, "corner_rays": self.args.corner_rays}
+        state |= self.phase.state
         for name, network in networks_of(self.renderer).items():
             state[f"{name}_state_dict"] = network.state_dict()
         for name, optimizer in self.optimizers.items():

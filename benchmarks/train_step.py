@@ -18,12 +18,11 @@ import common
 import torch
 
 from experiment import load_scene, make_renderer, prepare_device
-from optimizers import exponential_schedule
 from options import config_parser
 from quantization import set_state
 from run_nerf_helpers import NeRF_qat
 from schemes import Int8Scheme
-from training import Trainer, compile_fields
+from training import Trainer, compile_fields, float_phase
 
 PARTS = ("batch", "forward", "backward", "update")  # as `Trainer.train_step` marks them
 STEPS = 20  # of one variant before it is the next one's turn
@@ -40,7 +39,7 @@ def main() -> None:
     scene = load_scene(args)
     renderer = make_renderer(args, scene, device, NeRF_qat)
     with tempfile.TemporaryDirectory() as work:
-        trainer = Trainer(args, scene, renderer, Path(work), exponential_schedule(args))
+        trainer = Trainer(args, scene, renderer, Path(work), float_phase(args))
         steps(trainer, options.warmup, device)
         quantizing = copy.deepcopy(renderer)
         scheme = Int8Scheme(args, scene, quantizing)
@@ -52,7 +51,7 @@ def main() -> None:
         models = {"qat": quantizing, "qat_frozen": frozen}
         models |= {f"{name}_compiled": copy.deepcopy(m) for name, m in {"float": renderer, **models}.items()}
         for name, model in models.items():
-            trainers[name] = Trainer(args, scene, model, Path(work), exponential_schedule(args))
+            trainers[name] = Trainer(args, scene, model, Path(work), float_phase(args))
             trainers[name].batches.load_state_dict(trainer.batches.state_dict())
         for name in models:
             if name.endswith("_compiled"):

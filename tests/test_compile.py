@@ -11,11 +11,10 @@ from conftest import ROOT
 from test_training import HIERARCHICAL, TINY
 
 from experiment import load_scene, make_renderer
-from optimizers import exponential_schedule
 from options import config_parser
 from quantization import fuse, prepare, set_state
 from run_nerf_helpers import NeRF_qat
-from training import Trainer, compile_fields
+from training import Trainer, compile_fields, float_phase
 
 
 class CountingBackend:
@@ -42,7 +41,7 @@ def make_trainer(tmp_path, flags: list[str], quantized: bool) -> Trainer:
         for field in renderer.fields.values():
             field.network = prepare(fuse(field.network))
         set_state(renderer, observing=True, quantizing=True)
-    return Trainer(args, scene, renderer, tmp_path, exponential_schedule(args))
+    return Trainer(args, scene, renderer, tmp_path, float_phase(args))
 
 
 def train(trainer: Trainer, steps: int) -> list[float]:

@@ -48,14 +48,13 @@ import sys, json, torch
 from pathlib import Path
 import distributed
 from experiment import load_scene, make_renderer, prepare_device
-from optimizers import exponential_schedule
 from options import config_parser
-from training import Trainer
+from training import Trainer, float_phase
 folder, *flags = sys.argv[1:]
 args = config_parser().parse_args(flags)
 device = prepare_device(args)
 scene = load_scene(args)
-trainer = Trainer(args, scene, make_renderer(args, scene, device), Path(folder), exponential_schedule(args))
+trainer = Trainer(args, scene, make_renderer(args, scene, device), Path(folder), float_phase(args))
 losses, rays = [], []
 for _ in range(20):
     mse, _, batch = trainer.train_step()

@@ -24,6 +24,7 @@ from training import (
     COLLAPSE_PATIENCE,
     LOOK_INTERVAL,
     Trainer,
+    float_phase,
 )
 
 TINY = [
@@ -50,7 +51,7 @@ def scene():
 def make_trainer(scene, folder: Path, flags: list[str], *more: str) -> Trainer:
     args = config_parser().parse_args([*flags, *more])
     renderer = make_renderer(args, scene, torch.device("cpu"))
-    return Trainer(args, scene, renderer, folder, exponential_schedule(args))
+    return Trainer(args, scene, renderer, folder, float_phase(args))
 
 
 def same(a, b) -> bool:
@@ -124,7 +125,7 @@ def test_kill_9_at_random_moments_then_bit_for_bit(tmp_path):
 
 def test_signal_saves_and_says_so(scene, tmp_path):
     trainer = make_trainer(scene, tmp_path, TINY)
-    trainer.after_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
+    trainer.phase.after_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
     with pytest.raises(Interrupted, match="step 5"):
         trainer.train(50)
     assert load_newest(tmp_path)[1]["global_step"] == 5
@@ -139,7 +140,7 @@ def test_non_finite_loss_stops_and_keeps_the_last_checkpoint(scene, tmp_path):
             with torch.no_grad():
                 trainer.renderer.field.network.rgb_linear.bias.fill_(float("nan"))
 
-    trainer.after_step = poison
+    trainer.phase.after_step = poison
     with pytest.raises(TrainingFailed, match="not finite"):
         trainer.train(100)
     step, state = load_newest(tmp_path)[1]["global_step"], load_newest(tmp_path)[1]
