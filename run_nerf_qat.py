@@ -99,7 +99,9 @@ def main(argv: list[str] | None = None) -> None:
     if not distributed.is_main():
         return
     scheme.finish()
-    scheme.save(folder / f"model_{scheme.name}.safetensors")
+    size = scheme.save(folder / f"model_{scheme.name}.safetensors")
+    if args.quant_budget and size > args.quant_budget:
+        print(f"note: the file has {size} bytes, more than --quant_budget {args.quant_budget}: the grid has grown")
 
     evaluate(args, scene, renderer, scheme.name, folder, trainer, device)
 

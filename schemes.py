@@ -20,10 +20,11 @@ from mixed_precision import choose_bits, measure_costs, quantized_layers
 from model_file import save_int8_model, save_ternary_model
 from packing import packed_bytes
 from quantization import convert, fuse, layer_inputs, prepare, remap_state_dict, set_state, synchronize_ranges
-from rendering import networks_of
+from rendering import OccupancyRenderer, networks_of
 from scene import Scene
 
 HEADER_SLACK = 256  # bytes by which a file's header may grow with the shapes of packed weights
+GRID_SLACK = 0.25  # share by which the packed occupancy grid may grow while training goes on
 
 
 class Int8Scheme:
@@ -64,7 +65,8 @@ class Int8Scheme:
             with tempfile.TemporaryDirectory() as folder:
                 size = self.save(Path(folder) / "model.safetensors")
             weights = sum(packed_bytes(counts[name], bits) for name, bits in self.weight_bits.items())
-            fixed = size - weights + HEADER_SLACK
+            grid = self.renderer.grid.pack().numel() if isinstance(self.renderer, OccupancyRenderer) else 0
+            fixed = size - weights + HEADER_SLACK + round(GRID_SLACK * grid)
             return choose_bits(measure_costs(self.renderer, drawn), counts, self.args.quant_budget, fixed)
 
         self.weight_bits = distributed.from_main(choose)
