@@ -99,7 +99,7 @@ class BitLinear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.precision == "float":
-            x = x if self.norm is None else F.rms_norm(x, (self.in_features,), self.norm, NORM_EPS)
+            x = x if self.norm is None else F.rms_norm(x, (self.in_features,), self.norm.to(x.dtype), NORM_EPS)
             return F.linear(x, self.weight, self.bias)
         x = _RoundRows.apply(x) if self.norm is None else _NormalizeAndRoundRows.apply(x, self.norm)
         return F.linear(x, self.rounded_weight(), self.bias)
