@@ -1,10 +1,11 @@
-"""BitNeRF: a NeRF with ternary weights and 8-bit activations, after BitNet b1.58 (arXiv 2402.17764).
+"""BitNeRF: a NeRF with ternary or 4-bit weights and 8-bit activations, after BitNet b1.58 (arXiv 2402.17764).
 
 A hidden layer normalises its input, rounds each row of it to int8 by the row's largest magnitude,
 and multiplies by weights that are -1, 0 or 1 times one scale a layer:
     W~ = clip(round(W / s), -1, 1),  s = mean |W|        (absmean, eq. 1 and 2 there)
     x~ = round(127 x / max |x|)                           (absmax, a scale of its own each row)
     y  = s max|x| / 127 * sum_i W~[o,i] x~[i] + b[o]
+With 4 bits, W~ is in [-7, 7] and s one number an output channel (`quantization.WeightFakeQuantize`).
 Gradients go straight through both roundings to latent float weights (Bengio et al. 2013). Batches
 and processes share no statistics, so nothing can drift apart when training is spread over several.
 """
@@ -13,24 +14,21 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from packing import pack_ternary
+from packing import pack_bits, pack_ternary
+from quantization import WeightFakeQuantize
 from run_nerf_helpers import NeRF
 
 ACTIVATION_MAX = 127
 SMALLEST = 1e-5  # of a scale: a row of zeros, or weights of zeros, stay zeros
 NORM_EPS = 1e-6
+BITS = {"int4": 4, "int8": 8}
+PACK = {"ternary": pack_ternary, "int4": lambda codes: pack_bits(codes, 4)}
 
 
 def ternarize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes in {-1, 0, 1} (still float), of the weights' shape, and their scale, a scalar."""
     scale = weight.abs().mean().clamp_min(SMALLEST)
     return (weight / scale).round().clamp(-1, 1), scale
-
-
-def to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes in [-127, 127] (still float) and scales `[out]`, for the first and last layers."""
-    scale = (weight.abs().amax(1) / 127).clamp_min(1e-12)
-    return (weight / scale[:, None]).round().clamp(-127, 127), scale
 
 
 class _RoundRows(torch.autograd.Function):
@@ -75,7 +73,7 @@ class _NormalizeAndRoundRows(torch.autograd.Function):
 
 
 class BitLinear(nn.Linear):
-    """A linear layer that rounds weights and input; `precision` is `ternary`, `int8` or `float`.
+    """A linear layer that rounds weights and input; `precision` is `ternary`, `int4`, `int8` or `float`.
 
     norm: an RMSNorm with learnt gains before it (arXiv 1910.07467); its gains are `norm [in]`.
     rounding: 1 rounds weights fully, 0 not at all; in between is a blend, for starting softly.
@@ -89,7 +87,9 @@ class BitLinear(nn.Linear):
 
     def codes(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The weights as integers (still float) and their scale, scalar or `[out]`."""
-        return ternarize(self.weight) if self.precision == "ternary" else to_int8(self.weight)
+        if self.precision == "ternary":
+            return ternarize(self.weight)
+        return WeightFakeQuantize(BITS[self.precision]).integers(self.weight)
 
     def rounded_weight(self) -> torch.Tensor:
         with torch.no_grad():
@@ -105,24 +105,24 @@ class BitLinear(nn.Linear):
         return F.linear(x, self.rounded_weight(), self.bias)
 
 
-def layer_kinds(network: NeRF, ends: str) -> dict[str, tuple[str, bool]]:
+def layer_kinds(network: NeRF, hidden: str, ends: str) -> dict[str, tuple[str, bool]]:
     """For each linear layer that is used, by name: its precision, and whether it has a norm.
 
-    Hidden layers are ternary and normalised. The first layer and the heads get precision `ends`
-    and no norm: encodings are bounded as they are, and a density needs its magnitude.
+    Hidden layers have precision `hidden` and are normalised. The first layer and the heads get
+    precision `ends` and no norm: encodings are bounded as they are, a density needs its magnitude.
     """
     heads = ["alpha_linear", "rgb_linear"] if network.use_viewdirs else ["output_linear"]
-    hidden = [f"pts_linears.{i}" for i in range(1, network.D)]
-    hidden += ["feature_linear", "views_linears.0"] if network.use_viewdirs else []
-    return {name: (ends, False) for name in ["pts_linears.0", *heads]} | {name: ("ternary", True) for name in hidden}
+    middle = [f"pts_linears.{i}" for i in range(1, network.D)]
+    middle += ["feature_linear", "views_linears.0"] if network.use_viewdirs else []
+    return {name: (ends, False) for name in ["pts_linears.0", *heads]} | {name: (hidden, True) for name in middle}
 
 
-def to_bitnet(network: NeRF, ends: str = "int8") -> NeRF:
+def to_bitnet(network: NeRF, hidden: str = "ternary", ends: str = "int8") -> NeRF:
     """Replaces a NeRF's linear layers by BitLinear ones in place, its weights as the latent ones.
 
     The function is not kept: norms are new, their gains ones. See `calibrate_norms`.
     """
-    for name, (precision, norm) in layer_kinds(network, ends).items():
+    for name, (precision, norm) in layer_kinds(network, hidden, ends).items():
         old = network.get_submodule(name)
         new = BitLinear(old.in_features, old.out_features, precision, norm).to(old.weight.device)
         new.weight, new.bias = old.weight, old.bias
@@ -169,11 +169,12 @@ def set_rounding(module: nn.Module, rounding: float) -> None:
 # ---------------------------------------------------------------------------------- to a file
 
 
+@torch.no_grad()
 def convert_bitnet(network: NeRF) -> dict[str, torch.Tensor]:
     """A BitNeRF as the tensors of its file; no float copy of a rounded weight.
 
-    Ternary layers: `weight` uint8, packed; `scale` float32, scalar. Int8 layers: int8 `[out, in]`
-    and `[out]`. Float layers: float32 `weight` and no scale. All: `bias`, and `norm` where there
+    Ternary layers: `weight` uint8, packed; `scale` float32, scalar. Int4: packed and `[out]`. Int8:
+    int8 `[out, in]` and `[out]`. Float layers: float32 `weight` and no scale. All: `bias`, and `norm` where there
     is one.
     """
     state: dict[str, torch.Tensor] = {}
@@ -184,7 +185,8 @@ def convert_bitnet(network: NeRF) -> dict[str, torch.Tensor]:
             state[f"{name}.weight"] = layer.weight.float()
         else:
             codes, scale = layer.codes()
-            state[f"{name}.weight"] = pack_ternary(codes) if layer.precision == "ternary" else codes.to(torch.int8)
+            pack = PACK.get(layer.precision, lambda codes: codes.to(torch.int8))
+            state[f"{name}.weight"] = pack(codes)
             state[f"{name}.scale"] = scale.float()
         state[f"{name}.bias"] = layer.bias.float()
         if layer.norm is not None:

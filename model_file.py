@@ -1,4 +1,4 @@
-"""`model_int8.safetensors`, `model_ternary.safetensors`, `model_float32.safetensors`: each renders alone.
+"""`model_int8.safetensors`, `model_ternary.safetensors` and the like: one file that renders alone.
 
 Tensors: those of each network under `network_fn.` (and `network_fine.`), the occupancy grid as
 `occupancy` (uint8: one bit a cell, DEFLATEd), the video path as `render_path` (float32
@@ -14,6 +14,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from bitnet_model import PRODUCTS, BitField, BitNetwork
 from checkpoints import atomic_write, digest
 from errors import BadInput, BrokenFile, UserError
 from int8_model import Int8Field, Int8Network, skeleton
@@ -25,9 +26,9 @@ from quantization import layer_inputs
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, networks_of
 from run_nerf_helpers import FieldConfig, RadianceField, make_field
 from scene import Cameras, check_poses
-from ternary_model import PRODUCTS, TernaryField, TernaryNetwork
 
 FORMAT, VERSION = "nerf-qat", 1
+HIDDEN = {"ternary": "ternary", "w4a8": "int4"}  # precision of a BitNeRF's file to that of its hidden layers
 
 
 # ------------------------------------------------------------------------------------------ saving
@@ -66,12 +67,20 @@ def save_int8_model(
     return _save(path, renderer, render_path, tensors, precision)
 
 
-def save_ternary_model(
-    path: Path, renderer: torch.nn.Module, tensors: dict[str, torch.Tensor], render_path: Cameras, ends: str
+def save_bitnet_model(
+    path: Path,
+    renderer: torch.nn.Module,
+    tensors: dict[str, torch.Tensor],
+    render_path: Cameras,
+    precision: str,
+    ends: str,
 ) -> int:
-    """Writes the ternary model of `tensors` (from `bitnet.convert_bitnet`, names with their network
-    in front); returns its bytes. ends: the precision of the first layer and the heads."""
-    return _save(path, renderer, render_path, tensors, {"precision": "ternary", "ends": ends})
+    """Writes the BitNeRF of `tensors` (from `bitnet.convert_bitnet`, names with their network in
+    front); returns its bytes.
+
+    precision: a key of HIDDEN. ends: the precision of the first layer and the heads.
+    """
+    return _save(path, renderer, render_path, tensors, {"precision": precision, "ends": ends})
 
 
 def _save(path: Path, renderer, render_path: Cameras, tensors: dict, precision: dict) -> int:
@@ -225,10 +234,11 @@ def _field(
         field.network.load_state_dict(state)
         return field.to(device)
     state = {key: value.to(device) for key, value in state.items()}
-    if metadata["precision"] == "ternary":
+    if metadata["precision"] in HIDDEN:
         if backend not in PRODUCTS:
-            raise BadInput(f"--backend {backend} does not execute ternary networks; use auto, reference or torch")
-        return TernaryField(config, TernaryNetwork(config, state, metadata["ends"], backend)).to(device)
+            raise BadInput(f"--backend {backend} does not execute BitNeRFs; use auto, reference or torch")
+        network = BitNetwork(config, state, HIDDEN[metadata["precision"]], metadata["ends"], backend)
+        return BitField(config, network).to(device)
     network = Int8Network(config, state, metadata["activation_bits"], "reference").to(device)
     if backend == "onnxruntime":
         return OnnxField(RadianceField(config, network))

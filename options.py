@@ -199,20 +199,20 @@ def config_parser() -> configargparse.ArgumentParser:
     add(
         "--quant",
         default="qat",
-        choices=["qat", "ptq", "ternary"],
-        help="train int8 with fake quantisation, or only calibrate it, or train ternary weights (BitNeRF)",
+        choices=["qat", "ptq", "w4a8", "ternary"],
+        help="int8 trained with fake quantisation, or only calibrated; BitNeRF with 4-bit or with ternary weights",
     )
     add(
-        "--ternary_ends",
+        "--bit_ends",
         default="int8",
-        choices=["int8", "float", "ternary"],
-        help="ternary: precision of the first layer and of the two heads",
+        choices=["int8", "int4", "float", "ternary"],
+        help="w4a8, ternary: precision of the first layer and of the two heads",
     )
     add(
-        "--ternary_ramp",
+        "--bit_ramp",
         type=float,
         default=0.0,
-        help="ternary: share of the steps over which the weights' rounding grows from none to full",
+        help="w4a8, ternary: share of the steps over which the weights' rounding grows from none to full",
     )
     add("--weight_bits", type=int, default=8, choices=range(2, 9), metavar="{2..8}", help="bits of a weight")
     add(
@@ -265,7 +265,7 @@ def config_parser() -> configargparse.ArgumentParser:
         "--backend",
         default="auto",
         choices=["auto", "torch", "reference", "onednn", "onnxruntime", "triton"],
-        help="what executes integers; ternary files know auto, torch, reference and onednn",
+        help="what executes integers; w4a8 and ternary files know auto, torch, reference and onednn",
     )
 
     group = parser.add_argument_group("rendering and evaluation")

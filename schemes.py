@@ -17,7 +17,7 @@ from batches import RayBatches, render_batch
 from bitnet import calibrate_norms, convert_bitnet, set_rounding, to_bitnet
 from errors import BadInput
 from mixed_precision import choose_bits, measure_costs, quantized_layers
-from model_file import save_int8_model, save_ternary_model
+from model_file import HIDDEN, save_bitnet_model, save_int8_model
 from packing import packed_bytes
 from quantization import convert, fuse, layer_inputs, prepare, remap_state_dict, set_state, synchronize_ranges
 from rendering import OccupancyRenderer, networks_of
@@ -102,14 +102,14 @@ class Int8Scheme:
 class TernaryScheme:
     """BitNeRF: ternary weights, 8-bit activations by row (`bitnet.py`)."""
 
-    name, phase = "ternary", "ternary"
+    name = phase = "ternary"
 
     def __init__(self, args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module):
         self.args, self.scene, self.renderer = args, scene, renderer
 
     def prepare(self) -> None:
         for field in self.renderer.fields.values():
-            to_bitnet(field.network, self.args.ternary_ends)
+            to_bitnet(field.network, HIDDEN[self.name], self.args.bit_ends)
 
     def state_dict(self) -> dict:
         return {}
@@ -126,7 +126,7 @@ class TernaryScheme:
 
     def after_step(self, done: float) -> None:
         """done: the share of this phase's steps that are; rounding grows over the first of them."""
-        ramp = self.args.ternary_ramp
+        ramp = self.args.bit_ramp
         set_rounding(self.renderer, 1.0 if done >= ramp else done / ramp)
 
     def finish(self) -> None:
@@ -138,10 +138,16 @@ class TernaryScheme:
             for name, network in networks_of(self.renderer).items()
             for key, value in convert_bitnet(network).items()
         }
-        return save_ternary_model(path, self.renderer, tensors, self.scene.render_path, self.args.ternary_ends)
+        return save_bitnet_model(path, self.renderer, tensors, self.scene.render_path, self.name, self.args.bit_ends)
 
 
-SCHEMES = {"qat": Int8Scheme, "ptq": Int8Scheme, "ternary": TernaryScheme}
+class W4A8Scheme(TernaryScheme):
+    """The same with 4-bit weights: the step between int8 and ternary."""
+
+    name = phase = "w4a8"
+
+
+SCHEMES = {"qat": Int8Scheme, "ptq": Int8Scheme, "w4a8": W4A8Scheme, "ternary": TernaryScheme}
 
 
 def layer_bits(network: torch.nn.Module, default: int, given: list[str]) -> dict[str, int]:

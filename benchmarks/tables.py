@@ -150,7 +150,7 @@ def runs_by_experiment(results: dict) -> dict[str, list[dict]]:
 def final_model(run: dict) -> dict:
     """What a run was after: its quantised model if it has one, else the float one."""
     models = run["models"]
-    return models.get("ternary") or models.get("int8") or models["float32"]
+    return next(models[name] for name in ("ternary", "w4a8", "int8", "float32") if name in models)
 
 
 def experiments_table(names: list[str]) -> str:

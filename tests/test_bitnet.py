@@ -23,11 +23,11 @@ from bitnet import (
     ternarize,
     to_bitnet,
 )
+from bitnet_model import BitField, BitNetwork
 from checkpoints import digest, load_newest
 from model_file import load_renderer, read_model
 from packing import pack_ternary, unpack_ternary
 from run_nerf_helpers import FieldConfig, NeRF, RadianceField, make_field
-from ternary_model import TernaryField, TernaryNetwork
 
 SMALL = FieldConfig(depth=6, width=32, multires=4, multires_views=2)
 NO_VIEWS = FieldConfig(depth=3, width=24, skips=(1,), use_viewdirs=False, multires=3)
@@ -107,10 +107,10 @@ def test_an_illegal_code_is_refused():
         unpack_ternary(packed, (11,))
 
 
-def random_bitnet(config: FieldConfig, ends: str) -> RadianceField:
+def random_bitnet(config: FieldConfig, hidden: str, ends: str) -> RadianceField:
     torch.manual_seed(0)
     field = make_field(config)
-    to_bitnet(field.network, ends)
+    to_bitnet(field.network, hidden, ends)
     for layer in bit_layers(field):
         if layer.norm is not None:
             torch.nn.init.uniform_(layer.norm, 0.5, 2)
@@ -123,16 +123,19 @@ def points(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return 2 * torch.rand(count, 3, generator=generator) - 1, directions
 
 
-@pytest.mark.parametrize("ends", ["int8", "float", "ternary"])
+@pytest.mark.parametrize(
+    "hidden, ends",
+    [("ternary", "int8"), ("ternary", "float"), ("ternary", "ternary"), ("int4", "int8"), ("int4", "int4")],
+)
 @pytest.mark.parametrize("config", [SMALL, NO_VIEWS], ids=["views", "no views"])
-def test_file_tensors_compute_what_was_trained(config, ends):
-    field, (positions, directions) = random_bitnet(config, ends), points(5000)
+def test_file_tensors_compute_what_was_trained(config, hidden, ends):
+    field, (positions, directions) = random_bitnet(config, hidden, ends), points(5000)
     state = convert_bitnet(field.network)
     with torch.no_grad():
         trained = field(positions, directions)
     executed = {}
     for backend in ("reference", "torch", "onednn"):
-        executed[backend] = TernaryField(config, TernaryNetwork(config, state, ends, backend))(positions, directions)
+        executed[backend] = BitField(config, BitNetwork(config, state, hidden, ends, backend))(positions, directions)
     for backend in ("torch", "onednn"):  # the integers are the same, and floats are taken in one order
         for value, expected in zip(executed[backend], executed["reference"], strict=True):
             torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
@@ -149,7 +152,7 @@ def test_calibrated_norms_keep_the_network_near_its_float_self():
     x = torch.randn(256, 42)
     with torch.no_grad():
         expected = network(x)
-        to_bitnet(network, "float")
+        to_bitnet(network, "float", "float")
         set_rounding(network, 0.0)
         without = network(x)
         with calibrate_norms(network):
@@ -182,6 +185,17 @@ def test_a_whole_run_learns_and_its_file_is_what_was_trained(ternary_run):
     assert all(tensor.dtype in (torch.uint8, torch.int8) for tensor in weights.values())
 
 
+def test_a_run_with_four_bits(tmp_path):
+    flags = [*TINY, *SHORT, "--quant", "w4a8", "--netwidth", "64", "--basedir", tmp_path, "--expname", "four"]
+    assert run(run_nerf_qat, *flags) == 0
+    models = json.loads((tmp_path / "four" / "metrics.json").read_text())["models"]
+    assert models["w4a8"]["psnr"] == pytest.approx(models["fake_quant"]["psnr"], abs=0.1)
+    metadata, tensors = read_model(tmp_path / "four" / "model_w4a8.safetensors")
+    assert metadata["precision"] == "w4a8"
+    assert tensors["network_fn.pts_linears.1.weight"].shape == (64 * 64 // 2,)
+    assert run(run_nerf_qat, *flags, "--render_only", "--render_test") == 0
+
+
 def test_it_renders_from_the_file_alone(ternary_run, tmp_path):
     folder, _ = ternary_run
     moved = tmp_path / "alone.safetensors"
@@ -209,12 +223,12 @@ def test_backends_that_cannot_run_it_say_so(ternary_run, capsys):
     file = folder / "model_ternary.safetensors"
     fails_cleanly(
         capsys, run_nerf_qat, "--render_only", "--model", file, "--backend", "onnxruntime",
-        says=("onnxruntime does not execute ternary",),
+        says=("onnxruntime does not execute BitNeRFs",),
     )  # fmt: skip
     fails_cleanly(capsys, run_nerf_qat, "--render_only", "--model", file, "--export_onnx", says=("takes an int8 file",))
 
 
-@pytest.mark.parametrize("flags", [["qat"], ["ternary", "--ternary_ramp", "0.9", "--distill", "1"]])
+@pytest.mark.parametrize("flags", [["qat"], ["ternary", "--bit_ramp", "0.9", "--distill", "1"]])
 def test_resume_while_rounding_is_bit_for_bit(tmp_path, flags):
     flags = [*TINY, *SHORT, "--quant", *flags, "--qat_iters", "20", "--basedir", tmp_path]
     assert run(run_nerf_qat, *flags, "--expname", "whole") == 0
@@ -234,4 +248,4 @@ def test_rendering_loads_on_any_backend(ternary_run):
     folder, _ = ternary_run
     for backend in ("reference", "torch"):
         renderer, _, _ = load_renderer(folder / "model_ternary.safetensors", torch.device("cpu"), backend)
-        assert isinstance(renderer.field, TernaryField)
+        assert isinstance(renderer.field, BitField)

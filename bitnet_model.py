@@ -15,7 +15,7 @@ from bitnet import ACTIVATION_MAX, NORM_EPS, SMALLEST, layer_kinds
 from errors import BrokenFile
 from int8_model import skeleton
 from model_metadata import check_tensors
-from packing import unpack_ternary
+from packing import packed_bytes, unpack_bits, unpack_ternary
 from run_nerf_helpers import FieldConfig, RadianceField, iterate_chunks
 
 ROWS_IN_CACHE = 2048  # floats of 256 columns in and out, and their codes: what fits beside each other
@@ -47,6 +47,7 @@ def _onednn(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     return run
 
 
+UNPACK = {"ternary": unpack_ternary, "int4": lambda packed, shape: unpack_bits(packed, 4, shape)}
 PRODUCTS = {"reference": _reference, "torch": _torch, "onednn": _onednn}
 
 
@@ -79,27 +80,28 @@ class RowQuantizedLinear(nn.Module):
         return torch.addcmul(self.bias, sums.mul_(self.scale), step)
 
 
-class TernaryNetwork(nn.Module):
+class BitNetwork(nn.Module):
     """A whole BitNeRF, with NeRF's interface: encoded `[P, C]` floats to raw `[P, 4]`."""
 
-    def __init__(self, config: FieldConfig, state: dict[str, torch.Tensor], ends: str, backend: str = "reference"):
+    def __init__(
+        self, config: FieldConfig, state: dict[str, torch.Tensor], hidden: str, ends: str, backend: str = "reference"
+    ):
         """state: what `expected_tensors` describes. Raises BrokenFile where it is anything else."""
         super().__init__()
-        check_tensors("ternary network", state, expected_tensors(config, ends))
+        check_tensors("BitNeRF", state, expected_tensors(config, hidden, ends))
         self.config = config
         self.skips = tuple(i for i in config.skips if i < config.depth - 1)
         self.layers = nn.ModuleDict()
         bare = skeleton(config)
-        for name, (precision, _) in layer_kinds(bare, ends).items():
+        for name, (precision, _) in layer_kinds(bare, hidden, ends).items():
             prefix = f"{name}."
             tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             weight = tensors["weight"]
-            if precision == "ternary":
-                shape = tuple(bare.get_submodule(name).weight.shape)
+            if precision in UNPACK:
                 try:
-                    weight = unpack_ternary(weight, shape)
+                    weight = UNPACK[precision](weight, tuple(bare.get_submodule(name).weight.shape))
                 except ValueError as error:
-                    raise BrokenFile(f"ternary network: {name}.weight: {error}") from error
+                    raise BrokenFile(f"BitNeRF: {name}.weight: {error}") from error
             self.layers[name.replace(".", "_")] = RowQuantizedLinear(tensors, weight, backend)
 
     def trunk(self, pts: torch.Tensor) -> torch.Tensor:
@@ -127,12 +129,12 @@ class TernaryNetwork(nn.Module):
         return torch.cat([self.layers["rgb_linear"](h), alpha], -1)
 
 
-class TernaryField(RadianceField):
-    """A `RadianceField` over a TernaryNetwork, so many rows at a time as stay in cache."""
+class BitField(RadianceField):
+    """A `RadianceField` over a BitNetwork, so many rows at a time as stay in cache."""
 
     def forward(self, positions: torch.Tensor, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         rows = ROWS_IN_CACHE if positions.device.type == "cpu" else max(1, len(positions))
-        parts = [super(TernaryField, self).forward(positions[c], directions[c]) for c in _chunks(positions, rows)]
+        parts = [super(BitField, self).forward(positions[c], directions[c]) for c in _chunks(positions, rows)]
         return torch.cat([density for density, _ in parts]), torch.cat([rgb for _, rgb in parts])
 
 
@@ -143,14 +145,17 @@ def _chunks(positions: torch.Tensor, rows: int) -> list[slice]:
 # ------------------------------------------------------------------------------------- the tensors
 
 
-def expected_tensors(config: FieldConfig, ends: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+def expected_tensors(config: FieldConfig, hidden: str, ends: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Name, type and shape of every tensor in the file of such a network."""
     bare, expected = skeleton(config), {}
-    for name, (precision, norm) in layer_kinds(bare, ends).items():
+    for name, (precision, norm) in layer_kinds(bare, hidden, ends).items():
         outputs, inputs = bare.get_submodule(name).weight.shape
         if precision == "ternary":
             expected[f"{name}.weight"] = (torch.uint8, (-(-outputs * inputs // 5),))
             expected[f"{name}.scale"] = (torch.float32, ())
+        elif precision == "int4":
+            expected[f"{name}.weight"] = (torch.uint8, (packed_bytes(outputs * inputs, 4),))
+            expected[f"{name}.scale"] = (torch.float32, (outputs,))
         elif precision == "int8":
             expected[f"{name}.weight"] = (torch.int8, (outputs, inputs))
             expected[f"{name}.scale"] = (torch.float32, (outputs,))
