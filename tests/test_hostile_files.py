@@ -19,7 +19,7 @@ from checkpoints import digest
 from errors import BrokenFile
 from model_file import load_renderer, read_model
 from rendering import render_image
-from schemes import Int8Scheme
+from schemes import SCHEMES
 
 CPU = torch.device("cpu")
 MUTATIONS = settings(
@@ -29,12 +29,12 @@ ODD_NUMBERS = st.sampled_from([0, -1, 1e-45, 1e38, -1e38, 2**31, 2**63, float("n
 ODD_VALUES = st.one_of(ODD_NUMBERS, st.none(), st.booleans(), st.text(max_size=5), st.lists(st.integers(), max_size=4))
 
 
-@pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    """An int8 file's bytes, where to write others, and its picture."""
+@pytest.fixture(scope="module", params=["qat", "ternary", "w4a8"])
+def good(request, tmp_path_factory):
+    """A quantised file's bytes, where to write others, and its picture."""
     folder = tmp_path_factory.mktemp("hostile")
     args, scene, renderer = make(TINY, "--netdepth", "3", "--netwidth", "16", "--procedural_size", "12")
-    scheme = Int8Scheme(args, scene, renderer)
+    scheme = SCHEMES[request.param](args, scene, renderer)
     scheme.prepare()
     scheme.calibrate()
     scheme.save(folder / "good.safetensors")
