@@ -18,7 +18,8 @@ from scene import Scene, composite_over
 @dataclass
 class Batch:
     """rays `[R]`, their target colours `[R, 3]`, the background behind each `[R, 3]` or `[3]`, and
-    for the occupancy sampler the points to query. total_rays, total_samples: of all processes."""
+    for the occupancy sampler the points to query. total_rays: of all processes; total_samples:
+    likewise, before rays were dropped to keep to the batch's size."""
 
     rays: Rays
     target: torch.Tensor

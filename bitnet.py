@@ -82,6 +82,7 @@ class BitLinear(nn.Linear):
     def __init__(self, in_features: int, out_features: int, precision: str = "ternary", norm: bool = True):
         super().__init__(in_features, out_features)
         self.precision = precision
+        self.quantizer = WeightFakeQuantize(BITS[precision]) if precision in BITS else None
         self.norm = nn.Parameter(torch.ones(in_features)) if norm else None
         self.rounding = 1.0
 
@@ -89,7 +90,7 @@ class BitLinear(nn.Linear):
         """The weights as integers (still float) and their scale, scalar or `[out]`."""
         if self.precision == "ternary":
             return ternarize(self.weight)
-        return WeightFakeQuantize(BITS[self.precision]).integers(self.weight)
+        return self.quantizer.integers(self.weight)
 
     def rounded_weight(self) -> torch.Tensor:
         with torch.no_grad():

@@ -258,8 +258,10 @@ def synchronize_ranges(module: nn.Module) -> None:
     A moving average of extremes is monotone in them, so the extreme of the averages is the average
     of the extremes.
     """
+    if distributed.world_size() == 1:
+        return
     observing = [quantizer for quantizer in fake_quantizers(module) if quantizer.observing]
-    if observing and distributed.world_size() > 1:
+    if observing:
         low = torch.stack([quantizer.min_val for quantizer in observing])
         high = torch.stack([quantizer.max_val for quantizer in observing])
         for quantizer, *bounds in zip(observing, *distributed.widest(low, high), strict=True):

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 import distributed
+from bitnet_model import PRODUCTS
 from camera_plot import plot_cameras
 from checkpoints import checkpoint_files, load_checkpoint
 from distillation import Distillation
@@ -44,8 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     device = prepare_device(args)
     if args.render_only:
         return render_only(args, device) if distributed.is_main() else None
-    if args.distill > 0 and args.sampler != "occupancy":
-        raise BadInput("--distill compares fields at the same samples, which only --sampler occupancy has")
+    check_flags(args, device)
     scene = load_scene(args)
     folder = make_run_folder(args)
     if args.plot_cameras:
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # 2. The same network, rounding as its file will; what can be calibrated is, from a few batches.
     if rounds:
-        scheme.load_state_dict(state["scheme"])
+        scheme.load_state_dict(state.get("scheme", scheme.state_dict()))  # absent before bits were by layer
     scheme.prepare()
     if not rounds:
         scheme.calibrate()
@@ -104,6 +104,20 @@ def main(argv: list[str] | None = None) -> None:
         print(f"note: the file has {size} bytes, more than --quant_budget {args.quant_budget}: the grid has grown")
 
     evaluate(args, scene, renderer, scheme.name, folder, trainer, device)
+
+
+def check_flags(args: argparse.Namespace, device: torch.device) -> None:
+    """Raises BadInput for flags that do not go together, before hours are spent on training."""
+    backend = select_backend(args.backend, device)
+    if args.distill > 0 and args.sampler != "occupancy":
+        raise BadInput("--distill compares fields at the same samples, which only --sampler occupancy has")
+    if SCHEMES[args.quant].name == "int8":
+        return
+    if backend not in PRODUCTS:
+        raise BadInput(f"--backend {backend} does not execute --quant {args.quant}; use auto, reference or torch")
+    for flag in ("export_onnx", "quant_bits", "quant_budget"):
+        if getattr(args, flag):
+            raise BadInput(f"--{flag} is for int8 files; leave it out with --quant {args.quant}")
 
 
 def rounding_trainer(
@@ -138,7 +152,7 @@ def evaluate(
 ) -> None:
     """Measures every stage on the test views, each as its file renders, and writes it all.
 
-    result: the quantised model's name, `int8` or `ternary`.
+    result: the quantised model's name: `int8`, `w4a8` or `ternary`.
     """
     backend = select_backend(args.backend, device)
     test = scene.splits["test"]

@@ -137,7 +137,7 @@ class Trainer:
             for optimizer in self.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(loss).backward()
-            wants_stop = torch.tensor(float(self._stop_wanted), device=self.device)
+            wants_stop = torch.full((), float(self._stop_wanted), device=self.device)
             mse, stop = distributed.sum_gradients(self.parameters, mse, wants_stop)
             if distributed.world_size() > 1:  # agreed on, so that all end with the same step
                 self._stop_wanted = stop > 0
@@ -384,7 +384,7 @@ class Trainer:
             if before != now:
                 print(
                     f"note: {before} processes trained up to here, {now} go on: the batch stays the same and is shared "
-                    "out anew, so results agree but for the order of sums"
+                    "out anew, so results agree but for the order of sums and noise drawn for single samples"
                 )
 
 

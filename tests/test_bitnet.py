@@ -239,6 +239,16 @@ def test_resume_while_rounding_is_bit_for_bit(tmp_path, flags):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [["--export_onnx"], ["--quant_budget", "9000"], ["--quant_bits", "rgb_linear=4"], ["--backend", "onnxruntime"]],
+)
+def test_flags_of_int8_are_refused_before_training(tmp_path, capsys, flags):
+    words = [*TINY, "--quant", "ternary", "--basedir", tmp_path, *flags]
+    fails_cleanly(capsys, run_nerf_qat, *words, says=(flags[0], "--quant ternary"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_quantisation_does_not_resume(ternary_run, capsys):
     _, flags = ternary_run
     fails_cleanly(capsys, run_nerf_qat, *flags, "--quant", "qat", says=("--quant ternary", "choose another --expname"))
