@@ -16,7 +16,7 @@ from errors import BrokenFile
 from int8_model import skeleton
 from model_metadata import check_tensors
 from packing import packed_bytes, unpack_bits, unpack_ternary
-from run_nerf_helpers import FieldConfig, RadianceField, iterate_chunks
+from run_nerf_helpers import FieldConfig, RadianceField, iterate_chunks, join
 
 ROWS_IN_CACHE = 2048  # floats of 256 columns in and out, and their codes: what fits beside each other
 
@@ -107,7 +107,7 @@ class BitNetwork(nn.Module):
     def trunk(self, pts: torch.Tensor) -> torch.Tensor:
         h = pts
         for i in range(self.config.depth):
-            h = torch.relu_(self.layers[f"pts_linears_{i}"](h))
+            h = join(h, torch.relu_(self.layers[f"pts_linears_{i}"](h)), self.config.residual and i > 0)
             if i in self.skips:
                 h = torch.cat([pts, h], -1)
         return h

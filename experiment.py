@@ -160,6 +160,7 @@ def field_config(args: argparse.Namespace, fine: bool = False) -> FieldConfig:
         density_activation=args.density_activation,
         density_bias=args.density_bias,
         density_scale=args.density_scale,
+        residual=args.residual,
     )
 
 
@@ -219,7 +220,7 @@ def load_networks(renderer: torch.nn.Module, path: Path, state: dict | None = No
     Raises BrokenFile where the checkpoint is of another architecture.
     """
     state = load_checkpoint(path) if state is None else state
-    _check_ray_convention(renderer, path, state)
+    _check_conventions(renderer, path, state)
     for name, network in networks_of(renderer).items():
         stored = state.get(f"{name}_state_dict")
         if stored is None:
@@ -236,14 +237,18 @@ def load_networks(renderer: torch.nn.Module, path: Path, state: dict | None = No
         renderer.grid.load_state_dict(state["grid_state_dict"])
 
 
-def _check_ray_convention(renderer: torch.nn.Module, path: Path, state: dict) -> None:
-    """A network only renders right with the rays that it was trained with."""
+def _check_conventions(renderer: torch.nn.Module, path: Path, state: dict) -> None:
+    """What a checkpoint's tensors do not show: rays, and whether layers add to their input."""
     corner_rays = renderer.setup.pixel_offset == 0
     if "corner_rays" not in state and not corner_rays:
         print(f"note: {path} is not ours; if nerf-pytorch trained it, its rays need --corner_rays")
     if state.get("corner_rays", corner_rays) != corner_rays:
         word = "with" if state["corner_rays"] else "without"
         raise BadInput(f"{path}: was trained {word} --corner_rays; give the same flags again")
+    residual = next(iter(renderer.fields.values())).config.residual
+    if state.get("residual", False) != residual:
+        word = "without" if residual else "with"
+        raise BadInput(f"{path}: was trained {word} --residual; give the same flags again")
 
 
 def describe_mismatch(expected: dict, stored: dict) -> str:

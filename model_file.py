@@ -27,7 +27,7 @@ from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, network
 from run_nerf_helpers import FieldConfig, RadianceField, make_field
 from scene import Cameras, check_poses
 
-FORMAT, VERSION = "nerf-qat", 1
+FORMAT, VERSION = "nerf-qat", 2
 HIDDEN = {"ternary": "ternary", "w4a8": "int4"}  # precision of a BitNeRF's file to that of its hidden layers
 
 

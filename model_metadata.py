@@ -39,6 +39,8 @@ def check_metadata(metadata: dict) -> None:
         raise BrokenFile("fields: expected network_fn, and network_fine where there is a fine pass")
     for name in names:
         _check_field(name, fields[name])
+        if precision == "int8" and fields[name]["residual"]:
+            raise BrokenFile(f"{name}: residual, which int8 files cannot be")
 
 
 def _check_rays(rays: dict) -> None:
@@ -94,7 +96,7 @@ def _check_field(name: str, field: dict) -> None:
         name, field,
         {
             "depth", "width", "skips", "use_viewdirs", "output_ch", "multires", "multires_views", "i_embed",
-            "density_activation", "density_bias", "density_scale",
+            "density_activation", "density_bias", "density_scale", "residual",
         },
     )  # fmt: skip
     _whole(name, field, "depth", 1, 256)
@@ -104,6 +106,7 @@ def _check_field(name: str, field: dict) -> None:
     _whole(name, field, "multires_views", 0, 32)
     _whole(name, field, "i_embed", -1, 0)
     _one_of(name, field, "use_viewdirs", (True, False))
+    _one_of(name, field, "residual", (True, False))
     _one_of(name, field, "density_activation", ("relu", "softplus"))
     _number(name, field, "density_bias", -FAR_AWAY, FAR_AWAY)
     _number(name, field, "density_scale", 1e-6, FAR_AWAY)

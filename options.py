@@ -87,6 +87,11 @@ def config_parser() -> configargparse.ArgumentParser:
     add("--netdepth_fine", type=positive(int), default=8, help="layers in the fine network")
     add("--netwidth_fine", type=positive(int), default=256, help="channels per layer in the fine network")
     add("--use_viewdirs", action="store_true", help="colour depends on the viewing direction (5D input)")
+    add(
+        "--residual",
+        action="store_true",
+        help="layers add to what they are given: for few bits (float, w4a8 and ternary files; not int8)",
+    )
     add("--i_embed", type=int, default=0, help="0 for positional encoding, -1 for none")
     add("--multires", type=int, default=10, help="octaves of the positional encoding of positions")
     add("--multires_views", type=int, default=4, help="octaves of the positional encoding of directions")

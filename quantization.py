@@ -210,7 +210,10 @@ def prepare(network: NeRF_qat, weight_bits: int | dict[str, int] = 8, activation
 
     weight_bits: of all layers, or by layer name.
     The copy starts out observing and not quantising; see `calibrate` and `set_state`.
+    Raises ValueError for a residual network: its sums would need a range of their own.
     """
+    if network.residual:
+        raise ValueError("a residual network cannot be prepared for int8")
     network = copy.deepcopy(network)
     network.quant_pts.activation_post_process = FakeQuantize(activation_bits, after_relu=False)
     network.quant_views.activation_post_process = FakeQuantize(activation_bits, after_relu=False)

@@ -68,6 +68,8 @@ class NeRF(nn.Module):
 
     `D` layers of width `W`; the encoded position is concatenated again after each layer in
     `skips`. With `use_viewdirs` colour comes from a view branch, otherwise from `output_linear`.
+    With `residual` each layer after the first adds its output to what it was given, so that what
+    one layer rounds away another still sees; parameters and their names stay the same.
     """
 
     def __init__(
@@ -79,9 +81,10 @@ class NeRF(nn.Module):
         output_ch: int = 4,
         skips: tuple[int, ...] = (4,),
         use_viewdirs: bool = False,
+        residual: bool = False,
     ):
         super().__init__()
-        self.D, self.W = D, W
+        self.D, self.W, self.residual = D, W, residual
         self.input_ch, self.input_ch_views = input_ch, input_ch_views
         self.skips = tuple(i for i in skips if i < D - 1)  # after the last layer there is none to widen
         self.use_viewdirs = use_viewdirs
@@ -100,7 +103,7 @@ class NeRF(nn.Module):
         """Encoded positions `[..., input_ch]` to features `[..., W]`."""
         h = pts
         for i, layer in enumerate(self.pts_linears):
-            h = F.relu(layer(h))
+            h = join(h, F.relu(layer(h)), self.residual and i > 0)
             if i in self.skips:
                 h = torch.cat([pts, h], -1)
         return h
@@ -121,6 +124,11 @@ class NeRF(nn.Module):
         for layer in self.views_linears:
             h = F.relu(layer(h))
         return torch.cat([self.rgb_linear(h), alpha], -1)
+
+
+def join(before: torch.Tensor, after: torch.Tensor, residual: bool) -> torch.Tensor:
+    """What goes on from a layer of the trunk: its output, `after`, and if `residual` its input, less a skip's part."""
+    return after + before[..., -after.shape[-1] :] if residual else after
 
 
 class QuantStub(nn.Module):
@@ -170,8 +178,9 @@ class NeRF_qat(NeRF):
         output_ch: int = 4,
         skips: tuple[int, ...] = (4,),
         use_viewdirs: bool = False,
+        residual: bool = False,
     ):
-        super().__init__(D, W, input_ch, input_ch_views, output_ch, skips, use_viewdirs)
+        super().__init__(D, W, input_ch, input_ch_views, output_ch, skips, use_viewdirs, residual)
         self.quant_pts = QuantStub()
         self.quant_views = QuantStub()
         self.skip_cat = QuantCat()
@@ -184,7 +193,7 @@ class NeRF_qat(NeRF):
     def trunk(self, pts: torch.Tensor) -> torch.Tensor:
         h = pts = self.quant_pts(pts)
         for i, (layer, relu) in enumerate(zip(self.pts_linears, self.pts_relus, strict=True)):
-            h = relu(layer(h))
+            h = join(h, relu(layer(h)), self.residual and i > 0)
             if i in self.skips:
                 h = self.skip_cat(pts, h)
         return h
@@ -224,6 +233,7 @@ class FieldConfig:
     density_activation: str = "relu"
     density_bias: float = 0.0
     density_scale: float = 1.0
+    residual: bool = False
 
     @property
     def input_ch(self) -> int:
@@ -242,6 +252,7 @@ class FieldConfig:
             output_ch=self.output_ch,
             skips=self.skips,
             use_viewdirs=self.use_viewdirs,
+            residual=self.residual,
         )
 
 

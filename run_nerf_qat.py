@@ -112,6 +112,8 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> None:
     if args.distill > 0 and args.sampler != "occupancy":
         raise BadInput("--distill compares fields at the same samples, which only --sampler occupancy has")
     if SCHEMES[args.quant].name == "int8":
+        if args.residual:
+            raise BadInput(f"--residual: int8 files have no sum of two layers; use --quant w4a8, not {args.quant}")
         return
     if backend not in PRODUCTS:
         raise BadInput(f"--backend {backend} does not execute --quant {args.quant}; use auto, reference or torch")

@@ -336,7 +336,8 @@ class Trainer:
             save_checkpoint(self.folder / f"{self.step:06d}.tar", self.state_dict())
 
     def state_dict(self) -> dict:
-        state = {"global_step": self.step, "phase": self.phase.name, "corner_rays": self.args.corner_rays}
+        state = {"global_step": self.step, "phase": self.phase.name}
+        state |= {"corner_rays": self.args.corner_rays, "residual": self.args.residual}
         state |= self.phase.state
         for name, network in networks_of(self.renderer).items():
             state[f"{name}_state_dict"] = network.state_dict()

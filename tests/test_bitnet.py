@@ -27,9 +27,11 @@ from bitnet_model import BitField, BitNetwork
 from checkpoints import digest, load_newest
 from model_file import load_renderer, read_model
 from packing import pack_ternary, unpack_ternary
-from run_nerf_helpers import FieldConfig, NeRF, RadianceField, make_field
+from quantization import prepare
+from run_nerf_helpers import FieldConfig, NeRF, NeRF_qat, RadianceField, make_field
 
 SMALL = FieldConfig(depth=6, width=32, multires=4, multires_views=2)
+RESIDUAL = FieldConfig(depth=6, width=32, multires=4, multires_views=2, residual=True)
 NO_VIEWS = FieldConfig(depth=3, width=24, skips=(1,), use_viewdirs=False, multires=3)
 
 
@@ -127,7 +129,7 @@ def points(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     "hidden, ends",
     [("ternary", "int8"), ("ternary", "float"), ("ternary", "ternary"), ("int4", "int8"), ("int4", "int4")],
 )
-@pytest.mark.parametrize("config", [SMALL, NO_VIEWS], ids=["views", "no views"])
+@pytest.mark.parametrize("config", [SMALL, NO_VIEWS, RESIDUAL], ids=["views", "no views", "residual"])
 def test_file_tensors_compute_what_was_trained(config, hidden, ends):
     field, (positions, directions) = random_bitnet(config, hidden, ends), points(5000)
     state = convert_bitnet(field.network)
@@ -247,6 +249,22 @@ def test_flags_of_int8_are_refused_before_training(tmp_path, capsys, flags):
     words = [*TINY, "--quant", "ternary", "--basedir", tmp_path, *flags]
     fails_cleanly(capsys, run_nerf_qat, *words, says=(flags[0], "--quant ternary"))
     assert not list(tmp_path.iterdir())
+
+
+def test_residual_networks_are_refused_for_int8_before_training(tmp_path, capsys):
+    fails_cleanly(capsys, run_nerf_qat, *TINY, "--residual", "--basedir", tmp_path, says=("--residual", "w4a8"))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="residual"):
+        prepare(RESIDUAL.make_network(NeRF_qat))
+
+
+def test_a_residual_run_and_its_file(tmp_path, capsys):
+    flags = [*TINY, *SHORT, "--quant", "ternary", "--distill", "1", "--basedir", tmp_path, "--expname", "res"]
+    assert run(run_nerf_qat, *flags, "--residual") == 0
+    models = json.loads((tmp_path / "res" / "metrics.json").read_text())["models"]
+    assert models["ternary"]["psnr"] == pytest.approx(models["fake_quant"]["psnr"], abs=0.1)
+    assert load_renderer(tmp_path / "res" / "model_float32.safetensors", torch.device("cpu"))[0].field.config.residual
+    fails_cleanly(capsys, run_nerf_qat, *flags, "--qat_iters", "60", says=("was trained with --residual",))
 
 
 def test_another_quantisation_does_not_resume(ternary_run, capsys):

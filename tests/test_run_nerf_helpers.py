@@ -68,10 +68,10 @@ def test_parameter_count_of_the_paper():
     assert sum(p.numel() for p in FieldConfig().make_network().parameters()) == 595_844
 
 
-@pytest.mark.parametrize("use_viewdirs", [True, False])
+@pytest.mark.parametrize("use_viewdirs, residual", [(True, False), (False, False), (True, True)])
 @pytest.mark.parametrize("depth", [2, 5, 8])
-def test_qat_network_before_preparation_is_the_float_network(use_viewdirs, depth):
-    config = FieldConfig(depth=depth, width=16, use_viewdirs=use_viewdirs)
+def test_qat_network_before_preparation_is_the_float_network(use_viewdirs, residual, depth):
+    config = FieldConfig(depth=depth, width=16, use_viewdirs=use_viewdirs, residual=residual)
     plain, qat = config.make_network(NeRF), config.make_network(NeRF_qat)
     qat.load_state_dict(plain.state_dict())
     x = torch.randn(7, config.input_ch + config.input_ch_views)
@@ -79,6 +79,16 @@ def test_qat_network_before_preparation_is_the_float_network(use_viewdirs, depth
     pts = x[:, : config.input_ch]
     torch.testing.assert_close(plain.raw_density(pts), plain(x)[:, 3])
     torch.testing.assert_close(qat.raw_density(pts), plain(x)[:, 3])
+
+
+def test_residual_layers_add_what_they_were_given():
+    network = NeRF(D=4, W=2, input_ch=3, skips=(1,), residual=True)
+    with torch.no_grad():
+        for layer in network.pts_linears:
+            layer.weight.zero_()
+            layer.bias.copy_(torch.tensor([0.5, -1.0]))  # each layer says (0.5, 0) whatever it is given
+    # The first has nothing of its width to add to; after the skip only the 2 features are added, not the 3 inputs.
+    assert network.trunk(torch.tensor([[7.0, 8.0, 9.0]])).tolist() == [[2.0, 0.0]]
 
 
 def test_field_activations():
