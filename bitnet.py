@@ -171,12 +171,21 @@ def set_rounding(module: nn.Module, rounding: float) -> None:
 
 
 @torch.no_grad()
+def round_to_half(module: nn.Module) -> None:
+    """Rounds biases and norms to float16, as the file has them."""
+    for layer in bit_layers(module):
+        for parameter in (layer.bias, layer.norm):
+            if parameter is not None:
+                parameter.copy_(parameter.half())
+
+
+@torch.no_grad()
 def convert_bitnet(network: NeRF) -> dict[str, torch.Tensor]:
     """A BitNeRF as the tensors of its file; no float copy of a rounded weight.
 
     Ternary layers: `weight` uint8, packed; `scale` float32, scalar. Int4: packed and `[out]`. Int8:
-    int8 `[out, in]` and `[out]`. Float layers: float32 `weight` and no scale. All: `bias`, and `norm` where there
-    is one.
+    int8 `[out, in]` and `[out]`. Float layers: float32 `weight` and no scale. All: float16 `bias`, and `norm`
+    where there is one.
     """
     state: dict[str, torch.Tensor] = {}
     for name, layer in network.named_modules():
@@ -189,7 +198,7 @@ def convert_bitnet(network: NeRF) -> dict[str, torch.Tensor]:
             pack = PACK.get(layer.precision, lambda codes: codes.to(torch.int8))
             state[f"{name}.weight"] = pack(codes)
             state[f"{name}.scale"] = scale.float()
-        state[f"{name}.bias"] = layer.bias.float()
+        state[f"{name}.bias"] = layer.bias.half()
         if layer.norm is not None:
-            state[f"{name}.norm"] = layer.norm.float()
+            state[f"{name}.norm"] = layer.norm.half()
     return {key: value.detach().cpu().contiguous() for key, value in state.items()}

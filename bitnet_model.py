@@ -63,8 +63,8 @@ class RowQuantizedLinear(nn.Module):
         super().__init__()
         self.register_buffer("weight", weight)
         self.register_buffer("scale", tensors.get("scale"))
-        self.register_buffer("bias", tensors["bias"])
-        self.register_buffer("norm", tensors.get("norm"))
+        self.register_buffer("bias", tensors["bias"].float())
+        self.register_buffer("norm", tensors["norm"].float() if "norm" in tensors else None)
         self.product = PRODUCTS[backend](weight) if self.scale is not None else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -161,7 +161,7 @@ def expected_tensors(config: FieldConfig, hidden: str, ends: str) -> dict[str, t
             expected[f"{name}.scale"] = (torch.float32, (outputs,))
         else:
             expected[f"{name}.weight"] = (torch.float32, (outputs, inputs))
-        expected[f"{name}.bias"] = (torch.float32, (outputs,))
+        expected[f"{name}.bias"] = (torch.float16, (outputs,))
         if norm:
-            expected[f"{name}.norm"] = (torch.float32, (inputs,))
+            expected[f"{name}.norm"] = (torch.float16, (inputs,))
     return expected

@@ -125,7 +125,7 @@ def check_tensors(what: str, state: dict[str, torch.Tensor], expected: dict) -> 
         tensor = state[name]
         if tensor.dtype != dtype or tuple(tensor.shape) != shape:
             raise BrokenFile(f"{what}: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {shape}")
-        if dtype == torch.float32 and not torch.isfinite(tensor).all():
+        if dtype.is_floating_point and not torch.isfinite(tensor).all():
             raise BrokenFile(f"{what}: {name} holds NaN or infinity")
         if name.endswith("scale") and not (tensor > 0).all():
             raise BrokenFile(f"{what}: {name} holds a scale that is not positive")

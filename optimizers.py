@@ -8,6 +8,8 @@ import torch
 
 from rendering import networks_of
 
+BITNET_WEIGHT_DECAY = 0.1  # decoupled: a step shrinks weights by so much of the learning rate
+
 
 def make_optimizers(args: argparse.Namespace, renderer: torch.nn.Module) -> dict[str, torch.optim.Optimizer]:
     """Adam over everything, in nerf-pytorch's order; or Muon for hidden matrices, Adam for the rest.
@@ -64,3 +66,24 @@ def cosine_schedule(first: float, start: int, length: int, warmup: int = 0) -> C
         return rise * first * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - start) / max(length, 1))))
 
     return factor
+
+
+def bitnet_schedule(
+    first: float, start: int, length: int, warmup: int = 0
+) -> tuple[Callable[[int], float], Callable[[int], float]]:
+    """BitNet b1.58's learning-rate factor and weight decay (its authors' training tips, March 2024).
+
+    The rate falls linearly from `first` towards zero, and half way changes to the line that starts
+    a third lower. Weight decay ends there: it keeps latent weights small, where they turn over
+    easily, until they are to settle.
+    """
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step - start + 1) / warmup) if warmup else 1.0
+        done = min(1.0, (step - start) / max(length, 1))
+        return rise * first * (1 - done) * (1.0 if done < 0.5 else 2 / 3)
+
+    def weight_decay(step: int) -> float:
+        return BITNET_WEIGHT_DECAY if step - start < length / 2 else 0.0
+
+    return factor, weight_decay

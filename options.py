@@ -254,6 +254,12 @@ def config_parser() -> configargparse.ArgumentParser:
         help="their first learning rate, relative to --lrate",
     )
     add(
+        "--qat_schedule",
+        default="cosine",
+        choices=["cosine", "bitnet"],
+        help="how it falls to zero; bitnet: linearly, lower from half way, with weight decay until then (muon only)",
+    )
+    add(
         "--distill",
         type=float,
         default=0.0,

@@ -30,7 +30,7 @@ from int8_model import select_backend
 from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
 from model_file import load_renderer, save_float_model
 from onnx_model import export_onnx
-from optimizers import cosine_schedule
+from optimizers import bitnet_schedule, cosine_schedule
 from options import config_parser
 from run_nerf_helpers import NeRF_qat
 from scene import Scene
@@ -111,6 +111,8 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> None:
     backend = select_backend(args.backend, device)
     if args.distill > 0 and args.sampler != "occupancy":
         raise BadInput("--distill compares fields at the same samples, which only --sampler occupancy has")
+    if args.qat_schedule == "bitnet" and args.optimizer != "muon":
+        raise BadInput("--qat_schedule bitnet decays the matrices that Muon holds; add --optimizer muon")
     if SCHEMES[args.quant].name == "int8":
         if args.residual:
             raise BadInput(f"--residual: int8 files have no sum of two layers; use --quant w4a8, not {args.quant}")
@@ -130,12 +132,15 @@ def rounding_trainer(
     def done(step: int) -> float:
         return (step - first) / args.qat_iters
 
+    span = args.qat_lrate_scale, first, args.qat_iters, args.lrate_warmup
     phase = Phase(
         scheme.phase,
-        cosine_schedule(args.qat_lrate_scale, first, args.qat_iters, args.lrate_warmup),
+        cosine_schedule(*span),
         after_step=lambda step: scheme.after_step(done(step)),
         state={"scheme": scheme.state_dict()},
     )
+    if args.qat_schedule == "bitnet":
+        phase.schedule, phase.weight_decay = bitnet_schedule(*span)
     if args.distill > 0:
         teacher = distributed.from_main(lambda: load_renderer(folder / "model_float32.safetensors", CPU)[0])
         distillation = Distillation(teacher.to(device), args.distill)

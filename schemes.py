@@ -14,7 +14,7 @@ import torch
 
 import distributed
 from batches import RayBatches, render_batch
-from bitnet import calibrate_norms, convert_bitnet, set_rounding, to_bitnet
+from bitnet import calibrate_norms, convert_bitnet, round_to_half, set_rounding, to_bitnet
 from errors import BadInput
 from mixed_precision import choose_bits, measure_costs, quantized_layers
 from model_file import HIDDEN, save_bitnet_model, save_int8_model
@@ -131,6 +131,7 @@ class TernaryScheme:
 
     def finish(self) -> None:
         set_rounding(self.renderer, 1.0)
+        round_to_half(self.renderer)
 
     def save(self, path: Path) -> int:
         tensors = {

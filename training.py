@@ -62,12 +62,14 @@ def compile_fields(renderer: torch.nn.Module, backend: str | Callable = "inducto
 @dataclass
 class Phase:
     """A part of the training. name: kept in checkpoints and shown on the bar. schedule: from step to
-    what learning rates are multiplied by. after_step: called with the number of each finished step.
+    what learning rates are multiplied by. weight_decay: from step to that of Muon's matrices.
+    after_step: called with the number of each finished step.
     extra_loss: added to the photometric one, from a batch, its picture and the step. state: goes
     into checkpoints as it is."""
 
     name: str
     schedule: Callable[[int], float]
+    weight_decay: Callable[[int], float] = lambda step: 0.0
     after_step: Callable[[int], None] = lambda step: None
     extra_loss: Callable[[Batch, Rendering, int], torch.Tensor] | None = None
     state: dict = field(default_factory=dict)
@@ -153,6 +155,8 @@ class Trainer:
         """One step of every optimiser with the gradients there are."""
         for name, optimizer in self.optimizers.items():
             optimizer.param_groups[0]["lr"] = self.base_rates[name] * self.phase.schedule(self.step)
+            if name == "muon":
+                optimizer.param_groups[0]["weight_decay"] = self.phase.weight_decay(self.step)
             self.scaler.unscale_(optimizer)  # before they are measured or clipped
         if self.args.grad_clip > 0 or _due(self.step + 1, self.args.i_print):
             limit = self.args.grad_clip if self.args.grad_clip > 0 else math.inf

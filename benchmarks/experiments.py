@@ -1,34 +1,60 @@
 """The experiments of docs/experiments.md: one variable at a time, the same steps, several seeds.
 
-python benchmarks/experiments.py [--seeds 3] [--only NAME...] [--basedir logs/experiments] [FLAGS...]
+python benchmarks/experiments.py [--seeds 3] [--only NAME...] [--lanes 1] [--name NAME] [FLAGS...]
 
-Runs every config of configs/experiments that has not finished yet, by one process or two as the
-table below says, and collects what their metrics.json say in docs/results/experiments.json. FLAGS
-go to every run. Interrupted, the same command goes on.
+Runs every experiment below that has not finished yet, in logs/NAME, and collects in
+docs/results/NAME.json what their metrics.json say, with frames timed anew, one after another, when
+all else is done. FLAGS go to every run: `--netdepth 8 --netwidth 256` is another size. Interrupted,
+the same command goes on.
 """
 
 import argparse
+import dataclasses
 import json
 import os
+import statistics
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import common
+import torch
 
-CONFIGS = common.ROOT / "configs" / "experiments"
-# Name of an experiment: its config, and how many processes train it.
+from int8_model import select_backend
+from model_file import load_renderer
+from rendering import render_image
+
+FRAMES = 9  # timed for each file
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config of configs/experiments, how many processes train it, and what is changed on top."""
+
+    config: str
+    processes: int = 1
+    flags: tuple[str, ...] = ()
+
+
 EXPERIMENTS = {
-    "base": ("base", 1),
-    "amp": ("amp", 1),
-    "large": ("large", 1),
-    "large_sqrt": ("large_sqrt", 1),
-    "int8": ("int8", 1),
-    "w4a8": ("w4a8", 1),
-    "bit": ("bit", 1),
-    "ddp": ("amp", 2),
-    "int8_ddp": ("int8", 2),
-    "bit_ddp": ("bit", 2),
+    "base": Experiment("base"),
+    "amp": Experiment("amp"),
+    "large": Experiment("large"),
+    "large_sqrt": Experiment("large_sqrt"),
+    "int8": Experiment("int8"),
+    "w4a8": Experiment("w4a8"),
+    "bit": Experiment("bit"),
+    "ddp": Experiment("amp", processes=2),
+    "int8_ddp": Experiment("int8", processes=2),
+    "bit_ddp": Experiment("bit", processes=2),
+    # What each remedy against the loss of ternary weights gives: bit without it, or with more of it.
+    "bit_no_residual": Experiment("bit_no_residual"),
+    "bit_no_distill": Experiment("bit", flags=("--distill", "0")),
+    "bit_no_warmup": Experiment("bit", flags=("--N_iters", "0", "--qat_iters", "3000", "--distill", "0")),
+    "bit_cosine": Experiment("bit", flags=("--qat_schedule", "cosine")),
+    "bit_wider": Experiment("bit", flags=("--netwidth", "256")),
 }
 
 
@@ -36,30 +62,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
-    parser.add_argument("--basedir", type=Path, default=common.ROOT / "logs" / "experiments")
-    parser.add_argument("--name", default="experiments", help="of the file in docs/results")
+    parser.add_argument("--lanes", type=int, default=1, help="runs at a time, which share the machine's cores")
+    parser.add_argument("--name", default="experiments", help="of the folder in logs and the file in docs/results")
     options, flags = parser.parse_known_args()
-    for seed in range(options.seeds):
-        for name in options.only:
-            folder = options.basedir / f"{name}_{seed}"
-            if not (folder / "metrics.json").exists():
-                print(f"{name}, seed {seed}", flush=True)
-                train(*EXPERIMENTS[name], seed, folder, flags)
-    collect(options.basedir, options.name)
+    basedir = common.ROOT / "logs" / options.name
+    basedir.mkdir(parents=True, exist_ok=True)
+    wanted = [(name, seed) for seed in range(options.seeds) for name in options.only]
+    left = [(name, seed) for name, seed in wanted if not (basedir / f"{name}_{seed}" / "metrics.json").exists()]
+    # Those of several processes come last and alone: they use all cores themselves.
+    alone = [run for run in left if EXPERIMENTS[run[0]].processes > 1]
+    with ThreadPoolExecutor(options.lanes) as lanes:
+        for future in [lanes.submit(train, *run, basedir, options.lanes, flags) for run in left if run not in alone]:
+            future.result()
+    for run in alone:
+        train(*run, basedir, 1, flags)
+    collect(basedir, options.name)
 
 
-def train(config: str, processes: int, seed: int, folder: Path, flags: list[str]) -> None:
-    """One run, by one process or several that share the machine's cores."""
-    path = CONFIGS / f"{config}.txt"
-    script = "run_nerf_qat.py" if "quant =" in path.read_text() else "run_nerf.py"
+def train(name: str, seed: int, basedir: Path, lanes: int, flags: list[str]) -> None:
+    """One run, by one process or several that share the machine's cores; what it prints goes to a log."""
+    experiment = EXPERIMENTS[name]
+    config = Path("configs", "experiments", f"{experiment.config}.txt")
+    script = "run_nerf_qat.py" if "quant =" in (common.ROOT / config).read_text() else "run_nerf.py"
+    threads = max(1, (os.cpu_count() or 1) // (experiment.processes * lanes))
     command = [sys.executable]
-    environment = dict(os.environ)
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
-    command += [script, "--config", str(path.relative_to(common.ROOT)), "--seed", str(seed)]
-    command += ["--basedir", str(folder.parent), "--expname", folder.name, *flags]
-    subprocess.run(command, cwd=common.ROOT, env=environment, check=True)
+    if experiment.processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(experiment.processes)]
+    command += [script, "--config", str(config), "--basedir", str(basedir), "--expname", f"{name}_{seed}"]
+    command += ["--seed", str(seed), "--threads", str(threads), *flags, *experiment.flags]
+    print(f"{name}, seed {seed}", flush=True)
+    with open(basedir / f"{name}_{seed}.log", "a") as log:
+        environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
+        subprocess.run(command, cwd=common.ROOT, env=environment, check=True, stdout=log, stderr=log)
 
 
 def collect(basedir: Path, name: str) -> None:
@@ -70,8 +104,22 @@ def collect(basedir: Path, name: str) -> None:
             metrics = json.loads(path.read_text())
             for model in metrics["models"].values():
                 model.pop("per_view", None)
+                if "file" in model:
+                    model["seconds_per_frame"] = frame_seconds(path.parent / model["file"])
             runs.append({"experiment": experiment, **metrics})
     common.save_results(name, {"facts": common.machine(), "runs": runs})
+
+
+def frame_seconds(file: Path) -> float:
+    """The median time of a frame on the video path, with nothing else running."""
+    device = torch.device("cpu")
+    renderer, path, _ = load_renderer(file, device, select_backend("auto", device))
+    seconds = []
+    for i in range(FRAMES):
+        start = time.perf_counter()
+        render_image(renderer, path[i % len(path)])
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from bitnet import (
     bit_layers,
     calibrate_norms,
     convert_bitnet,
+    round_to_half,
     set_rounding,
     ternarize,
     to_bitnet,
@@ -116,6 +117,7 @@ def random_bitnet(config: FieldConfig, hidden: str, ends: str) -> RadianceField:
     for layer in bit_layers(field):
         if layer.norm is not None:
             torch.nn.init.uniform_(layer.norm, 0.5, 2)
+    round_to_half(field)
     return field
 
 
@@ -249,6 +251,21 @@ def test_flags_of_int8_are_refused_before_training(tmp_path, capsys, flags):
     words = [*TINY, "--quant", "ternary", "--basedir", tmp_path, *flags]
     fails_cleanly(capsys, run_nerf_qat, *words, says=(flags[0], "--quant ternary"))
     assert not list(tmp_path.iterdir())
+
+
+def test_bitnets_schedule_wants_muon(tmp_path, capsys):
+    fails_cleanly(
+        capsys,
+        run_nerf_qat,
+        *TINY,
+        "--optimizer",
+        "adam",
+        "--qat_schedule",
+        "bitnet",
+        "--basedir",
+        tmp_path,
+        says=("--optimizer muon",),
+    )
 
 
 def test_residual_networks_are_refused_for_int8_before_training(tmp_path, capsys):

@@ -17,7 +17,7 @@ from batches import RayBatches
 from checkpoints import load_checkpoint, load_newest
 from errors import Interrupted, TrainingFailed
 from experiment import load_scene, make_renderer
-from optimizers import cosine_schedule, exponential_schedule
+from optimizers import bitnet_schedule, cosine_schedule, exponential_schedule
 from options import config_parser
 from rendering import RenderLimits
 from training import (
@@ -228,6 +228,26 @@ def test_warm_up_and_cosine():
     assert [warm(0), warm(4), warm(9), warm(50)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
     cosine = cosine_schedule(0.2, start=100, length=50)
     assert [cosine(100), cosine(125), cosine(150)] == pytest.approx([0.2, 0.1, 0.0])
+
+
+def test_bitnets_schedule():
+    factor, weight_decay = bitnet_schedule(0.3, start=100, length=50, warmup=2)
+    assert factor(100) == pytest.approx(0.15)  # half of the warm-up
+    assert factor(120) == pytest.approx(0.3 * 0.6)
+    assert factor(125) == pytest.approx(0.3 * 0.5 * 2 / 3) and factor(150) == 0
+    assert weight_decay(124) == 0.1 and weight_decay(125) == 0
+
+
+def test_a_phase_decays_the_matrices_of_muon(scene, tmp_path):
+    trainer = make_trainer(scene, tmp_path, TINY, "--optimizer", "muon")
+    trainer.phase.schedule = lambda step: 1e-12  # so that only a huge decay moves anything
+    trainer.phase.weight_decay = lambda step: 1e11 / trainer.args.muon_lrate
+    before = {name: p.clone() for name, p in trainer.renderer.named_parameters()}
+    trainer.train_step()
+    after = dict(trainer.renderer.named_parameters())
+    hidden, bias = "field.network.pts_linears.1.weight", "field.network.pts_linears.1.bias"
+    torch.testing.assert_close(after[hidden], 0.9 * before[hidden], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(after[bias], before[bias])
 
 
 # --------------------------------------------------------------------------------- real training
