@@ -5,7 +5,8 @@ and multiplies by weights that are -1, 0 or 1 times one scale a layer:
     W~ = clip(round(W / s), -1, 1),  s = mean |W|        (absmean, eq. 1 and 2 there)
     x~ = round(127 x / max |x|)                           (absmax, a scale of its own each row)
     y  = s max|x| / 127 * sum_i W~[o,i] x~[i] + b[o]
-With 4 bits, W~ is in [-7, 7] and s one number an output channel (`quantization.WeightFakeQuantize`).
+With 3 to 8 bits, W~ is in [-(2^(b-1) - 1), 2^(b-1) - 1] and s one number an output channel
+(`quantization.WeightFakeQuantize`).
 Gradients go straight through both roundings to latent float weights (Bengio et al. 2013). Batches
 and processes share no statistics, so nothing can drift apart when training is spread over several.
 """
@@ -14,15 +15,15 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from packing import pack_bits, pack_ternary
-from quantization import WeightFakeQuantize
+from packing import DIGITS_IN_BYTE, pack_bits, pack_ternary, packed_bytes, unpack_bits, unpack_ternary
+from quantization import WeightFakeQuantize, layer_inputs
 from run_nerf_helpers import NeRF
 
 ACTIVATION_MAX = 127
 SMALLEST = 1e-5  # of a scale: a row of zeros, or weights of zeros, stay zeros
 NORM_EPS = 1e-6
-BITS = {"int4": 4, "int8": 8}
-PACK = {"ternary": pack_ternary, "int4": lambda codes: pack_bits(codes, 4)}
+TERNARY, FLOAT = 2, 32  # bits of a weight that stand for absmean ternary ones, and for none rounded
+HEADS = ("alpha_linear", "rgb_linear", "output_linear")
 
 
 def ternarize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,22 +74,30 @@ class _NormalizeAndRoundRows(torch.autograd.Function):
 
 
 class BitLinear(nn.Linear):
-    """A linear layer that rounds weights and input; `precision` is `ternary`, `int4`, `int8` or `float`.
+    """A linear layer that rounds weights and input.
 
+    bits: of a weight, 2 (ternary) to 8, or 32 for a layer that rounds neither.
     norm: an RMSNorm with learnt gains before it (arXiv 1910.07467); its gains are `norm [in]`.
     rounding: 1 rounds weights fully, 0 not at all; in between is a blend, for starting softly.
     """
 
-    def __init__(self, in_features: int, out_features: int, precision: str = "ternary", norm: bool = True):
+    def __init__(self, in_features: int, out_features: int, bits: int = TERNARY, norm: bool = True):
         super().__init__(in_features, out_features)
-        self.precision = precision
-        self.quantizer = WeightFakeQuantize(BITS[precision]) if precision in BITS else None
+        self.quantizer = WeightFakeQuantize(bits)
         self.norm = nn.Parameter(torch.ones(in_features)) if norm else None
         self.rounding = 1.0
 
+    @property
+    def bits(self) -> int:
+        return self.quantizer.bits
+
+    @bits.setter
+    def bits(self, bits: int) -> None:
+        self.quantizer.bits = bits
+
     def codes(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The weights as integers (still float) and their scale, scalar or `[out]`."""
-        if self.precision == "ternary":
+        if self.bits == TERNARY:
             return ternarize(self.weight)
         return self.quantizer.integers(self.weight)
 
@@ -99,33 +108,35 @@ class BitLinear(nn.Linear):
         return self.weight + self.rounding * difference
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.precision == "float":
+        if self.bits == FLOAT:
             x = x if self.norm is None else F.rms_norm(x, (self.in_features,), self.norm.to(x.dtype), NORM_EPS)
             return F.linear(x, self.weight, self.bias)
         x = _RoundRows.apply(x) if self.norm is None else _NormalizeAndRoundRows.apply(x, self.norm)
         return F.linear(x, self.rounded_weight(), self.bias)
 
 
-def layer_kinds(network: NeRF, hidden: str, ends: str) -> dict[str, tuple[str, bool]]:
-    """For each linear layer that is used, by name: its precision, and whether it has a norm.
+def has_norm(layer: str) -> bool:
+    """Whether a layer has an RMSNorm: not the first and not the heads.
 
-    Hidden layers have precision `hidden` and are normalised. The first layer and the heads get
-    precision `ends` and no norm: encodings are bounded as they are, a density needs its magnitude.
+    Encodings are bounded as they are, and a density needs its magnitude.
     """
-    heads = ["alpha_linear", "rgb_linear"] if network.use_viewdirs else ["output_linear"]
-    middle = [f"pts_linears.{i}" for i in range(1, network.D)]
-    middle += ["feature_linear", "views_linears.0"] if network.use_viewdirs else []
-    return {name: (ends, False) for name in ["pts_linears.0", *heads]} | {name: (hidden, True) for name in middle}
+    return layer != "pts_linears.0" and layer not in HEADS
 
 
-def to_bitnet(network: NeRF, hidden: str = "ternary", ends: str = "int8") -> NeRF:
+def default_bits(network: NeRF, hidden: int, ends: int) -> dict[str, int]:
+    """Bits of the weights of every layer that is used: `ends` for those without a norm, `hidden` for the others."""
+    return {name: hidden if has_norm(name) else ends for name in layer_inputs(network)}
+
+
+def to_bitnet(network: NeRF, bits: dict[str, int]) -> NeRF:
     """Replaces a NeRF's linear layers by BitLinear ones in place, its weights as the latent ones.
 
-    The function is not kept: norms are new, their gains ones. See `calibrate_norms`.
+    bits: by layer, as `default_bits` has them. The function is not kept: norms are new, their gains
+    ones. See `calibrate_norms`.
     """
-    for name, (precision, norm) in layer_kinds(network, hidden, ends).items():
+    for name in bits:
         old = network.get_submodule(name)
-        new = BitLinear(old.in_features, old.out_features, precision, norm).to(old.weight.device)
+        new = BitLinear(old.in_features, old.out_features, bits[name], has_norm(name)).to(old.weight.device)
         new.weight, new.bias = old.weight, old.bias
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, new)
@@ -170,6 +181,25 @@ def set_rounding(module: nn.Module, rounding: float) -> None:
 # ---------------------------------------------------------------------------------- to a file
 
 
+def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes of weights as a file has them."""
+    if bits == 8:
+        return codes.to(torch.int8)
+    return pack_ternary(codes) if bits == TERNARY else pack_bits(codes, bits)
+
+
+def unpack(stored: torch.Tensor, bits: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """int8 codes of `shape` from what `pack` made. Raises ValueError where it cannot have made it."""
+    if bits == 8:
+        return stored
+    return unpack_ternary(stored, shape) if bits == TERNARY else unpack_bits(stored, bits, shape)
+
+
+def stored_bytes(count: int, bits: int) -> int:
+    """Bytes that `pack` makes of so many codes."""
+    return -(-count // DIGITS_IN_BYTE) if bits == TERNARY else packed_bytes(count, bits)
+
+
 @torch.no_grad()
 def round_to_half(module: nn.Module) -> None:
     """Rounds biases and norms to float16, as the file has them."""
@@ -183,20 +213,19 @@ def round_to_half(module: nn.Module) -> None:
 def convert_bitnet(network: NeRF) -> dict[str, torch.Tensor]:
     """A BitNeRF as the tensors of its file; no float copy of a rounded weight.
 
-    Ternary layers: `weight` uint8, packed; `scale` float32, scalar. Int4: packed and `[out]`. Int8:
-    int8 `[out, in]` and `[out]`. Float layers: float32 `weight` and no scale. All: float16 `bias`, and `norm`
-    where there is one.
+    `weight`: uint8, packed, ternary or of less than 8 bits; int8 `[out, in]` of 8 bits; float32 where
+    not rounded. `scale`: float32, a scalar for a ternary layer, `[out]` for an integer one. `bias`,
+    and `norm` where there is one: float16.
     """
     state: dict[str, torch.Tensor] = {}
     for name, layer in network.named_modules():
         if not isinstance(layer, BitLinear):
             continue
-        if layer.precision == "float":
+        if layer.bits == FLOAT:
             state[f"{name}.weight"] = layer.weight.float()
         else:
             codes, scale = layer.codes()
-            pack = PACK.get(layer.precision, lambda codes: codes.to(torch.int8))
-            state[f"{name}.weight"] = pack(codes)
+            state[f"{name}.weight"] = pack(codes, layer.bits)
             state[f"{name}.scale"] = scale.float()
         state[f"{name}.bias"] = layer.bias.half()
         if layer.norm is not None:

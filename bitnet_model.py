@@ -11,11 +11,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from bitnet import ACTIVATION_MAX, NORM_EPS, SMALLEST, layer_kinds
+from bitnet import ACTIVATION_MAX, FLOAT, NORM_EPS, SMALLEST, TERNARY, has_norm, stored_bytes, unpack
 from errors import BrokenFile
 from int8_model import skeleton
 from model_metadata import check_tensors
-from packing import packed_bytes, unpack_bits, unpack_ternary
+from quantization import layer_inputs
 from run_nerf_helpers import FieldConfig, RadianceField, iterate_chunks, join
 
 ROWS_IN_CACHE = 2048  # floats of 256 columns in and out, and their codes: what fits beside each other
@@ -47,7 +47,6 @@ def _onednn(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     return run
 
 
-UNPACK = {"ternary": unpack_ternary, "int4": lambda packed, shape: unpack_bits(packed, 4, shape)}
 PRODUCTS = {"reference": _reference, "torch": _torch, "onednn": _onednn}
 
 
@@ -84,22 +83,25 @@ class BitNetwork(nn.Module):
     """A whole BitNeRF, with NeRF's interface: encoded `[P, C]` floats to raw `[P, 4]`."""
 
     def __init__(
-        self, config: FieldConfig, state: dict[str, torch.Tensor], hidden: str, ends: str, backend: str = "reference"
+        self, config: FieldConfig, state: dict[str, torch.Tensor], bits: dict[str, int], backend: str = "reference"
     ):
-        """state: what `expected_tensors` describes. Raises BrokenFile where it is anything else."""
+        """bits: of every layer's weights. state: what `expected_tensors` describes.
+
+        Raises BrokenFile where it is anything else.
+        """
         super().__init__()
-        check_tensors("BitNeRF", state, expected_tensors(config, hidden, ends))
+        check_tensors("BitNeRF", state, expected_tensors(config, bits))
         self.config = config
         self.skips = tuple(i for i in config.skips if i < config.depth - 1)
         self.layers = nn.ModuleDict()
         bare = skeleton(config)
-        for name, (precision, _) in layer_kinds(bare, hidden, ends).items():
+        for name in bits:
             prefix = f"{name}."
             tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             weight = tensors["weight"]
-            if precision in UNPACK:
+            if bits[name] != FLOAT:
                 try:
-                    weight = UNPACK[precision](weight, tuple(bare.get_submodule(name).weight.shape))
+                    weight = unpack(weight, bits[name], tuple(bare.get_submodule(name).weight.shape))
                 except ValueError as error:
                     raise BrokenFile(f"BitNeRF: {name}.weight: {error}") from error
             self.layers[name.replace(".", "_")] = RowQuantizedLinear(tensors, weight, backend)
@@ -145,23 +147,23 @@ def _chunks(positions: torch.Tensor, rows: int) -> list[slice]:
 # ------------------------------------------------------------------------------------- the tensors
 
 
-def expected_tensors(config: FieldConfig, hidden: str, ends: str) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """Name, type and shape of every tensor in the file of such a network."""
+def expected_tensors(config: FieldConfig, bits: dict[str, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Name, type and shape of every tensor in the file of such a network.
+
+    Raises BrokenFile where `bits` names other layers than the network has.
+    """
     bare, expected = skeleton(config), {}
-    for name, (precision, norm) in layer_kinds(bare, hidden, ends).items():
+    if set(bits) != set(layer_inputs(bare)):
+        raise BrokenFile(f"weight_bits names {sorted(bits)[:3]}..., expected the layers of the network")
+    for name, number in bits.items():
         outputs, inputs = bare.get_submodule(name).weight.shape
-        if precision == "ternary":
-            expected[f"{name}.weight"] = (torch.uint8, (-(-outputs * inputs // 5),))
-            expected[f"{name}.scale"] = (torch.float32, ())
-        elif precision == "int4":
-            expected[f"{name}.weight"] = (torch.uint8, (packed_bytes(outputs * inputs, 4),))
-            expected[f"{name}.scale"] = (torch.float32, (outputs,))
-        elif precision == "int8":
-            expected[f"{name}.weight"] = (torch.int8, (outputs, inputs))
-            expected[f"{name}.scale"] = (torch.float32, (outputs,))
-        else:
+        if number == FLOAT:
             expected[f"{name}.weight"] = (torch.float32, (outputs, inputs))
+        else:
+            packed = (torch.uint8, (stored_bytes(outputs * inputs, number),))
+            expected[f"{name}.weight"] = (torch.int8, (outputs, inputs)) if number == 8 else packed
+            expected[f"{name}.scale"] = (torch.float32, () if number == TERNARY else (outputs,))
         expected[f"{name}.bias"] = (torch.float16, (outputs,))
-        if norm:
+        if has_norm(name):
             expected[f"{name}.norm"] = (torch.float16, (inputs,))
     return expected

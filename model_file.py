@@ -28,7 +28,7 @@ from run_nerf_helpers import FieldConfig, RadianceField, make_field
 from scene import Cameras, check_poses
 
 FORMAT, VERSION = "nerf-qat", 2
-HIDDEN = {"ternary": "ternary", "w4a8": "int4"}  # precision of a BitNeRF's file to that of its hidden layers
+BITNETS = ("ternary", "w4a8")  # precisions of files that hold a BitNeRF
 
 
 # ------------------------------------------------------------------------------------------ saving
@@ -73,14 +73,14 @@ def save_bitnet_model(
     tensors: dict[str, torch.Tensor],
     render_path: Cameras,
     precision: str,
-    ends: str,
+    weight_bits: dict[str, int],
 ) -> int:
     """Writes the BitNeRF of `tensors` (from `bitnet.convert_bitnet`, names with their network in
     front); returns its bytes.
 
-    precision: a key of HIDDEN. ends: the precision of the first layer and the heads.
+    precision: one of BITNETS. weight_bits: by layer, its network's name in front.
     """
-    return _save(path, renderer, render_path, tensors, {"precision": precision, "ends": ends})
+    return _save(path, renderer, render_path, tensors, {"precision": precision, "weight_bits": weight_bits})
 
 
 def _save(path: Path, renderer, render_path: Cameras, tensors: dict, precision: dict) -> int:
@@ -173,10 +173,11 @@ def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) ->
         config = FieldConfig(**{**described, "skips": tuple(described["skips"])})
         prefix = f"{name}."
         state = {k.removeprefix(prefix): tensors.pop(k) for k in list(tensors) if k.startswith(prefix)}
+        bits = metadata.get("weight_bits", {})
+        bits = {key.removeprefix(prefix): number for key, number in bits.items() if key.startswith(prefix)}
         if metadata["precision"] == "int8":
-            bits = {k.removeprefix(prefix): bits for k, bits in metadata["weight_bits"].items() if k.startswith(prefix)}
             _unpack_weights(config, state, bits)
-        fields[name] = _field(config, state, metadata, device, backend)
+        fields[name] = _field(config, state, bits, metadata, device, backend)
     rays = metadata["rays"]
     setup = RaySetup(**{**rays, "background": tuple(rays["background"])})
     cameras = _cameras(metadata["camera"], tensors.pop("render_path"))
@@ -227,17 +228,22 @@ def _cameras(described: dict, c2w: torch.Tensor) -> Cameras:
 
 
 def _field(
-    config: FieldConfig, state: dict[str, torch.Tensor], metadata: dict, device: torch.device, backend: str
+    config: FieldConfig,
+    state: dict[str, torch.Tensor],
+    bits: dict[str, int],
+    metadata: dict,
+    device: torch.device,
+    backend: str,
 ) -> RadianceField:
     if metadata["precision"] == "float32":
         field = make_field(config)
         field.network.load_state_dict(state)
         return field.to(device)
     state = {key: value.to(device) for key, value in state.items()}
-    if metadata["precision"] in HIDDEN:
+    if metadata["precision"] in BITNETS:
         if backend not in PRODUCTS:
             raise BadInput(f"--backend {backend} does not execute BitNeRFs; use auto, reference or torch")
-        network = BitNetwork(config, state, HIDDEN[metadata["precision"]], metadata["ends"], backend)
+        network = BitNetwork(config, state, bits, backend)
         return BitField(config, network).to(device)
     network = Int8Network(config, state, metadata["activation_bits"], "reference").to(device)
     if backend == "onnxruntime":

@@ -19,17 +19,18 @@ FAR_AWAY = 1e6  # world units
 def check_metadata(metadata: dict) -> None:
     """Raises BrokenFile at the first thing that is not as `model_file` writes it."""
     precision = metadata.get("precision")
-    own = {"int8": {"weight_bits", "activation_bits"}, "ternary": {"ends"}, "w4a8": {"ends"}}.get(str(precision), set())
+    bits = {"weight_bits"}
+    own = {"int8": bits | {"activation_bits"}, "ternary": bits, "w4a8": bits}.get(str(precision), set())
     _keys("metadata", metadata, {"format", "version", "precision", "rays", "camera", "sampler", "fields"} | own)
     _one_of("metadata", metadata, "precision", ("float32", "int8", "ternary", "w4a8"))
     if precision == "int8":
         _whole("metadata", metadata, "activation_bits", 2, 8)
+    if own:
         if not isinstance(metadata["weight_bits"], dict):
             raise BrokenFile(f"metadata: weight_bits is {_short(metadata['weight_bits'])}, expected bits by layer")
-        for layer in metadata["weight_bits"]:
-            _whole("weight_bits", metadata["weight_bits"], layer, 2, 8)
-    if "ends" in own:
-        _one_of("metadata", metadata, "ends", ("ternary", "int4", "int8", "float"))
+        for layer, number in metadata["weight_bits"].items():
+            if precision == "int8" or number != 32:  # 32: a BitNeRF's layer that is not rounded
+                _whole("weight_bits", metadata["weight_bits"], layer, 2, 8)
     _check_rays(metadata["rays"])
     _check_camera(metadata["camera"])
     _check_sampler(metadata["sampler"])

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-_POWERS_OF_3 = 3 ** torch.arange(5)
+DIGITS_IN_BYTE = 5  # 3^5 = 243
+_POWERS_OF_3 = 3 ** torch.arange(DIGITS_IN_BYTE)
 
 
 def packed_bytes(count: int, bits: int) -> int:
@@ -32,15 +33,15 @@ def unpack_bits(packed: torch.Tensor, bits: int, shape: tuple[int, ...]) -> torc
 def pack_ternary(codes: torch.Tensor) -> torch.Tensor:
     """Codes in {-1, 0, 1} of any shape as bytes, five to a byte in base 3 (1.6 bits each)."""
     digits = codes.reshape(-1).cpu().to(torch.int64) + 1
-    digits = F.pad(digits, (0, -len(digits) % 5), value=1).view(-1, 5)
+    digits = F.pad(digits, (0, -len(digits) % DIGITS_IN_BYTE), value=1).view(-1, DIGITS_IN_BYTE)
     return (digits * _POWERS_OF_3).sum(1).to(torch.uint8)
 
 
 def unpack_ternary(packed: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """int8 codes of `shape` from what `pack_ternary` made. Raises ValueError for an illegal byte."""
     count = torch.Size(shape).numel()
-    _check_size(packed, -(-count // 5), shape)
-    if len(packed) and int(packed.max()) >= 3**5:
+    _check_size(packed, -(-count // DIGITS_IN_BYTE), shape)
+    if len(packed) and int(packed.max()) >= 3**DIGITS_IN_BYTE:
         raise ValueError(f"byte {int(packed.max())} is no five ternary digits")
     digits = packed.cpu().to(torch.int64)[:, None] // _POWERS_OF_3 % 3 - 1
     return digits.reshape(-1)[:count].to(torch.int8).view(shape).to(packed.device)

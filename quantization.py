@@ -149,6 +149,14 @@ class QATLinear(nn.Linear):
         self.activation_post_process = output
         self.inputs: tuple[tuple[FakeQuantize, int], ...] = ()  # in a tuple: not registered twice
 
+    @property
+    def bits(self) -> int:
+        return self.weight_fake_quant.bits
+
+    @bits.setter
+    def bits(self, bits: int) -> None:
+        self.weight_fake_quant.bits = bits
+
     def input_scale(self) -> torch.Tensor:
         """The largest scale of the inputs, to which the others are folded."""
         return torch.stack([source.scale for source, _ in self.inputs]).max()

@@ -119,9 +119,8 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> None:
         return
     if backend not in PRODUCTS:
         raise BadInput(f"--backend {backend} does not execute --quant {args.quant}; use auto, reference or torch")
-    for flag in ("export_onnx", "quant_bits", "quant_budget"):
-        if getattr(args, flag):
-            raise BadInput(f"--{flag} is for int8 files; leave it out with --quant {args.quant}")
+    if args.export_onnx:
+        raise BadInput(f"--export_onnx is for int8 files; leave it out with --quant {args.quant}")
 
 
 def rounding_trainer(

@@ -14,10 +14,20 @@ import torch
 
 import distributed
 from batches import RayBatches, render_batch
-from bitnet import calibrate_norms, convert_bitnet, round_to_half, set_rounding, to_bitnet
+from bitnet import (
+    FLOAT,
+    TERNARY,
+    calibrate_norms,
+    convert_bitnet,
+    default_bits,
+    round_to_half,
+    set_rounding,
+    stored_bytes,
+    to_bitnet,
+)
 from errors import BadInput
 from mixed_precision import choose_bits, measure_costs, quantized_layers
-from model_file import HIDDEN, save_bitnet_model, save_int8_model
+from model_file import save_bitnet_model, save_int8_model
 from packing import packed_bytes
 from quantization import convert, fuse, layer_inputs, prepare, remap_state_dict, set_state, synchronize_ranges
 from rendering import OccupancyRenderer, networks_of
@@ -25,36 +35,41 @@ from scene import Scene
 
 HEADER_SLACK = 256  # bytes by which a file's header may grow with the shapes of packed weights
 GRID_SLACK = 0.25  # share by which the packed occupancy grid may grow while training goes on
+ENDS = {"ternary": TERNARY, "int4": 4, "int8": 8, "float": FLOAT}  # --bit_ends as bits of a weight
 
 
-class Int8Scheme:
-    """int8 by quantisation-aware training (`qat`), or by calibration alone (`ptq`)."""
+class Scheme:
+    """What all schemes share: bits by layer, given or chosen under `--quant_budget`.
 
-    name, phase = "int8", "qat"
+    weight_bits: of every layer, its network's name in front.
+    """
+
+    name: str  # of the file and of what it holds
+    phase: str  # in checkpoints
+    packed_bytes = staticmethod(packed_bytes)  # of so many weights of so many bits
 
     def __init__(self, args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module):
         self.args, self.scene, self.renderer = args, scene, renderer
         self.weight_bits = {
             f"{name}.{layer}": bits
             for name, network in networks_of(renderer).items()
-            for layer, bits in layer_bits(network, args.weight_bits, args.quant_bits).items()
+            for layer, bits in layer_bits(self.default_bits(network), args.quant_bits).items()
         }
 
-    def prepare(self) -> None:
-        for name, field in self.renderer.fields.items():
-            bits = {layer: self.weight_bits[f"{name}.{layer}"] for layer in layer_inputs(field.network)}
-            field.network = prepare(fuse(field.network), bits, self.args.activation_bits)
+    def bits_of(self, network: str) -> dict[str, int]:
+        """Bits by layer of one network."""
+        prefix = f"{network}."
+        return {k.removeprefix(prefix): bits for k, bits in self.weight_bits.items() if k.startswith(prefix)}
 
-    def calibrate(self) -> None:
-        """Sets every activation's range to the extremes of a few training batches."""
-        set_state(self.renderer, observing=True, quantizing=False, momentum=None)
-        run_batches(self.args, self.scene, self.renderer)
-        synchronize_ranges(self.renderer)
-        set_state(self.renderer, observing=True, quantizing=True)
-        if self.args.quant_budget:
-            self._fit_budget()
+    def state_dict(self) -> dict:
+        """What a checkpoint must know of the scheme beyond the networks."""
+        return {"weight_bits": self.weight_bits}
 
-    def _fit_budget(self) -> None:
+    def load_state_dict(self, state: dict) -> None:
+        """To be called before `prepare`."""
+        self.weight_bits = state["weight_bits"]
+
+    def fit_budget(self) -> None:
         """Gives every layer the bits that cost least in a file of `--quant_budget` bytes."""
         batches = RayBatches(self.args, self.scene, next(self.renderer.buffers()).device)
         drawn = [batches.draw(self.renderer, self.args.precrop_iters + 1) for _ in range(self.args.calibration_batches)]
@@ -64,23 +79,39 @@ class Int8Scheme:
         def choose() -> dict[str, int]:
             with tempfile.TemporaryDirectory() as folder:
                 size = self.save(Path(folder) / "model.safetensors")
-            weights = sum(packed_bytes(counts[name], bits) for name, bits in self.weight_bits.items())
+            weights = sum(self.packed_bytes(counts[name], layer.bits) for name, layer in layers.items())
             grid = self.renderer.grid.pack().numel() if isinstance(self.renderer, OccupancyRenderer) else 0
             fixed = size - weights + HEADER_SLACK + round(GRID_SLACK * grid)
-            return choose_bits(measure_costs(self.renderer, drawn), counts, self.args.quant_budget, fixed)
+            costs = measure_costs(self.renderer, drawn)
+            return choose_bits(costs, counts, self.args.quant_budget, fixed, self.packed_bytes)
 
-        self.weight_bits = distributed.from_main(choose)
-        for name, bits in self.weight_bits.items():
-            layers[name].weight_fake_quant.bits = bits
+        chosen = distributed.from_main(choose)
+        self.weight_bits |= chosen
+        for name, bits in chosen.items():
+            layers[name].bits = bits
         print("bits by layer: " + ", ".join(f"{name} {bits}" for name, bits in self.weight_bits.items()))
 
-    def state_dict(self) -> dict:
-        """What a checkpoint must know of the scheme beyond the networks."""
-        return {"weight_bits": self.weight_bits}
 
-    def load_state_dict(self, state: dict) -> None:
-        """To be called before `prepare`."""
-        self.weight_bits = state["weight_bits"]
+class Int8Scheme(Scheme):
+    """int8 by quantisation-aware training (`qat`), or by calibration alone (`ptq`)."""
+
+    name, phase = "int8", "qat"
+
+    def default_bits(self, network: torch.nn.Module) -> dict[str, int]:
+        return dict.fromkeys(layer_inputs(network), self.args.weight_bits)
+
+    def prepare(self) -> None:
+        for name, field in self.renderer.fields.items():
+            field.network = prepare(fuse(field.network), self.bits_of(name), self.args.activation_bits)
+
+    def calibrate(self) -> None:
+        """Sets every activation's range to the extremes of a few training batches."""
+        set_state(self.renderer, observing=True, quantizing=False, momentum=None)
+        run_batches(self.args, self.scene, self.renderer)
+        synchronize_ranges(self.renderer)
+        set_state(self.renderer, observing=True, quantizing=True)
+        if self.args.quant_budget:
+            self.fit_budget()
 
     def after_step(self, done: float) -> None:
         """done: the share of this phase's steps that are; ranges freeze for the last of them."""
@@ -99,29 +130,28 @@ class Int8Scheme:
         return save_int8_model(path, self.renderer, tensors, self.scene.render_path, *bits)
 
 
-class TernaryScheme:
+class TernaryScheme(Scheme):
     """BitNeRF: ternary weights, 8-bit activations by row (`bitnet.py`)."""
 
     name = phase = "ternary"
+    hidden = TERNARY
+    packed_bytes = staticmethod(stored_bytes)
 
-    def __init__(self, args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module):
-        self.args, self.scene, self.renderer = args, scene, renderer
+    def default_bits(self, network: torch.nn.Module) -> dict[str, int]:
+        return default_bits(network, self.hidden, ENDS[self.args.bit_ends])
 
     def prepare(self) -> None:
-        for field in self.renderer.fields.values():
-            to_bitnet(field.network, HIDDEN[self.name], self.args.bit_ends)
-
-    def state_dict(self) -> dict:
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        pass
+        for name, field in self.renderer.fields.items():
+            to_bitnet(field.network, self.bits_of(name))
 
     def calibrate(self) -> None:
         """Gives norms the gains with which the float weights see inputs of the size they know."""
         set_rounding(self.renderer, 0.0)
         with calibrate_norms(self.renderer):
             run_batches(self.args, self.scene, self.renderer)
+        if self.args.quant_budget:
+            set_rounding(self.renderer, 1.0)
+            self.fit_budget()
         self.after_step(0.0)
 
     def after_step(self, done: float) -> None:
@@ -139,24 +169,26 @@ class TernaryScheme:
             for name, network in networks_of(self.renderer).items()
             for key, value in convert_bitnet(network).items()
         }
-        return save_bitnet_model(path, self.renderer, tensors, self.scene.render_path, self.name, self.args.bit_ends)
+        cameras = self.scene.render_path
+        return save_bitnet_model(path, self.renderer, tensors, cameras, self.name, self.weight_bits)
 
 
 class W4A8Scheme(TernaryScheme):
     """The same with 4-bit weights: the step between int8 and ternary."""
 
     name = phase = "w4a8"
+    hidden = 4
 
 
 SCHEMES = {"qat": Int8Scheme, "ptq": Int8Scheme, "w4a8": W4A8Scheme, "ternary": TernaryScheme}
 
 
-def layer_bits(network: torch.nn.Module, default: int, given: list[str]) -> dict[str, int]:
+def layer_bits(default: dict[str, int], given: list[str]) -> dict[str, int]:
     """Bits of every layer's weights: `given` as LAYER=BITS, the others `default`.
 
     Raises BadInput for a layer that the network does not have, or for bits outside [2, 8].
     """
-    bits = dict.fromkeys(layer_inputs(network), default)
+    bits = dict(default)
     for entry in given:
         layer, _, number = entry.partition("=")
         if layer not in bits:

@@ -13,12 +13,15 @@ from test_training import TINY
 
 import run_nerf_qat
 from bitnet import (
+    FLOAT,
     NORM_EPS,
+    TERNARY,
     BitLinear,
     _NormalizeAndRoundRows,
     bit_layers,
     calibrate_norms,
     convert_bitnet,
+    default_bits,
     round_to_half,
     set_rounding,
     ternarize,
@@ -110,15 +113,16 @@ def test_an_illegal_code_is_refused():
         unpack_ternary(packed, (11,))
 
 
-def random_bitnet(config: FieldConfig, hidden: str, ends: str) -> RadianceField:
+def random_bitnet(config: FieldConfig, hidden: int, ends: int) -> tuple[RadianceField, dict[str, int]]:
     torch.manual_seed(0)
     field = make_field(config)
-    to_bitnet(field.network, hidden, ends)
+    bits = default_bits(field.network, hidden, ends)
+    to_bitnet(field.network, bits)
     for layer in bit_layers(field):
         if layer.norm is not None:
             torch.nn.init.uniform_(layer.norm, 0.5, 2)
     round_to_half(field)
-    return field
+    return field, bits
 
 
 def points(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,17 +133,17 @@ def points(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "hidden, ends",
-    [("ternary", "int8"), ("ternary", "float"), ("ternary", "ternary"), ("int4", "int8"), ("int4", "int4")],
+    [(TERNARY, 8), (TERNARY, FLOAT), (TERNARY, TERNARY), (4, 8), (4, 4), (3, 5)],
 )
 @pytest.mark.parametrize("config", [SMALL, NO_VIEWS, RESIDUAL], ids=["views", "no views", "residual"])
 def test_file_tensors_compute_what_was_trained(config, hidden, ends):
-    field, (positions, directions) = random_bitnet(config, hidden, ends), points(5000)
+    (field, bits), (positions, directions) = random_bitnet(config, hidden, ends), points(5000)
     state = convert_bitnet(field.network)
     with torch.no_grad():
         trained = field(positions, directions)
     executed = {}
     for backend in ("reference", "torch", "onednn"):
-        executed[backend] = BitField(config, BitNetwork(config, state, hidden, ends, backend))(positions, directions)
+        executed[backend] = BitField(config, BitNetwork(config, state, bits, backend))(positions, directions)
     for backend in ("torch", "onednn"):  # the integers are the same, and floats are taken in one order
         for value, expected in zip(executed[backend], executed["reference"], strict=True):
             torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
@@ -156,7 +160,7 @@ def test_calibrated_norms_keep_the_network_near_its_float_self():
     x = torch.randn(256, 42)
     with torch.no_grad():
         expected = network(x)
-        to_bitnet(network, "float", "float")
+        to_bitnet(network, default_bits(network, FLOAT, FLOAT))
         set_rounding(network, 0.0)
         without = network(x)
         with calibrate_norms(network):
@@ -245,7 +249,7 @@ def test_resume_while_rounding_is_bit_for_bit(tmp_path, flags):
 
 @pytest.mark.parametrize(
     "flags",
-    [["--export_onnx"], ["--quant_budget", "9000"], ["--quant_bits", "rgb_linear=4"], ["--backend", "onnxruntime"]],
+    [["--export_onnx"], ["--backend", "onnxruntime"]],
 )
 def test_flags_of_int8_are_refused_before_training(tmp_path, capsys, flags):
     words = [*TINY, "--quant", "ternary", "--basedir", tmp_path, *flags]

@@ -58,7 +58,7 @@ def test_costs_rise_with_fewer_bits_and_leave_the_network_alone():
     for by_bits in costs.values():
         assert all(by_bits[a] >= by_bits[b] for a, b in itertools.pairwise(CHOICES))
     assert max(by_bits[2] for by_bits in costs.values()) > 1e-6
-    assert all(layer.weight_fake_quant.bits == 8 for layer in quantized_layers(renderer).values())
+    assert all(layer.bits == 8 for layer in quantized_layers(renderer).values())
 
 
 def test_a_run_under_a_budget_and_its_resume(tmp_path):
@@ -75,6 +75,27 @@ def test_a_run_under_a_budget_and_its_resume(tmp_path):
     assert read_model(folder / "model_int8.safetensors")[0]["weight_bits"] == bits
     models = json.loads((folder / "metrics.json").read_text())["models"]
     assert models["int8"]["psnr"] == pytest.approx(models["fake_quant"]["psnr"], abs=0.2)
+
+
+def test_a_bitnerf_under_a_budget_with_float_ends(tmp_path):
+    flags = [*TINY, *SHORT, "--netwidth", "64", "--quant", "w4a8", "--bit_ends", "float"]
+    assert run(run_nerf_qat, *flags, "--quant_budget", "23000", "--basedir", tmp_path, "--expname", "bit") == 0
+    file = tmp_path / "bit" / "model_w4a8.safetensors"
+    assert file.stat().st_size <= 23000
+    bits = {layer.removeprefix("network_fn."): n for layer, n in read_model(file)[0]["weight_bits"].items()}
+    assert bits["rgb_linear"] == bits["pts_linears.0"] == 32
+    assert len(set(bits.values())) > 2 and bits["pts_linears.1"] <= 8
+    models = json.loads((tmp_path / "bit" / "metrics.json").read_text())["models"]
+    assert models["w4a8"]["psnr"] == pytest.approx(models["fake_quant"]["psnr"], abs=0.1)
+
+
+def test_bits_by_layer_of_a_bitnerf(tmp_path):
+    flags = [*TINY, *SHORT, "--quant", "ternary", "--quant_bits", "feature_linear=5", "pts_linears.0=2"]
+    assert run(run_nerf_qat, *flags, "--basedir", tmp_path, "--expname", "bits") == 0
+    bits = read_model(tmp_path / "bits" / "model_ternary.safetensors")[0]["weight_bits"]
+    assert [bits[f"network_fn.{n}"] for n in ("feature_linear", "pts_linears.0", "pts_linears.1", "rgb_linear")] == [
+        5, 2, 2, 8,
+    ]  # fmt: skip
 
 
 def test_a_budget_below_the_fixed_parts_is_one_clear_line(tmp_path, capsys):
