@@ -8,7 +8,9 @@ file. With --check nothing is written; the exit status is 1 where a table is out
 
 import json
 import re
+import statistics
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -153,33 +155,44 @@ def final_model(run: dict) -> dict:
     return next(models[name] for name in ("ternary", "w4a8", "int8", "float32") if name in models)
 
 
+def mean(values: Iterable[float]) -> float:
+    return statistics.fmean(values)
+
+
 def experiments_table(names: list[str]) -> str:
-    """benchmarks/experiments.py: mean and spread over seeds."""
+    """benchmarks/experiments.py: means over seeds, and against the experiment called `base`."""
     results = load(names[0])
+    grouped = {name: [final_model(run) for run in runs] for name, runs in runs_by_experiment(results).items()}
+    base_psnr, base_bytes = (mean(model[key] for model in grouped["base"]) for key in ("psnr", "bytes"))
     lines = [
-        "| experiment | test PSNR | seeds from to | SSIM | bytes | s/frame | minutes of training |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| experiment | test PSNR | to base | seeds, from to | SSIM | bytes | base / bytes | s/frame |",
+        "|---|--:|--:|---|--:|--:|--:|--:|",
     ]
-    for name, runs in runs_by_experiment(results).items():
-        models = [final_model(run) for run in runs]
+    for name, models in grouped.items():
         psnrs = [model["psnr"] for model in models]
-
-        def mean(values: list[float]) -> float:
-            return sum(values) / len(values)
-
+        size = mean(model["bytes"] for model in models)
         lines.append(
-            f"| {name} | {mean(psnrs):.2f} | {len(runs)}: {min(psnrs):.2f} to {max(psnrs):.2f} | "
-            f"{mean([m['ssim'] for m in models]):.4f} | {mean([m['bytes'] for m in models]):,.0f} | "
-            f"{mean([m['seconds_per_frame'] for m in models]):.3f} | "
-            f"{mean([run['train']['seconds'] for run in runs]) / 60:.1f} |"
+            f"| {name} | {mean(psnrs):.2f} | {mean(psnrs) - base_psnr:+.2f} | "
+            f"{len(models)}: {min(psnrs):.2f} to {max(psnrs):.2f} | {mean(m['ssim'] for m in models):.4f} | "
+            f"{size:,.0f} | {base_bytes / size:.1f} | {mean(m['seconds_per_frame'] for m in models):.3f} |"
         )
     one = results["runs"][0]
     size = one["models"]["float32"]
     note = (
-        f"Means over seeds, {size['views']} test views of {size['width']}x{size['height']}; each as its file renders. "
-        f"{one['train']['steps']} steps each, {machine(results['facts'])}"
+        f"Means over seeds, {size['views']} test views of {size['width']}x{size['height']}, each as its file renders; "
+        f"{one['train']['steps']} steps each; frames timed one after another when all runs were done; "
+        f"{machine(results['facts'])}"
     )
     return "\n".join(lines) + f"\n\n{note}\n"
+
+
+def step_times_table(names: list[str]) -> str:
+    """benchmarks/step_times.py: what a step of each experiment takes."""
+    run = load(names[0])
+    lines = ["| step of | network queries | ms | times base |", "|---|--:|--:|--:|"]
+    for name, entry in run["experiments"].items():
+        lines.append(f"| {name} | {entry['queries']:,} | {entry['median_ms']:.0f} | {entry['of_base']:.2f} |")
+    return "\n".join(lines) + f"\n\nTaken in turn in one process, {machine(run['facts'])}\n"
 
 
 MAKERS = {
@@ -191,6 +204,7 @@ MAKERS = {
     "memory": memory_table,
     "field": field_table,
     "experiments": experiments_table,
+    "step_times": step_times_table,
 }
 BLOCK = re.compile(rf"(<!-- ({'|'.join(MAKERS)}) ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
