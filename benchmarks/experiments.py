@@ -20,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import common
-import torch
 
+from experiment import select_device
 from int8_model import select_backend
 from model_file import load_renderer
 from rendering import render_image
@@ -107,17 +107,18 @@ def collect(basedir: Path, name: str) -> None:
                 if "file" in model:
                     model["seconds_per_frame"] = frame_seconds(path.parent / model["file"])
             runs.append({"experiment": experiment, **metrics})
-    common.save_results(name, {"facts": common.machine(), "runs": runs})
+    common.save_results(name, {"facts": common.machine(device=str(select_device("auto"))), "runs": runs})
 
 
 def frame_seconds(file: Path) -> float:
     """The median time of a frame on the video path, with nothing else running."""
-    device = torch.device("cpu")
+    device = select_device("auto")
     renderer, path, _ = load_renderer(file, device, select_backend("auto", device))
+    path = path.to(device)
     seconds = []
     for i in range(FRAMES):
         start = time.perf_counter()
-        render_image(renderer, path[i % len(path)])
+        render_image(renderer, path[i % len(path)]).rgb.cpu()  # waits for the device
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
