@@ -67,7 +67,7 @@ class Scheme:
 
     def load_state_dict(self, state: dict) -> None:
         """To be called before `prepare`."""
-        self.weight_bits = state["weight_bits"]
+        self.weight_bits = state.get("weight_bits", self.weight_bits)  # absent before bits were by layer
 
     def fit_budget(self) -> None:
         """Gives every layer the bits that cost least in a file of `--quant_budget` bytes."""
