@@ -230,7 +230,7 @@ def config_parser() -> configargparse.ArgumentParser:
     add(
         "--quant_budget",
         type=positive(int),
-        help="bytes that the quantised file may have: bits are chosen layer by layer, by what each layer's rounding costs",
+        help="bytes that the quantised file may have: bits are chosen by layer, by what each one's rounding costs",
     )
     add(
         "--activation_bits",

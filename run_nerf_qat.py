@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # 2. The same network, rounding as its file will; what can be calibrated is, from a few batches.
     if rounds:
-        scheme.load_state_dict(state.get("scheme", scheme.state_dict()))  # absent before bits were by layer
+        scheme.load_state_dict(state.get("scheme", {}))
     scheme.prepare()
     if not rounds:
         scheme.calibrate()
