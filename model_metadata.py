@@ -14,6 +14,7 @@ LARGEST_GRID = 1024  # cells on a side
 LARGEST_PICTURE = 65_536  # pixels on a side
 MOST_STEPS = 100_000  # of a ray through the box, beyond which a picture would take forever
 FAR_AWAY = 1e6  # world units
+LARGEST_VALUE = 1e6  # of a weight, scale, norm or bias; products of several stay far from overflow
 
 
 def check_metadata(metadata: dict) -> None:
@@ -126,8 +127,8 @@ def check_tensors(what: str, state: dict[str, torch.Tensor], expected: dict) -> 
         tensor = state[name]
         if tensor.dtype != dtype or tuple(tensor.shape) != shape:
             raise BrokenFile(f"{what}: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {shape}")
-        if dtype.is_floating_point and not torch.isfinite(tensor).all():
-            raise BrokenFile(f"{what}: {name} holds NaN or infinity")
+        if dtype.is_floating_point and not (tensor.float().abs() <= LARGEST_VALUE).all():  # nor is NaN
+            raise BrokenFile(f"{what}: {name} holds NaN, infinity or a value beyond {LARGEST_VALUE:g}")
         if name.endswith("scale") and not (tensor > 0).all():
             raise BrokenFile(f"{what}: {name} holds a scale that is not positive")
     extra = [name for name in state if name not in expected]
