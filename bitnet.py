@@ -16,7 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from packing import DIGITS_IN_BYTE, pack_bits, pack_ternary, packed_bytes, unpack_bits, unpack_ternary
-from quantization import WeightFakeQuantize, layer_inputs
+from quantization import RoundedLinear, WeightFakeQuantize, layer_inputs
 from run_nerf_helpers import NeRF
 
 ACTIVATION_MAX = 127
@@ -73,7 +73,7 @@ class _NormalizeAndRoundRows(torch.autograd.Function):
         return d_x, d_gain.to(gain.dtype)
 
 
-class BitLinear(nn.Linear):
+class BitLinear(RoundedLinear):
     """A linear layer that rounds weights and input.
 
     bits: of a weight, 2 (ternary) to 8, or 32 for a layer that rounds neither.
@@ -83,23 +83,15 @@ class BitLinear(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int, bits: int = TERNARY, norm: bool = True):
         super().__init__(in_features, out_features)
-        self.quantizer = WeightFakeQuantize(bits)
+        self.weight_fake_quant = WeightFakeQuantize(bits)
         self.norm = nn.Parameter(torch.ones(in_features)) if norm else None
         self.rounding = 1.0
-
-    @property
-    def bits(self) -> int:
-        return self.quantizer.bits
-
-    @bits.setter
-    def bits(self, bits: int) -> None:
-        self.quantizer.bits = bits
 
     def codes(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The weights as integers (still float) and their scale, scalar or `[out]`."""
         if self.bits == TERNARY:
             return ternarize(self.weight)
-        return self.quantizer.integers(self.weight)
+        return self.weight_fake_quant.integers(self.weight)
 
     def rounded_weight(self) -> torch.Tensor:
         with torch.no_grad():

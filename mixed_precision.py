@@ -12,10 +12,9 @@ import numpy as np
 import torch
 
 from batches import Batch, render_batch
-from bitnet import BitLinear
 from errors import BadInput
 from packing import packed_bytes
-from quantization import QATLinear
+from quantization import RoundedLinear
 from rendering import networks_of
 from run_nerf_helpers import img2mse
 
@@ -23,13 +22,13 @@ CHOICES = (2, 3, 4, 5, 6, 8)
 UNITS = 4000  # that a budget is counted in
 
 
-def quantized_layers(renderer: torch.nn.Module) -> dict[str, QATLinear | BitLinear]:
+def quantized_layers(renderer: torch.nn.Module) -> dict[str, RoundedLinear]:
     """The layers of a prepared renderer that round, by name, their network's name in front."""
     return {
         f"{name}.{path}": layer
         for name, network in networks_of(renderer).items()
         for path, layer in network.named_modules()
-        if isinstance(layer, QATLinear | BitLinear) and layer.bits <= 8
+        if isinstance(layer, RoundedLinear) and layer.bits <= 8
     }
 
 

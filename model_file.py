@@ -175,6 +175,8 @@ def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) ->
         state = {k.removeprefix(prefix): tensors.pop(k) for k in list(tensors) if k.startswith(prefix)}
         bits = metadata.get("weight_bits", {})
         bits = {key.removeprefix(prefix): number for key, number in bits.items() if key.startswith(prefix)}
+        if metadata["precision"] != "float32" and set(bits) != set(layer_inputs(skeleton(config))):
+            raise BrokenFile(f"weight_bits names {sorted(bits)[:3]}..., expected the layers of {name}")
         if metadata["precision"] == "int8":
             _unpack_weights(config, state, bits)
         fields[name] = _field(config, state, bits, metadata, device, backend)
@@ -206,8 +208,6 @@ def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) ->
 def _unpack_weights(config: FieldConfig, state: dict[str, torch.Tensor], weight_bits: dict[str, int]) -> None:
     """Puts int8 weights in the place of packed ones."""
     bare = skeleton(config)
-    if set(weight_bits) != set(layer_inputs(bare)):
-        raise BrokenFile(f"weight_bits names {sorted(weight_bits)[:3]}..., expected the layers of the network")
     for layer, bits in weight_bits.items():
         name = f"{layer}.weight"
         if bits < 8 and name in state:

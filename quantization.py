@@ -133,7 +133,19 @@ class LinearReLU(nn.Linear):
         return F.relu(super().forward(x))
 
 
-class QATLinear(nn.Linear):
+class RoundedLinear(nn.Linear):
+    """A linear layer with a `weight_fake_quant`; `bits` of a weight may be changed at any time."""
+
+    @property
+    def bits(self) -> int:
+        return self.weight_fake_quant.bits
+
+    @bits.setter
+    def bits(self, bits: int) -> None:
+        self.weight_fake_quant.bits = bits
+
+
+class QATLinear(RoundedLinear):
     """A linear layer, with its ReLU if it has one, whose weights and output are fake-quantised.
 
     Its input may be a concatenation of activations with scales of their own. In integers
@@ -148,14 +160,6 @@ class QATLinear(nn.Linear):
         self.weight_fake_quant = WeightFakeQuantize(weight_bits)
         self.activation_post_process = output
         self.inputs: tuple[tuple[FakeQuantize, int], ...] = ()  # in a tuple: not registered twice
-
-    @property
-    def bits(self) -> int:
-        return self.weight_fake_quant.bits
-
-    @bits.setter
-    def bits(self, bits: int) -> None:
-        self.weight_fake_quant.bits = bits
 
     def input_scale(self) -> torch.Tensor:
         """The largest scale of the inputs, to which the others are folded."""

@@ -119,6 +119,9 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> None:
         return
     if backend not in PRODUCTS:
         raise BadInput(f"--backend {backend} does not execute --quant {args.quant}; use auto, reference or torch")
+    for flag in ("weight_bits", "activation_bits"):
+        if getattr(args, flag) != 8:
+            raise BadInput(f"--{flag} is for int8 files; with --quant {args.quant} give --quant_bits or --bit_ends")
     if args.export_onnx:
         raise BadInput(f"--export_onnx is for int8 files; leave it out with --quant {args.quant}")
 

@@ -1,4 +1,4 @@
-"""The experiments of docs/experiments.md: one variable at a time, the same steps, several seeds.
+"""The experiments of configs/experiments: one variable at a time, the same steps, several seeds.
 
 python benchmarks/experiments.py [--seeds 3] [--only NAME...] [--lanes 1] [--name NAME] [FLAGS...]
 

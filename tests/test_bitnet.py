@@ -249,7 +249,7 @@ def test_resume_while_rounding_is_bit_for_bit(tmp_path, flags):
 
 @pytest.mark.parametrize(
     "flags",
-    [["--export_onnx"], ["--backend", "onnxruntime"]],
+    [["--export_onnx"], ["--backend", "onnxruntime"], ["--weight_bits", "4"], ["--activation_bits", "6"]],
 )
 def test_flags_of_int8_are_refused_before_training(tmp_path, capsys, flags):
     words = [*TINY, "--quant", "ternary", "--basedir", tmp_path, *flags]
@@ -258,18 +258,8 @@ def test_flags_of_int8_are_refused_before_training(tmp_path, capsys, flags):
 
 
 def test_bitnets_schedule_wants_muon(tmp_path, capsys):
-    fails_cleanly(
-        capsys,
-        run_nerf_qat,
-        *TINY,
-        "--optimizer",
-        "adam",
-        "--qat_schedule",
-        "bitnet",
-        "--basedir",
-        tmp_path,
-        says=("--optimizer muon",),
-    )
+    flags = [*TINY, "--optimizer", "adam", "--qat_schedule", "bitnet", "--basedir", tmp_path]
+    fails_cleanly(capsys, run_nerf_qat, *flags, says=("--optimizer muon",))
 
 
 def test_residual_networks_are_refused_for_int8_before_training(tmp_path, capsys):
