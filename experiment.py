@@ -18,6 +18,9 @@ from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, RenderL
 from run_log import check_wandb
 from run_nerf_helpers import FieldConfig, NeRF, make_field
 from scene import Scene
+from tensorf import TensorfConfig, TensorField, resolution_for
+
+FIELD_KINDS = ("nerf", "tensorf")
 
 # Carving first looks at the whole box this coarsely, to find the tight box that the grid is laid in.
 SCOUT_RESOLUTION = 64
@@ -164,10 +167,32 @@ def field_config(args: argparse.Namespace, fine: bool = False) -> FieldConfig:
     )
 
 
+def make_tensor_field(args: argparse.Namespace, box: torch.Tensor) -> TensorField:
+    """An untrained TensoRF over a box `[2, 3]`, as the flags describe it."""
+    config = TensorfConfig(
+        decomposition=args.tensor,
+        density_ranks=tuple(args.density_ranks),
+        color_ranks=tuple(args.color_ranks),
+        features=args.color_features,
+        feature_octaves=args.feature_octaves,
+        view_octaves=args.view_octaves,
+        hidden=args.decoder_width,
+        density_activation=args.density_activation,
+        density_bias=args.density_bias,
+        density_scale=args.density_scale,
+    )
+    return TensorField(config, config.make_network(resolution_for(args.voxels, box), box.cpu()))
+
+
 def make_renderer(
     args: argparse.Namespace, scene: Scene, device: torch.device, network: type[NeRF] = NeRF
 ) -> OccupancyRenderer | HierarchicalRenderer:
     """The renderer that `--sampler` names, untrained, its grid carved where images have alpha."""
+    if args.model not in FIELD_KINDS:
+        raise BadInput(f"--model {args.model}: a file is for --render_only; to train give {' or '.join(FIELD_KINDS)}")
+    tensor = args.model == "tensorf"
+    if tensor and args.sampler != "occupancy":
+        raise BadInput("--model tensorf: has one field in one box; add --sampler occupancy")
     torch.manual_seed(args.seed)
     if args.sampler == "hierarchical":
         fine = make_field(field_config(args, fine=True), network) if args.N_importance > 0 else None
@@ -183,7 +208,7 @@ def make_renderer(
         )
         return renderer.to(device)
     grid = make_grid(scene, args.grid_resolution, device)
-    field = make_field(field_config(args), network)
+    field = make_tensor_field(args, grid.aabb) if tensor else make_field(field_config(args), network)
     step = args.march_step * float(grid.cell.max())
     return OccupancyRenderer(field, grid, ray_setup(args, scene), step, args.min_transmittance).to(device)
 
@@ -227,12 +252,13 @@ def load_networks(renderer: torch.nn.Module, path: Path, state: dict | None = No
             raise BrokenFile(
                 f"{path}: has no {name}_state_dict; was it trained with another --sampler or --N_importance?"
             )
-        mismatch = describe_mismatch(network.state_dict(), stored)
-        if mismatch:
+        try:
+            network.load_state_dict(stored)
+        except RuntimeError as error:
+            mismatch = describe_mismatch(network.state_dict(), stored)
             raise BrokenFile(
                 f"{path}: {name} is of another architecture: {mismatch}; give the flags it was trained with"
-            )
-        network.load_state_dict(stored)
+            ) from error
     if isinstance(renderer, OccupancyRenderer) and "grid_state_dict" in state:
         renderer.grid.load_state_dict(state["grid_state_dict"])
 
@@ -245,7 +271,7 @@ def _check_conventions(renderer: torch.nn.Module, path: Path, state: dict) -> No
     if state.get("corner_rays", corner_rays) != corner_rays:
         word = "with" if state["corner_rays"] else "without"
         raise BadInput(f"{path}: was trained {word} --corner_rays; give the same flags again")
-    residual = next(iter(renderer.fields.values())).config.residual
+    residual = getattr(next(iter(renderer.fields.values())).config, "residual", False)
     if state.get("residual", False) != residual:
         word = "without" if residual else "with"
         raise BadInput(f"{path}: was trained {word} --residual; give the same flags again")

@@ -26,6 +26,7 @@ from quantization import layer_inputs
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, networks_of
 from run_nerf_helpers import FieldConfig, RadianceField, make_field
 from scene import Cameras, check_poses
+from tensorf_file import load_tensor_field
 
 FORMAT, VERSION = "nerf-qat", 2
 BITNETS = ("ternary", "w4a8")  # precisions of files that hold a BitNeRF
@@ -117,7 +118,9 @@ def _describe(renderer: torch.nn.Module, render_path: Cameras) -> dict:
             "n_importance": renderer.n_importance,
             "lindisp": renderer.lindisp,
         }
-    described["fields"] = {name: dataclasses.asdict(field.config) for name, field in renderer.fields.items()}
+    described["fields"] = {
+        name: {"kind": field.kind, **dataclasses.asdict(field.config)} for name, field in renderer.fields.items()
+    }
     return described
 
 
@@ -170,9 +173,13 @@ def load_renderer(
 def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) -> tuple[torch.nn.Module, Cameras]:
     fields = {}
     for name, described in metadata["fields"].items():
-        config = FieldConfig(**{**described, "skips": tuple(described["skips"])})
         prefix = f"{name}."
         state = {k.removeprefix(prefix): tensors.pop(k) for k in list(tensors) if k.startswith(prefix)}
+        architecture = {key: value for key, value in described.items() if key != "kind"}
+        if described["kind"] == "tensorf":
+            fields[name] = load_tensor_field(architecture, state).to(device)
+            continue
+        config = FieldConfig(**{**architecture, "skips": tuple(architecture["skips"])})
         bits = metadata.get("weight_bits", {})
         bits = {key.removeprefix(prefix): number for key, number in bits.items() if key.startswith(prefix)}
         if metadata["precision"] != "float32" and set(bits) != set(layer_inputs(skeleton(config))):

@@ -41,8 +41,10 @@ def check_metadata(metadata: dict) -> None:
         raise BrokenFile("fields: expected network_fn, and network_fine where there is a fine pass")
     for name in names:
         _check_field(name, fields[name])
-        if precision == "int8" and fields[name]["residual"]:
+        if precision == "int8" and fields[name].get("residual"):
             raise BrokenFile(f"{name}: residual, which int8 files cannot be")
+        if precision != "float32" and fields[name]["kind"] != "nerf":
+            raise BrokenFile(f"{name}: a {fields[name]['kind']} cannot be {precision}")
 
 
 def _check_rays(rays: dict) -> None:
@@ -94,10 +96,20 @@ def _check_sampler(sampler: dict) -> None:
 
 
 def _check_field(name: str, field: dict) -> None:
+    if not isinstance(field, dict):
+        raise BrokenFile(f"{name}: {_short(field)} is not a table")
+    _one_of(name, {"kind": field.get("kind")}, "kind", tuple(FIELD_CHECKS))
+    FIELD_CHECKS[field["kind"]](name, field)
+    _one_of(name, field, "density_activation", ("relu", "softplus"))
+    _number(name, field, "density_bias", -FAR_AWAY, FAR_AWAY)
+    _number(name, field, "density_scale", 1e-6, FAR_AWAY)
+
+
+def _check_nerf(name: str, field: dict) -> None:
     _keys(
         name, field,
         {
-            "depth", "width", "skips", "use_viewdirs", "output_ch", "multires", "multires_views", "i_embed",
+            "kind", "depth", "width", "skips", "use_viewdirs", "output_ch", "multires", "multires_views", "i_embed",
             "density_activation", "density_bias", "density_scale", "residual",
         },
     )  # fmt: skip
@@ -109,11 +121,30 @@ def _check_field(name: str, field: dict) -> None:
     _whole(name, field, "i_embed", -1, 0)
     _one_of(name, field, "use_viewdirs", (True, False))
     _one_of(name, field, "residual", (True, False))
-    _one_of(name, field, "density_activation", ("relu", "softplus"))
-    _number(name, field, "density_bias", -FAR_AWAY, FAR_AWAY)
-    _number(name, field, "density_scale", 1e-6, FAR_AWAY)
     if not isinstance(field["skips"], list) or not all(_is_whole(skip) for skip in field["skips"]):
         raise BrokenFile(f"{name}: skips is {_short(field['skips'])}, expected layer numbers")
+
+
+def _check_tensorf(name: str, field: dict) -> None:
+    _keys(
+        name, field,
+        {
+            "kind", "decomposition", "density_ranks", "color_ranks", "features", "feature_octaves", "view_octaves",
+            "hidden", "density_activation", "density_bias", "density_scale",
+        },
+    )  # fmt: skip
+    _one_of(name, field, "decomposition", ("vm", "cp"))
+    for ranks in ("density_ranks", "color_ranks"):
+        _numbers(f"{name} {ranks}", field[ranks], 3, 1, 4096)
+        if not all(_is_whole(rank) for rank in field[ranks]):
+            raise BrokenFile(f"{name}: {ranks} is {_short(field[ranks])}, expected whole numbers")
+    _whole(name, field, "features", 1, 4096)
+    _whole(name, field, "feature_octaves", 0, 16)
+    _whole(name, field, "view_octaves", 0, 16)
+    _whole(name, field, "hidden", 1, 8192)
+
+
+FIELD_CHECKS = {"nerf": _check_nerf, "tensorf": _check_tensorf}
 
 
 def check_tensors(what: str, state: dict[str, torch.Tensor], expected: dict) -> None:

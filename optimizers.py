@@ -20,13 +20,26 @@ def make_optimizers(args: argparse.Namespace, renderer: torch.nn.Module) -> dict
     scale = learning_rate_scale(args)
     named = [item for network in networks_of(renderer).values() for item in network.named_parameters()]
     if args.optimizer == "adam":
-        return {"optimizer": torch.optim.Adam([p for _, p in named], lr=scale * args.lrate, betas=(0.9, 0.999))}
+        return {"optimizer": torch.optim.Adam(_by_rate(renderer, scale * args.lrate), **_adam_of(renderer))}
     hidden = [p for name, p in named if p.ndim == 2 and not _is_head(name)]
     others = [p for name, p in named if p.ndim != 2 or _is_head(name)]
     return {
         "optimizer": torch.optim.Adam(others, lr=scale * args.lrate, betas=(0.9, 0.99)),
         "muon": torch.optim.Muon(hidden, lr=scale * args.muon_lrate, weight_decay=0.0, adjust_lr_fn="original"),
     }
+
+
+def _adam_of(renderer: torch.nn.Module) -> dict:
+    return next(iter(renderer.fields.values())).adam
+
+
+def _by_rate(renderer: torch.nn.Module, lrate: float) -> list[dict]:
+    """Parameters in groups of one learning rate: what the field says of each, times `lrate`."""
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for field in renderer.fields.values():
+        for name, parameter in field.network.named_parameters():
+            groups.setdefault(field.learning_rate_factor(name), []).append(parameter)
+    return [{"params": parameters, "lr": factor * lrate} for factor, parameters in groups.items()]
 
 
 def learning_rate_scale(args: argparse.Namespace) -> float:

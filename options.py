@@ -82,6 +82,12 @@ def config_parser() -> configargparse.ArgumentParser:
 
     group = parser.add_argument_group("network")
     add = group.add_argument
+    add(
+        "--model",
+        default="nerf",
+        metavar="{nerf,tensorf,PATH}",
+        help="the kind of field; with --render_only, the compressed file to render (default: the run folder's)",
+    )
     add("--netdepth", type=positive(int), default=8, help="layers in the (coarse) network")
     add("--netwidth", type=positive(int), default=256, help="channels per layer")
     add("--netdepth_fine", type=positive(int), default=8, help="layers in the fine network")
@@ -102,6 +108,40 @@ def config_parser() -> configargparse.ArgumentParser:
         type=positive(float),
         default=1.0,
         help="density per unit of activated output, 1/world unit",
+    )
+
+    group = parser.add_argument_group("tensor field (--model tensorf)")
+    add = group.add_argument
+    add("--tensor", default="vm", choices=["vm", "cp"], help="planes times lines, or products of three lines")
+    add("--density_ranks", type=positive(int), nargs=3, default=[16, 16, 16], help="density components by axis")
+    add("--color_ranks", type=positive(int), nargs=3, default=[48, 48, 48], help="colour components by axis")
+    add("--color_features", type=positive(int), default=27, help="colour features that the decoder gets")
+    add("--feature_octaves", type=int, default=2, help="octaves of the decoder's encoding of these")
+    add("--view_octaves", type=int, default=2, help="octaves of the decoder's encoding of directions")
+    add("--decoder_width", type=positive(int), default=128, help="channels of the decoder's two hidden layers")
+    add("--voxels", type=positive(int), default=128**3, help="voxels of the box that training starts with")
+    add("--voxels_final", type=positive(int), default=300**3, help="voxels after the last of --upsample_steps")
+    add(
+        "--upsample_steps",
+        type=positive(int),
+        nargs="*",
+        default=[2000, 3000, 4000, 5500, 7000],
+        help="steps after which planes and lines get finer",
+    )
+    add("--shrink_step", type=int, default=2000, help="step after which the box shrinks to what is occupied, 0: never")
+    add(
+        "--l1_weight",
+        type=float,
+        nargs=2,
+        default=[8e-5, 4e-5],
+        help="weight of the mean magnitude of density components, before and after the box has shrunk",
+    )
+    add(
+        "--tv_weight",
+        type=float,
+        nargs=2,
+        default=[0.0, 0.0],
+        help="weights of the total variation of the planes' density and colour components",
     )
 
     group = parser.add_argument_group("sampling")
@@ -134,6 +174,12 @@ def config_parser() -> configargparse.ArgumentParser:
         type=positive(int),
         default=64,
         help="occupancy: training steps between grid updates",
+    )
+    add(
+        "--grid_start",
+        type=int,
+        default=0,
+        help="occupancy: training steps before the first of them, for fields that start out empty",
     )
     add(
         "--grid_threshold",
@@ -271,7 +317,6 @@ def config_parser() -> configargparse.ArgumentParser:
         action="store_true",
         help="write the int8 field as model_int8.onnx too; with --render_only do only that, from the int8 file alone",
     )
-    add("--model", help="compressed model to render (default: that of --quant in the run folder)")
     add(
         "--backend",
         default="auto",

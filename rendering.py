@@ -98,12 +98,6 @@ class RenderLimits:
     memory: int = 2**30
 
 
-def _bytes_per_row(field: nn.Module) -> int:
-    """What a network query takes: its encoding, and the input, output and ReLU of one layer."""
-    config = field.config
-    return 4 * (2 * (config.input_ch + config.input_ch_views) + 3 * config.width)
-
-
 # ---------------------------------------------------------------------------------- compositing
 
 
@@ -234,7 +228,7 @@ class OccupancyRenderer(nn.Module):
     def bytes_per_ray(self) -> int:
         """An upper bound while rendering: a ray through occupied cells only."""
         diagonal = float((self.grid.aabb[1] - self.grid.aabb[0]).norm())
-        return math.ceil(diagonal / self.step) * BYTES_PER_SAMPLE + LEAST_AT_ONCE * _bytes_per_row(self.field)
+        return math.ceil(diagonal / self.step) * BYTES_PER_SAMPLE + LEAST_AT_ONCE * self.field.config.bytes_per_row
 
     def march(self, rays: Rays, jitter: torch.Tensor | None = None) -> Samples:
         return self.grid.march(rays.origins, rays.directions, self.setup.near, self.setup.far, self.step, jitter)

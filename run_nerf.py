@@ -26,6 +26,7 @@ from experiment import (
 from metrics import format_table, run_facts, write_metrics
 from model_file import save_float_model
 from options import config_parser
+from tensorf_training import tensorf_phase
 from training import Trainer, float_phase
 
 
@@ -37,7 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.plot_cameras:
         return plot_cameras(folder / "cameras.png", scene) if distributed.is_main() else None
     renderer = make_renderer(args, scene, device)
-    trainer = Trainer(args, scene, renderer, folder, float_phase(args))
+    phase = tensorf_phase(args, renderer) if args.model == "tensorf" else float_phase(args)
+    trainer = Trainer(args, scene, renderer, folder, phase)
     start(trainer, args, folder)
 
     if not args.render_only:

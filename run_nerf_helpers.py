@@ -243,6 +243,11 @@ class FieldConfig:
     def input_ch_views(self) -> int:
         return get_embedder(self.multires_views, self.i_embed)[1] if self.use_viewdirs else 0
 
+    @property
+    def bytes_per_row(self) -> int:
+        """What a query takes: its encoding, and the input, output and ReLU of one layer."""
+        return 4 * (2 * (self.input_ch + self.input_ch_views) + 3 * self.width)
+
     def make_network(self, network: type[NeRF] = NeRF) -> NeRF:
         return network(
             D=self.depth,
@@ -264,12 +269,19 @@ class RadianceField(nn.Module):
     `network` is a NeRF or anything with its `forward` and `raw_density`.
     """
 
+    kind = "nerf"  # in model files
+    adam = {"betas": (0.9, 0.999)}
+
     def __init__(self, config: FieldConfig, network: nn.Module):
         super().__init__()
         self.config = config
         self.network = network
         self.embed = get_embedder(config.multires, config.i_embed)[0]
         self.embed_views = get_embedder(config.multires_views, config.i_embed)[0]
+
+    def learning_rate_factor(self, name: str) -> float:
+        """What `--lrate` is multiplied by for a parameter of the network."""
+        return 1.0
 
     def activate_density(self, raw: torch.Tensor) -> torch.Tensor:
         activation = F.softplus if self.config.density_activation == "softplus" else F.relu

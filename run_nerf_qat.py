@@ -18,6 +18,7 @@ from distillation import Distillation
 from errors import BadInput, exit_cleanly
 from evaluation import RenderedViews, evaluate_views, render_video, stage_table, write_strip, write_views
 from experiment import (
+    FIELD_KINDS,
     find_checkpoint,
     load_networks,
     load_scene,
@@ -213,7 +214,9 @@ def export(file: Path) -> dict[str, int]:
 def render_only(args: argparse.Namespace, device: torch.device) -> None:
     """Renders the quantised file and nothing else: no checkpoint, and for the path no data either."""
     folder = Path(args.basedir) / args.expname
-    file = Path(args.model) if args.model else folder / f"model_{SCHEMES[args.quant].name}.safetensors"
+    file = (
+        Path(args.model) if args.model not in FIELD_KINDS else folder / f"model_{SCHEMES[args.quant].name}.safetensors"
+    )
     if args.export_onnx:
         export(file)
         return

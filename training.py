@@ -63,14 +63,15 @@ def compile_fields(renderer: torch.nn.Module, backend: str | Callable = "inducto
 class Phase:
     """A part of the training. name: kept in checkpoints and shown on the bar. schedule: from step to
     what learning rates are multiplied by. weight_decay: from step to that of Muon's matrices.
-    after_step: called with the number of each finished step.
+    after_step: called with the number of each finished step; true where it has put new parameters
+    into networks, for which there are then new optimisers.
     extra_loss: added to the photometric one, from a batch, its picture and the step. state: goes
     into checkpoints as it is."""
 
     name: str
     schedule: Callable[[int], float]
     weight_decay: Callable[[int], float] = lambda step: 0.0
-    after_step: Callable[[int], None] = lambda step: None
+    after_step: Callable[[int], bool | None] = lambda step: None
     extra_loss: Callable[[Batch, Rendering, int], torch.Tensor] | None = None
     state: dict = field(default_factory=dict)
 
@@ -96,11 +97,9 @@ class Trainer:
         if args.compile:
             compile_fields(renderer)
         self.batches = RayBatches(args, scene, self.device)
-        self.optimizers = make_optimizers(args, renderer)
-        self.parameters = list(renderer.parameters())
+        self.make_optimizers()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=args.amp == "fp16")
         distributed.copy_from_main([*self.parameters, *renderer.buffers()])
-        self.base_rates = {name: o.param_groups[0]["lr"] for name, o in self.optimizers.items()}
         self.step, self.seconds, self.rays = 0, 0.0, 0
         self.processes = distributed.world_size()
         self.curve: list[tuple[int, float]] = []  # of training PSNR, at every --i_print
@@ -108,6 +107,12 @@ class Trainer:
         self._stop_wanted = False
         self._last_mse = torch.zeros((), device=self.device)
         self._collapsed_since: int | None = None
+
+    def make_optimizers(self) -> None:
+        """New optimisers, for the parameters that the renderer has now."""
+        self.parameters = list(self.renderer.parameters())
+        self.optimizers = make_optimizers(self.args, self.renderer)
+        self.base_rates = {name: [group["lr"] for group in o.param_groups] for name, o in self.optimizers.items()}
 
     # ---------------------------------------------------------------------------------- one step
 
@@ -146,7 +151,8 @@ class Trainer:
         with record_function("update"):
             self._update()
         self.step += 1
-        if isinstance(self.renderer, OccupancyRenderer) and self.step % self.args.grid_interval == 0:
+        has_grid = isinstance(self.renderer, OccupancyRenderer) and self.step >= self.args.grid_start
+        if has_grid and self.step % self.args.grid_interval == 0:
             self.update_grid()
         self._last_mse = mse
         return mse, rendering, batch
@@ -154,7 +160,8 @@ class Trainer:
     def _update(self) -> None:
         """One step of every optimiser with the gradients there are."""
         for name, optimizer in self.optimizers.items():
-            optimizer.param_groups[0]["lr"] = self.base_rates[name] * self.phase.schedule(self.step)
+            for group, rate in zip(optimizer.param_groups, self.base_rates[name], strict=True):
+                group["lr"] = rate * self.phase.schedule(self.step)
             if name == "muon":
                 optimizer.param_groups[0]["weight_decay"] = self.phase.weight_decay(self.step)
             self.scaler.unscale_(optimizer)  # before they are measured or clipped
@@ -227,7 +234,8 @@ class Trainer:
                 started = time.perf_counter()
                 self._stop_wanted = stop.requested
                 mse, rendering, batch = self.train_step()
-                self.phase.after_step(self.step)
+                if self.phase.after_step(self.step):
+                    self.make_optimizers()
                 recent.append(mse)
                 self.rays += batch.total_rays
                 window_rays += batch.total_rays

@@ -1,0 +1,307 @@
+"""TensoRF: a radiance field as sums of products of planes and lines (Chen et al. 2022, arXiv 2203.09517).
+
+VM (eq. 4 and 5 there): for each of the three axes, R planes across it times R lines along it. CP
+(eq. 3): products of three lines. Both give density features, which are summed, and colour
+features, which a matrix mixes and a small network turns into colour with the viewing direction.
+
+Planes are `[rows, columns, R]`, channels last, so that one point's channels lie together: a bilinear
+look-up is then a weighted sum of four rows of a table, for which `embedding_bag` is several times
+faster than `grid_sample`, forwards and backwards. Density and colour share a table, density first.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from run_nerf_helpers import get_embedder
+
+# Which axes a plane spans (its columns, its rows), and the axis of the line that goes with it.
+PLANES = ((0, 1), (0, 2), (1, 2))
+LINES = (2, 1, 0)
+
+
+@dataclass(frozen=True)
+class TensorfConfig:
+    """The architecture, but for the resolution and the box, which change in training.
+
+    density_ranks, color_ranks: components along each of the three axes; of CP the sum is taken.
+    features: colour features after mixing. feature_octaves, view_octaves: of the decoder's positional
+    encodings. hidden: the decoder's width. Density is as in `FieldConfig`.
+    """
+
+    decomposition: str = "vm"
+    density_ranks: tuple[int, int, int] = (16, 16, 16)
+    color_ranks: tuple[int, int, int] = (48, 48, 48)
+    features: int = 27
+    feature_octaves: int = 2
+    view_octaves: int = 2
+    hidden: int = 128
+    density_activation: str = "softplus"
+    density_bias: float = -10.0
+    density_scale: float = 25.0
+
+    @property
+    def bytes_per_row(self) -> int:
+        """What a query takes: looked-up components and their products, features, and their encodings."""
+        encoded = self.features * (2 * self.feature_octaves + 2)
+        return 4 * (3 * (sum(self.density_ranks) + sum(self.color_ranks)) + 2 * encoded + 3 * self.hidden)
+
+    def make_network(self, resolution: tuple[int, int, int], aabb: torch.Tensor) -> "TensorNetwork":
+        return {"vm": TensorVM, "cp": TensorCP}[self.decomposition](self, resolution, aabb)
+
+
+def bilinear_corners(at: torch.Tensor, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The four entries of a `rows x columns` table around points, and their weights.
+
+    at: `[P, 2]`, column and row, in entries: 0 is the first one's centre, `columns - 1` the last
+    one's. Points outside count to the border. Returns flat numbers and weights, `[P, 4]`.
+    """
+    limit = torch.tensor([columns - 1, rows - 1], device=at.device)
+    at = at.clamp(min=torch.zeros_like(limit), max=limit)
+    low = at.floor().clamp(max=(limit - 1).clamp_min(0))
+    (right, down), (column, row) = (at - low).unbind(-1), low.long().unbind(-1)
+    step_right, step_down = min(1, columns - 1), columns * min(1, rows - 1)
+    first = row * columns + column
+    index = torch.stack([first, first + step_right, first + step_down, first + step_right + step_down], -1)
+    left, up = 1 - right, 1 - down
+    return index, torch.stack([left * up, right * up, left * down, right * down], -1)
+
+
+def linear_corners(at: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two entries of a line around points `at [P]`, and their weights, both `[P, 2]`."""
+    at = at.clamp(0, count - 1)
+    low = at.floor().clamp(max=max(count - 2, 0))
+    right, first = at - low, low.long()
+    return torch.stack([first, first + min(1, count - 1)], -1), torch.stack([1 - right, right], -1)
+
+
+def look_up(table: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Weighted sums `[P, R]` of rows of `table [..., R]`; no gradient flows to the weights."""
+    return F.embedding_bag(index, table.reshape(-1, table.shape[-1]), per_sample_weights=weight, mode="sum")
+
+
+class TensorNetwork(nn.Module):
+    """What VM and CP share: the box, the decoder, and the change of resolution.
+
+    Cropping and upsampling put new parameters in the place of old ones: optimisers must be made anew.
+    """
+
+    def __init__(self, config: TensorfConfig, aabb: torch.Tensor, mixed: int):
+        super().__init__()
+        self.config = config
+        self.register_buffer("aabb", aabb.float().clone())
+        self.basis = nn.Linear(mixed, config.features, bias=False)
+        self.embed, embedded = get_embedder(config.feature_octaves, 0, config.features)
+        self.embed_views, embedded_views = get_embedder(config.view_octaves, 0, 3)
+        self.decoder = nn.Sequential(
+            nn.Linear(embedded + embedded_views, config.hidden),
+            nn.ReLU(),
+            nn.Linear(config.hidden, config.hidden),
+            nn.ReLU(),
+            nn.Linear(config.hidden, 3),
+        )
+        nn.init.zeros_(self.decoder[-1].bias)
+
+    def factors(self) -> list[nn.Parameter]:
+        """Planes and lines: what is looked up."""
+        raise NotImplementedError
+
+    def products(self, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """At points `[P, 3]` in entries: density components summed `[P]`, colour components `[P, M]`."""
+        raise NotImplementedError
+
+    @property
+    def resolution(self) -> tuple[int, int, int]:
+        raise NotImplementedError
+
+    def in_entries(self, positions: torch.Tensor) -> torch.Tensor:
+        """World positions `[P, 3]` as numbers of entries along each axis: 0 and `resolution - 1` at the box's faces."""
+        last = torch.tensor(self.resolution, device=positions.device) - 1
+        return (positions - self.aabb[0]) / (self.aabb[1] - self.aabb[0]) * last
+
+    def raw_density(self, positions: torch.Tensor) -> torch.Tensor:
+        return self.products(self.in_entries(positions))[0]
+
+    def forward(self, positions: torch.Tensor, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Density before its activation `[P]`, and colour logits `[P, 3]`."""
+        density, components = self.products(self.in_entries(positions))
+        features = self.basis(components)
+        return density, self.decoder(torch.cat([self.embed(features), self.embed_views(directions)], -1))
+
+    @torch.no_grad()
+    def crop(self, box: torch.Tensor) -> None:
+        """Keeps only the entries that points inside `box [2, 3]` look at; the box becomes theirs."""
+        at = self.in_entries(box)
+        last = torch.tensor(self.resolution, device=box.device) - 1
+        low = at[0].floor().clamp(min=torch.zeros_like(last), max=last).long()
+        high = at[1].ceil().clamp(min=low + 1).clamp(max=last).long()
+        size = (self.aabb[1] - self.aabb[0]) / last
+        self._slice(low.tolist(), (high + 1).tolist())
+        self.aabb.copy_(self.aabb[0] + torch.stack([low, high]) * size)
+
+    def _slice(self, low: list[int], high: list[int]) -> None:
+        raise NotImplementedError
+
+    def upsample(self, resolution: tuple[int, int, int]) -> None:
+        """Interpolates planes and lines to another number of entries; the field stays nearly the same."""
+        raise NotImplementedError
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        """Takes on the resolution of what is loaded."""
+        for name, parameter in self.named_parameters():
+            stored = state_dict.get(prefix + name)
+            resizes = name.startswith(("planes.", "lines.")) and stored is not None and stored.ndim == parameter.ndim
+            if resizes and stored.shape[-1] == parameter.shape[-1]:
+                parameter.data = parameter.new_empty(stored.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class TensorVM(TensorNetwork):
+    """Planes times lines; for axis i both have `density_ranks[i] + color_ranks[i]` channels."""
+
+    def __init__(self, config: TensorfConfig, resolution: tuple[int, int, int], aabb: torch.Tensor):
+        super().__init__(config, aabb, sum(config.color_ranks))
+        ranks = [d + c for d, c in zip(config.density_ranks, config.color_ranks, strict=True)]
+        self.planes = nn.ParameterList(
+            0.1 * torch.randn(resolution[row], resolution[column], r)
+            for (column, row), r in zip(PLANES, ranks, strict=True)
+        )
+        self.lines = nn.ParameterList(
+            0.1 * torch.randn(resolution[axis], r) for axis, r in zip(LINES, ranks, strict=True)
+        )
+
+    def factors(self) -> list[nn.Parameter]:
+        return [*self.planes, *self.lines]
+
+    @property
+    def resolution(self) -> tuple[int, int, int]:
+        return self.planes[0].shape[1], self.planes[0].shape[0], self.lines[0].shape[0]
+
+    def products(self, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        density, components = at.new_zeros(len(at)), []
+        for plane, line, axes, axis, rank in zip(
+            self.planes, self.lines, PLANES, LINES, self.config.density_ranks, strict=True
+        ):
+            product = look_up(plane, *bilinear_corners(at[:, axes], *plane.shape[:2]))
+            product = product * look_up(line, *linear_corners(at[:, axis], len(line)))
+            density = density + product[:, :rank].sum(-1)
+            components.append(product[:, rank:])
+        return density, torch.cat(components, -1)
+
+    def _slice(self, low: list[int], high: list[int]) -> None:
+        for i, (plane, (column, row)) in enumerate(zip(self.planes, PLANES, strict=True)):
+            self.planes[i] = nn.Parameter(plane[low[row] : high[row], low[column] : high[column]].clone())
+        for i, (line, axis) in enumerate(zip(self.lines, LINES, strict=True)):
+            self.lines[i] = nn.Parameter(line[low[axis] : high[axis]].clone())
+
+    @torch.no_grad()
+    def upsample(self, resolution: tuple[int, int, int]) -> None:
+        for i, (plane, (column, row)) in enumerate(zip(self.planes, PLANES, strict=True)):
+            self.planes[i] = nn.Parameter(_interpolate(plane, resolution[row], resolution[column]))
+        for i, (line, axis) in enumerate(zip(self.lines, LINES, strict=True)):
+            self.lines[i] = nn.Parameter(_interpolate(line[:, None], resolution[axis], 1)[:, 0])
+
+
+class TensorCP(TensorNetwork):
+    """Products of three lines, of `sum(density_ranks) + sum(color_ranks)` channels each."""
+
+    def __init__(self, config: TensorfConfig, resolution: tuple[int, int, int], aabb: torch.Tensor):
+        super().__init__(config, aabb, sum(config.color_ranks))
+        rank = sum(config.density_ranks) + sum(config.color_ranks)
+        self.lines = nn.ParameterList(0.2 * torch.randn(count, rank) for count in resolution)
+
+    def factors(self) -> list[nn.Parameter]:
+        return list(self.lines)
+
+    @property
+    def resolution(self) -> tuple[int, int, int]:
+        return tuple(len(line) for line in self.lines)
+
+    def products(self, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        product = 1.0
+        for axis, line in enumerate(self.lines):
+            product = product * look_up(line, *linear_corners(at[:, axis], len(line)))
+        rank = sum(self.config.density_ranks)
+        return product[:, :rank].sum(-1), product[:, rank:]
+
+    def _slice(self, low: list[int], high: list[int]) -> None:
+        for axis, line in enumerate(self.lines):
+            self.lines[axis] = nn.Parameter(line[low[axis] : high[axis]].clone())
+
+    @torch.no_grad()
+    def upsample(self, resolution: tuple[int, int, int]) -> None:
+        for axis, (line, count) in enumerate(zip(self.lines, resolution, strict=True)):
+            self.lines[axis] = nn.Parameter(_interpolate(line[:, None], count, 1)[:, 0])
+
+
+def _interpolate(table: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """A table `[..., ..., R]` with other numbers of rows and columns, its corners kept."""
+    channels_first = table.permute(2, 0, 1)[None]
+    resized = F.interpolate(channels_first, size=(rows, columns), mode="bilinear", align_corners=True)
+    return resized[0].permute(1, 2, 0).contiguous()
+
+
+class TensorField(nn.Module):
+    """A TensorNetwork as a Field: points and directions to density (1/world unit) and colour.
+
+    Outside its box there is nothing.
+    """
+
+    kind = "tensorf"  # in model files
+    # A field that starts out empty has gradients far below Adam's usual epsilon of 1e-8.
+    adam = {"betas": (0.9, 0.99), "eps": 1e-15}
+
+    def __init__(self, config: TensorfConfig, network: TensorNetwork):
+        super().__init__()
+        self.config, self.network = config, network
+
+    def learning_rate_factor(self, name: str) -> float:
+        """The decoder learns slower than planes and lines (TensoRF: 0.001 and 0.02)."""
+        return 0.05 if name.startswith(("basis", "decoder")) else 1.0
+
+    def activate_density(self, raw: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        activation = F.softplus if self.config.density_activation == "softplus" else F.relu
+        inside = ((positions >= self.network.aabb[0]) & (positions <= self.network.aabb[1])).all(-1)
+        return self.config.density_scale * activation(raw.float() + self.config.density_bias) * inside
+
+    def forward(
+        self, positions: torch.Tensor, directions: torch.Tensor, raw_noise: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Density `[P]` and rgb `[P, 3]`; `raw_noise [P]` is added before the density activation."""
+        raw, logits = self.network(positions, directions)
+        raw = raw if raw_noise is None else raw + raw_noise
+        return self.activate_density(raw, positions), torch.sigmoid(logits.float())
+
+    def density(self, positions: torch.Tensor) -> torch.Tensor:
+        """Density `[P]` alone, without the decoder."""
+        return self.activate_density(self.network.raw_density(positions), positions)
+
+
+# ------------------------------------------------------------------------------------- regularisers
+
+
+def density_l1(network: TensorNetwork) -> torch.Tensor:
+    """The sum over planes and lines of the mean magnitude of their density channels (sec. 4.3)."""
+    ranks = network.config.density_ranks
+    if isinstance(network, TensorCP):
+        ranks = (sum(ranks),) * 3
+    return sum(factor[..., :rank].abs().mean() for factor, rank in zip(network.factors(), 2 * ranks, strict=False))
+
+
+def total_variation(network: TensorVM) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the planes' density and colour channels: the sum over planes of mean squared differences (sec. 4.3)."""
+    density = color = 0.0
+    for plane, rank in zip(network.planes, network.config.density_ranks, strict=True):
+        down, right = (plane[1:] - plane[:-1]).square(), (plane[:, 1:] - plane[:, :-1]).square()
+        density = density + down[..., :rank].mean() + right[..., :rank].mean()
+        color = color + down[..., rank:].mean() + right[..., rank:].mean()
+    return density, color
+
+
+def resolution_for(voxels: int, aabb: torch.Tensor) -> tuple[int, int, int]:
+    """Entries along each axis so that a box has about so many cubic cells."""
+    extent = aabb[1] - aabb[0]
+    side = float(extent.prod() / voxels) ** (1 / 3)
+    return tuple(max(2, int(length / side + 1e-3)) for length in extent.tolist())
