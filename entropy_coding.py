@@ -1,0 +1,212 @@
+"""Integers to bytes and back: a range coder whose probabilities follow what it has coded so far.
+
+Nothing about the statistics is stored. Encoder and decoder count alike, in whole numbers, what came
+in each context, so that what one writes the other reads on any machine. A traversal of a table is
+written once for both directions: `coder.code(model, contexts, symbols)` writes the symbols it is
+given or reads those it is not.
+
+Tables are walked in wavefronts: entry (r, c) belongs to front 2 r + c, so its left, upper and upper
+right neighbours are known before it, and all entries of a front are coded at once.
+"""
+
+import lzma
+from collections.abc import Iterator
+
+import numpy as np
+
+from errors import BadInput
+
+try:
+    import constriction
+except ImportError:  # an unusual platform: LZMA in its place, with larger files
+    constriction = None
+
+INCREMENT = 32  # of a count, each time a symbol comes
+MEMORY = 64  # symbols, times their number: when a context has counted more, its past counts half
+STATES = 3  # of a table's entry: pruned, from the codebook, kept
+MAGNITUDES = 12  # contexts of a value: how large its neighbours and its channel let expect it
+SIGNS = 5  # and contexts of where its neighbours lie: far below zero, below, at, above, far above
+
+
+class AdaptiveModel:
+    """Counts of `symbols` symbols in each of `contexts` contexts, which start from `prior [symbols]`."""
+
+    def __init__(self, contexts: int, prior: np.ndarray):
+        self.counts = np.tile(np.maximum(prior, 1).astype(np.int64), (contexts, 1))
+
+    @property
+    def symbols(self) -> int:
+        return self.counts.shape[1]
+
+    def probabilities(self, contexts: np.ndarray) -> np.ndarray:
+        """`[M, symbols]` float32, one row for each of the contexts `[M]`; not normalised."""
+        return self.counts[contexts].astype(np.float32)
+
+    def update(self, contexts: np.ndarray, symbols: np.ndarray) -> None:
+        np.add.at(self.counts, (contexts, symbols), INCREMENT)
+        full = np.flatnonzero(self.counts.sum(1) > MEMORY * INCREMENT * self.symbols)
+        self.counts[full] = (self.counts[full] + 1) // 2
+
+
+def uniform(symbols: int) -> np.ndarray:
+    return np.ones(symbols)
+
+
+def two_sided(low: int, high: int) -> np.ndarray:
+    """A prior for whole numbers `low` to `high` around zero: a half for each step away."""
+    return np.maximum(INCREMENT >> np.minimum(np.abs(np.arange(low, high + 1)), 10), 1)
+
+
+class RangeEncoder:
+    def __init__(self):
+        self._coder = constriction.stream.queue.RangeEncoder()
+        self._family = constriction.stream.model.Categorical(perfect=False)
+
+    def code(self, model: AdaptiveModel, contexts: np.ndarray, symbols: np.ndarray) -> np.ndarray:
+        self._coder.encode(symbols.astype(np.int32), self._family, model.probabilities(contexts))
+        model.update(contexts, symbols)
+        return symbols
+
+    def bytes(self) -> bytes:
+        return self._coder.get_compressed().astype("<u4").tobytes()
+
+
+class RangeDecoder:
+    def __init__(self, content: bytes):
+        self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(content, "<u4").astype(np.uint32))
+        self._family = constriction.stream.model.Categorical(perfect=False)
+
+    def code(self, model: AdaptiveModel, contexts: np.ndarray, symbols: np.ndarray | None = None) -> np.ndarray:
+        symbols = self._coder.decode(self._family, model.probabilities(contexts)).astype(np.int64)
+        model.update(contexts, symbols)
+        return symbols
+
+
+class LzmaEncoder:
+    """The same symbols without their contexts, as bytes for LZMA."""
+
+    def __init__(self):
+        self._parts: list[np.ndarray] = []
+
+    def code(self, model: AdaptiveModel, contexts: np.ndarray, symbols: np.ndarray) -> np.ndarray:
+        self._parts.append(symbols.astype("<u2" if model.symbols > 256 else "u1"))
+        return symbols
+
+    def bytes(self) -> bytes:
+        return lzma.compress(b"".join(part.tobytes() for part in self._parts), preset=9 | lzma.PRESET_EXTREME)
+
+
+class LzmaDecoder:
+    def __init__(self, content: bytes):
+        self._bytes, self._at = lzma.decompress(content), 0
+
+    def code(self, model: AdaptiveModel, contexts: np.ndarray, symbols: np.ndarray | None = None) -> np.ndarray:
+        kind = "<u2" if model.symbols > 256 else "u1"
+        symbols = np.frombuffer(self._bytes, kind, len(contexts), self._at).astype(np.int64)
+        self._at += symbols.size * np.dtype(kind).itemsize
+        return np.minimum(symbols, model.symbols - 1)
+
+
+Encoder, Decoder = RangeEncoder | LzmaEncoder, RangeDecoder | LzmaDecoder
+
+
+def make_encoder() -> tuple[str, Encoder]:
+    """The best encoder there is, and its name, which a decoder must be told."""
+    return ("range", RangeEncoder()) if constriction else ("lzma", LzmaEncoder())
+
+
+def make_decoder(name: str, content: bytes) -> Decoder:
+    if name == "range" and not constriction:
+        raise BadInput("this file needs the package constriction; pip install constriction")
+    return {"range": RangeDecoder, "lzma": LzmaDecoder}[name](content)
+
+
+# --------------------------------------------------------------------------------------- traversals
+
+
+def fronts(rows: int, columns: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Row and column numbers of each wavefront of a table, one after another."""
+    for t in range(2 * (rows - 1) + columns):
+        first = max(0, (t - columns + 2) // 2)
+        row = np.arange(first, min(rows - 1, t // 2) + 1)
+        if len(row):
+            yield row, t - 2 * row
+
+
+def code_states(coder: Encoder | Decoder, shape: tuple[int, int], states: np.ndarray | None = None) -> np.ndarray:
+    """A table `[H, W]` of 0 to STATES - 1, each expected from four neighbours."""
+    rows, columns = shape
+    known = np.zeros((rows + 1, columns + 3), np.int64)  # a border above, two to the left, one to the right
+    model = AdaptiveModel(STATES**4 * STATES, uniform(STATES) * 4)
+    for row, column in fronts(rows, columns):
+        around = [(row + 1, column + 1), (row, column + 1), (row, column + 2), (row, column + 3), (row + 1, column)]
+        contexts = np.zeros(len(row), np.int64)
+        for at in around:
+            contexts = contexts * STATES + known[at]
+        given = None if states is None else states[row, column].astype(np.int64)
+        known[row + 1, column + 2] = coder.code(model, contexts, given)
+    return known[1:, 2 : columns + 2]
+
+
+def code_numbers(
+    coder: Encoder | Decoder, count: int, symbols: int, numbers: np.ndarray | None = None, at_once: int = 64
+) -> np.ndarray:
+    """`count` numbers below `symbols`, whose frequencies are all there is to know."""
+    model = AdaptiveModel(1, uniform(symbols) * (INCREMENT // 2))
+    known = np.zeros(count, np.int64)
+    for start in range(0, count, at_once):
+        part = slice(start, min(count, start + at_once))
+        given = None if numbers is None else numbers[part].astype(np.int64)
+        known[part] = coder.code(model, np.zeros(part.stop - start, np.int64), given)
+    return known
+
+
+def code_values(
+    coder: Encoder | Decoder,
+    wanted: np.ndarray,
+    low: int,
+    high: int,
+    table: np.ndarray,
+    there: np.ndarray | None = None,
+) -> np.ndarray:
+    """Whole numbers of a table `[H, W, channels]`, from low to high, at the `wanted [H, W]` entries.
+
+    table: of an encoder, with what is to be coded; of a decoder, without. Elsewhere than `wanted`
+    it holds what both know; `there [H, W]` says where. What is expected of a value comes from the
+    same channel: at the left, upper and upper right neighbours as far as they are known, and over
+    all that was coded before. Returns the whole table.
+    """
+    rows, columns, channels = table.shape
+    known = np.zeros((rows + 1, columns + 2, channels), np.int64)
+    known[1:, 1:-1] = np.where(wanted[..., None], 0, table)
+    there = np.pad((wanted if there is None else wanted | there).astype(np.int64), ((1, 0), (1, 1)))
+    model = AdaptiveModel(MAGNITUDES * SIGNS, two_sided(low, high))
+    sums, count = np.full(channels, 1.0), 1
+    for row, column in fronts(rows, columns):
+        kept = wanted[row, column]
+        row, column = row[kept], column[kept]
+        if not len(row):
+            continue
+        near = np.stack([row + 1, row, row]), np.stack([column, column + 1, column + 2])
+        neighbours, weight = known[near], there[near].sum(0)[:, None]
+        of_channel = sums / count
+        magnitude = (2 * np.abs(neighbours).sum(0) + of_channel) / (2 * weight + 1)
+        mean = neighbours.sum(0) / np.maximum(weight, 1)
+        contexts = _magnitude_context(magnitude) * SIGNS + _sign_context(mean)
+        given = (table[row, column].astype(np.int64) - low).reshape(-1)
+        coded = coder.code(model, contexts.reshape(-1), given).reshape(-1, channels) + low
+        known[row + 1, column + 1] = coded
+        sums, count = sums + np.abs(coded).sum(0), count + len(row)
+    return known[1:, 1:-1]
+
+
+MAGNITUDE_STEPS = np.array([0.05, 0.12, 0.25, 0.45, 0.7, 1.0, 1.5, 2.3, 3.5, 6.0, 12.0])
+SIGN_STEPS = np.array([-1.2, -0.3, 0.3, 1.2])
+
+
+def _magnitude_context(magnitude: np.ndarray) -> np.ndarray:
+    return np.searchsorted(MAGNITUDE_STEPS, magnitude)
+
+
+def _sign_context(mean: np.ndarray) -> np.ndarray:
+    return np.searchsorted(SIGN_STEPS, mean)

@@ -1,0 +1,146 @@
+"""A VQ-TensoRF as bytes: one range-coded stream of states, row numbers and rounded values."""
+
+import dataclasses
+
+import numpy as np
+import torch
+import torch.nn as nn
+
+from entropy_coding import Decoder, Encoder, code_numbers, code_states, code_values, make_decoder, make_encoder
+from errors import BrokenFile
+from model_metadata import check_tensors
+from tensorf import LINES, PLANES, TensorfConfig, TensorField, TensorVM
+from vector_quantization import CODED, KEPT, VQTensorVM
+
+
+class VQField(TensorField):
+    """A VQTensorVM as a Field."""
+
+    kind = "vq_tensorf"
+
+
+def matrices(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The layers that mix and decode, by name, in the order of the file."""
+    layers = [(f"decoder.{i}", layer) for i, layer in enumerate(network.decoder) if not isinstance(layer, nn.ReLU)]
+    return [("basis", network.basis), *layers]
+
+
+def encode(network: VQTensorVM) -> tuple[dict, dict[str, torch.Tensor]]:
+    """What a file says of the network beside its config, and the tensors of the file.
+
+    stream: uint8, all integers, range-coded. ranges: int8 `[T, 2]`, the least and largest integer of
+    tables, lines and matrices. steps: float32, what one stands for, two of each table and line, one of
+    each matrix. biases: float16, of the decoder. aabb: float32 `[2, 3]`.
+    """
+    tensors = [*network.tables, *network.lines, *(layer.weight for _, layer in matrices(network))]
+    integers = [tensor.integers().cpu().numpy() for tensor in tensors]
+    ranges = [(int(x.min(initial=0)), int(x.max(initial=0))) for x in integers]
+    codes, states = network.codes.tolist(), [state.cpu().numpy() for state in network.states()]
+    given: dict[str, np.ndarray] = {}
+    for i, (state, count) in enumerate(zip(states, codes, strict=True)):
+        numbers = network.rows[i].cpu().numpy()[:, state == CODED] - 1
+        plane = np.zeros((*state.shape, integers[i].shape[1]), np.int64)
+        plane[state == KEPT] = integers[i][count:]
+        given |= {f"states.{i}": state, f"codes.{i}": integers[i][None, :count]}
+        given |= {f"numbers.{i}": numbers, f"planes.{i}": plane}
+    for name, values in zip(_names_of_matrices(network), integers[3:], strict=True):
+        given[name] = values[None]
+    coder_name, coder = make_encoder()
+    _walk(coder, network.config, network.resolution, codes, ranges, given)
+    biases = [layer.bias.detach() for _, layer in matrices(network) if layer.bias is not None]
+    described = {"resolution": list(network.resolution), "codes": codes, "coder": coder_name}
+    return described, {
+        "stream": torch.frombuffer(bytearray(coder.bytes()), dtype=torch.uint8),
+        "ranges": torch.tensor(ranges, dtype=torch.int8),
+        "steps": torch.cat([tensor.log_step.detach().exp() for tensor in tensors]).cpu(),
+        "biases": torch.cat(biases).half().cpu(),
+        "aabb": network.aabb.cpu(),
+    }
+
+
+def decode(config: TensorfConfig, described: dict, state: dict[str, torch.Tensor]) -> TensorField:
+    """The field of a file, its planes written out. Raises BrokenFile where the parts do not fit."""
+    resolution, codes = tuple(described["resolution"]), described["codes"]
+    bare = TensorVM(config, (2, 2, 2), torch.zeros(2, 3))
+    layers = matrices(bare)
+    biases = sum(layer.bias.numel() for _, layer in layers if layer.bias is not None)
+    expected = {
+        "ranges": (torch.int8, (6 + len(layers), 2)),
+        "steps": (torch.float32, (12 + len(layers),)),
+        "biases": (torch.float16, (biases,)),
+        "aabb": (torch.float32, (2, 3)),
+        "stream": (torch.uint8, (state["stream"].numel(),)),
+    }
+    check_tensors("VQ-TensoRF", state, expected)
+    ranges = state["ranges"].tolist()
+    if not all(low <= 0 <= high for low, high in ranges):
+        raise BrokenFile("VQ-TensoRF: a range of integers does not hold zero")
+    if not (state["steps"] > 0).all():
+        raise BrokenFile("VQ-TensoRF: a step is not positive")
+    coder = make_decoder(described["coder"], state["stream"].numpy().tobytes())
+    found = _walk(coder, config, resolution, codes, ranges, {})
+
+    network = TensorVM(config, resolution, state["aabb"])
+    steps = list(state["steps"].split([2] * 6 + [1] * len(layers)))
+    ranks = list(zip(config.density_ranks, config.color_ranks, strict=True))
+    with torch.no_grad():
+        for i in range(3):
+            network.planes[i].copy_(_scaled(found[f"planes.{i}"], steps[i], ranks[i]))
+            network.lines[i].copy_(_scaled(found[f"lines.{i}"][0], steps[3 + i], ranks[i]))
+        left = state["biases"].float()
+        for (name, layer), step in zip(matrices(network), steps[6:], strict=True):
+            layer.weight.copy_(_scaled(found[name][0], step, (layer.in_features,)))
+            if layer.bias is not None:
+                bias, left = left[: layer.out_features], left[layer.out_features :]
+                layer.bias.copy_(bias)
+    return TensorField(config, network)
+
+
+def _scaled(integers: np.ndarray, steps: torch.Tensor, groups: tuple[int, ...]) -> torch.Tensor:
+    return torch.from_numpy(integers).float() * steps.repeat_interleave(torch.tensor(groups))
+
+
+def _names_of_matrices(network: nn.Module) -> list[str]:
+    """Of what follows the planes: tables of one row."""
+    return [*(f"lines.{i}" for i in range(3)), *(name for name, _ in matrices(network))]
+
+
+def _walk(
+    coder: Encoder | Decoder,
+    config: TensorfConfig,
+    resolution: tuple[int, int, int],
+    codes: list[int],
+    ranges: list[list[int]],
+    given: dict[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Codes everything in the order of the file: written from `given`, or read where that is empty.
+
+    Returns what was coded by the same names; planes with their codes in place.
+    """
+    bare = TensorVM(config, (2, 2, 2), torch.zeros(2, 3))
+    found: dict[str, np.ndarray] = {}
+
+    def code_table(name: str, shape: tuple[int, ...], bounds: list[int]) -> None:
+        table = given.get(name, np.zeros((1, *shape), np.int64))
+        found[name] = code_values(coder, np.ones((1, shape[0]), bool), *bounds, table)
+
+    for i, (column, row) in enumerate(PLANES):
+        ranks = config.density_ranks[i], config.color_ranks[i]
+        shape = resolution[row], resolution[column]
+        state = found[f"states.{i}"] = code_states(coder, shape, given.get(f"states.{i}"))
+        count = int((state == CODED).sum())
+        numbers = given.get(f"numbers.{i}", (None, None))
+        if count and not codes[i]:
+            raise BrokenFile("VQ-TensoRF: entries with codes, but no codebook")
+        numbers = [code_numbers(coder, count, codes[i], of_group) for of_group in numbers] if count else []
+        code_table(f"codes.{i}", (codes[i], sum(ranks)), ranges[i])
+        plane = np.array(given.get(f"planes.{i}", np.zeros((*shape, sum(ranks)), np.int64)))
+        book = np.split(found[f"codes.{i}"][0], [ranks[0]], axis=1)
+        if count:
+            plane[state == CODED] = np.concatenate([part[n] for part, n in zip(book, numbers, strict=True)], 1)
+        found[f"planes.{i}"] = code_values(coder, state == KEPT, *ranges[i], plane, state == CODED)
+    for i, axis in enumerate(LINES):
+        code_table(f"lines.{i}", (resolution[axis], config.density_ranks[i] + config.color_ranks[i]), ranges[3 + i])
+    for (name, layer), bounds in zip(matrices(bare), ranges[6:], strict=True):
+        code_table(name, tuple(layer.weight.shape), bounds)
+    return found
