@@ -14,6 +14,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+import vq_file
 from bitnet_model import PRODUCTS, BitField, BitNetwork
 from checkpoints import atomic_write, digest
 from errors import BadInput, BrokenFile, UserError
@@ -30,6 +31,7 @@ from tensorf_file import load_tensor_field
 
 FORMAT, VERSION = "nerf-qat", 2
 BITNETS = ("ternary", "w4a8")  # precisions of files that hold a BitNeRF
+TENSOR_FIELDS = {"tensorf": load_tensor_field, "vq_tensorf": vq_file.decode}  # by kind
 
 
 # ------------------------------------------------------------------------------------------ saving
@@ -84,9 +86,21 @@ def save_bitnet_model(
     return _save(path, renderer, render_path, tensors, {"precision": precision, "weight_bits": weight_bits})
 
 
-def _save(path: Path, renderer, render_path: Cameras, tensors: dict, precision: dict) -> int:
+def save_vq_model(
+    path: Path, renderer: torch.nn.Module, described: dict, tensors: dict[str, torch.Tensor], render_path: Cameras
+) -> int:
+    """Writes a VQ-TensoRF as `vq_file.encode` describes and packs it; returns its bytes."""
+    tensors = {f"network_fn.{key}": value for key, value in tensors.items()}
+    return _save(path, renderer, render_path, tensors, {"precision": "vq"}, described)
+
+
+def _save(
+    path: Path, renderer, render_path: Cameras, tensors: dict, precision: dict, of_field: dict | None = None
+) -> int:
+    """of_field: what `_describe` does not know of the field `network_fn`."""
     tensors = {**tensors, "render_path": render_path.c2w.float().cpu().contiguous()}
     metadata = {"format": FORMAT, "version": VERSION, **precision, **_describe(renderer, render_path)}
+    metadata["fields"]["network_fn"] |= of_field or {}
     if isinstance(renderer, OccupancyRenderer):
         tensors["occupancy"] = renderer.grid.pack()
     metadata["sha256"] = digest([metadata, tensors])
@@ -176,8 +190,8 @@ def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) ->
         prefix = f"{name}."
         state = {k.removeprefix(prefix): tensors.pop(k) for k in list(tensors) if k.startswith(prefix)}
         architecture = {key: value for key, value in described.items() if key != "kind"}
-        if described["kind"] == "tensorf":
-            fields[name] = load_tensor_field(architecture, state).to(device)
+        if described["kind"] in TENSOR_FIELDS:
+            fields[name] = TENSOR_FIELDS[described["kind"]](architecture, state).to(device)
             continue
         config = FieldConfig(**{**architecture, "skips": tuple(architecture["skips"])})
         bits = metadata.get("weight_bits", {})

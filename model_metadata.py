@@ -14,7 +14,17 @@ LARGEST_GRID = 1024  # cells on a side
 LARGEST_PICTURE = 65_536  # pixels on a side
 MOST_STEPS = 100_000  # of a ray through the box, beyond which a picture would take forever
 FAR_AWAY = 1e6  # world units
+MOST_ENTRIES = 4096  # of a plane or line along an axis
+MOST_CODES = 65_536  # of a codebook
 LARGEST_VALUE = 1e6  # of a weight, scale, norm or bias; products of several stay far from overflow
+
+
+# What a file of each kind of field may hold.
+PRECISIONS = {"nerf": ("float32", "int8", "ternary", "w4a8"), "tensorf": ("float32",), "vq_tensorf": ("vq",)}
+TENSORF_KEYS = {
+    "kind", "decomposition", "density_ranks", "color_ranks", "features", "feature_octaves", "view_octaves",
+    "hidden", "density_activation", "density_bias", "density_scale",
+}  # fmt: skip
 
 
 def check_metadata(metadata: dict) -> None:
@@ -23,7 +33,7 @@ def check_metadata(metadata: dict) -> None:
     bits = {"weight_bits"}
     own = {"int8": bits | {"activation_bits"}, "ternary": bits, "w4a8": bits}.get(str(precision), set())
     _keys("metadata", metadata, {"format", "version", "precision", "rays", "camera", "sampler", "fields"} | own)
-    _one_of("metadata", metadata, "precision", ("float32", "int8", "ternary", "w4a8"))
+    _one_of("metadata", metadata, "precision", ("float32", "int8", "ternary", "w4a8", "vq"))
     if precision == "int8":
         _whole("metadata", metadata, "activation_bits", 2, 8)
     if own:
@@ -43,7 +53,7 @@ def check_metadata(metadata: dict) -> None:
         _check_field(name, fields[name])
         if precision == "int8" and fields[name].get("residual"):
             raise BrokenFile(f"{name}: residual, which int8 files cannot be")
-        if precision != "float32" and fields[name]["kind"] != "nerf":
+        if precision not in PRECISIONS[fields[name]["kind"]]:
             raise BrokenFile(f"{name}: a {fields[name]['kind']} cannot be {precision}")
 
 
@@ -125,14 +135,8 @@ def _check_nerf(name: str, field: dict) -> None:
         raise BrokenFile(f"{name}: skips is {_short(field['skips'])}, expected layer numbers")
 
 
-def _check_tensorf(name: str, field: dict) -> None:
-    _keys(
-        name, field,
-        {
-            "kind", "decomposition", "density_ranks", "color_ranks", "features", "feature_octaves", "view_octaves",
-            "hidden", "density_activation", "density_bias", "density_scale",
-        },
-    )  # fmt: skip
+def _check_tensorf(name: str, field: dict, more: frozenset[str] = frozenset()) -> None:
+    _keys(name, field, TENSORF_KEYS | more)
     _one_of(name, field, "decomposition", ("vm", "cp"))
     for ranks in ("density_ranks", "color_ranks"):
         _numbers(f"{name} {ranks}", field[ranks], 3, 1, 4096)
@@ -144,7 +148,17 @@ def _check_tensorf(name: str, field: dict) -> None:
     _whole(name, field, "hidden", 1, 8192)
 
 
-FIELD_CHECKS = {"nerf": _check_nerf, "tensorf": _check_tensorf}
+def _check_vq_tensorf(name: str, field: dict) -> None:
+    _check_tensorf(name, field, frozenset({"resolution", "codes", "coder"}))
+    _one_of(name, field, "decomposition", ("vm",))
+    _one_of(name, field, "coder", ("range", "lzma"))
+    for key, low, high in (("resolution", 2, MOST_ENTRIES), ("codes", 0, MOST_CODES)):
+        _numbers(f"{name} {key}", field[key], 3, low, high)
+        if not all(_is_whole(number) for number in field[key]):
+            raise BrokenFile(f"{name}: {key} is {_short(field[key])}, expected whole numbers")
+
+
+FIELD_CHECKS = {"nerf": _check_nerf, "tensorf": _check_tensorf, "vq_tensorf": _check_vq_tensorf}
 
 
 def check_tensors(what: str, state: dict[str, torch.Tensor], expected: dict) -> None:

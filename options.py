@@ -144,6 +144,14 @@ def config_parser() -> configargparse.ArgumentParser:
         help="weights of the total variation of the planes' density and colour components",
     )
 
+    group = parser.add_argument_group("compression of a tensor field (run_vq.py)")
+    add = group.add_argument
+    add("--vq_keep", type=float, default=0.7, help="share of all importance whose plane entries are kept as they are")
+    add("--vq_prune", type=float, default=0.001, help="share of all importance whose plane entries are left out")
+    add("--codebook_size", type=positive(int), default=1024, help="codes of each plane's codebooks")
+    add("--importance_rays", type=positive(int), default=2**21, help="training rays that importance is measured on")
+    add("--rate_weight", type=float, default=1e-6, help="loss (mean squared error) per kilobyte of the file")
+
     group = parser.add_argument_group("sampling")
     add = group.add_argument
     add(

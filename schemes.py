@@ -46,6 +46,8 @@ class Scheme:
 
     name: str  # of the file and of what it holds
     phase: str  # in checkpoints
+    calibrated_file: str | None = None  # written before training goes on through the rounding
+    extra_loss = None  # of that training, as `Phase` has it
     packed_bytes = staticmethod(packed_bytes)  # of so many weights of so many bits
 
     def __init__(self, args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module):
@@ -55,6 +57,20 @@ class Scheme:
             for name, network in networks_of(renderer).items()
             for layer, bits in layer_bits(self.default_bits(network), args.quant_bits).items()
         }
+
+    @property
+    def steps(self) -> int:
+        """Of training through the rounding."""
+        return self.args.qat_iters if self.args.quant != "ptq" else 0
+
+    def files(self) -> dict[str, str | None]:
+        """The models to measure and their files; None: the trained networks, rounding in float."""
+        files = {"float32": "model_float32.safetensors"}
+        if self.calibrated_file:
+            files[f"{self.name}_ptq"] = self.calibrated_file
+        if self.steps:
+            files["fake_quant"] = None  # what the file should match
+        return files | {self.name: f"model_{self.name}.safetensors"}
 
     def bits_of(self, network: str) -> dict[str, int]:
         """Bits by layer of one network."""
@@ -96,6 +112,7 @@ class Int8Scheme(Scheme):
     """int8 by quantisation-aware training (`qat`), or by calibration alone (`ptq`)."""
 
     name, phase = "int8", "qat"
+    calibrated_file = "model_int8_ptq.safetensors"
 
     def default_bits(self, network: torch.nn.Module) -> dict[str, int]:
         return dict.fromkeys(layer_inputs(network), self.args.weight_bits)

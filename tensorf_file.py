@@ -3,16 +3,19 @@
 import torch
 
 from errors import BrokenFile
-from model_metadata import check_tensors
+from model_metadata import MOST_ENTRIES, check_tensors
 from tensorf import LINES, PLANES, TensorfConfig, TensorField
 
-MOST_ENTRIES = 4096  # along an axis
+
+def tensorf_config(described: dict) -> TensorfConfig:
+    """described: the config as JSON holds it."""
+    ranks = {name: tuple(described[name]) for name in ("density_ranks", "color_ranks")}
+    return TensorfConfig(**{**described, **ranks})
 
 
 def load_tensor_field(described: dict, state: dict[str, torch.Tensor]) -> TensorField:
     """described: checked metadata of the field, without its kind. Raises BrokenFile where tensors do not fit it."""
-    ranks = {name: tuple(described[name]) for name in ("density_ranks", "color_ranks")}
-    config = TensorfConfig(**{**described, **ranks})
+    config = tensorf_config(described)
     lines = [state.get(f"lines.{i}") for i in range(3)]
     counts = [0 if line is None or line.ndim == 0 else len(line) for line in lines]
     if not all(2 <= count <= MOST_ENTRIES for count in counts):

@@ -9,6 +9,7 @@ adaptive coder would spend on it.
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn as nn
@@ -70,6 +71,13 @@ class RoundedTensor(nn.Module):
         """Of every channel `[R]`."""
         sizes = torch.tensor(self.groups, device=self.value.device)
         return self.log_step.exp().repeat_interleave(sizes)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        """Takes on the number of rows of what is loaded."""
+        stored = state_dict.get(f"{prefix}value")
+        if stored is not None and stored.shape[1:] == self.value.shape[1:]:
+            self.value.data = self.value.new_empty(stored.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self) -> torch.Tensor:
         return _RoundToStep.apply(self.value, self.steps())
@@ -139,6 +147,14 @@ class VQTensorVM(TensorNetwork):
     def resolution(self) -> tuple[int, int, int]:
         return self.rows_0.shape[2], self.rows_0.shape[1], self.lines[0].value.shape[0]
 
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        """Takes on the resolution of what is loaded."""
+        for i in range(3):
+            stored = state_dict.get(f"{prefix}rows_{i}")
+            if stored is not None and stored.ndim == 3:
+                setattr(self, f"rows_{i}", self.rows[i].new_empty(stored.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def states(self) -> list[torch.Tensor]:
         """Of each plane's entries, `[H, W]`: PRUNED, CODED or KEPT."""
         return [
@@ -191,7 +207,7 @@ class VQTensorVM(TensorNetwork):
 
 
 @torch.no_grad()
-def plane_importance(renderer: OccupancyRenderer, rays: list[Rays]) -> list[torch.Tensor]:
+def plane_importance(renderer: OccupancyRenderer, rays: Iterable[Rays]) -> list[torch.Tensor]:
     """For each plane `[H, W]`: the rendering weights of all samples, shared out by bilinear footprint."""
     network = renderer.field.network
     totals = [plane.new_zeros(plane.shape[0] * plane.shape[1]) for plane in network.planes]

@@ -1,7 +1,5 @@
 """A VQ-TensoRF as bytes: one range-coded stream of states, row numbers and rounded values."""
 
-import dataclasses
-
 import numpy as np
 import torch
 import torch.nn as nn
@@ -10,6 +8,7 @@ from entropy_coding import Decoder, Encoder, code_numbers, code_states, code_val
 from errors import BrokenFile
 from model_metadata import check_tensors
 from tensorf import LINES, PLANES, TensorfConfig, TensorField, TensorVM
+from tensorf_file import tensorf_config
 from vector_quantization import CODED, KEPT, VQTensorVM
 
 
@@ -17,6 +16,10 @@ class VQField(TensorField):
     """A VQTensorVM as a Field."""
 
     kind = "vq_tensorf"
+
+    def learning_rate_factor(self, name: str) -> float:
+        """Steps of rounding learn as slowly as the decoder."""
+        return 0.05 if name.endswith("log_step") else super().learning_rate_factor(name)
 
 
 def matrices(network: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -58,8 +61,13 @@ def encode(network: VQTensorVM) -> tuple[dict, dict[str, torch.Tensor]]:
     }
 
 
-def decode(config: TensorfConfig, described: dict, state: dict[str, torch.Tensor]) -> TensorField:
-    """The field of a file, its planes written out. Raises BrokenFile where the parts do not fit."""
+def decode(described: dict, state: dict[str, torch.Tensor]) -> TensorField:
+    """The field of a file, its planes written out.
+
+    described: checked metadata of the field, without its kind. Raises BrokenFile where tensors do not fit it.
+    """
+    own = ("resolution", "codes", "coder")
+    config = tensorf_config({key: value for key, value in described.items() if key not in own})
     resolution, codes = tuple(described["resolution"]), described["codes"]
     bare = TensorVM(config, (2, 2, 2), torch.zeros(2, 3))
     layers = matrices(bare)

@@ -19,8 +19,8 @@ import torch
 from experiment import load_scene, make_renderer, prepare_device
 from model_file import save_float_model
 from options import config_parser
+from quantized_runs import rounding_trainer
 from run_nerf_helpers import NeRF_qat
-from run_nerf_qat import rounding_trainer
 from schemes import SCHEMES
 from training import Trainer, float_phase
 

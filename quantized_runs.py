@@ -1,0 +1,154 @@
+"""What run_nerf_qat.py and run_vq.py share: float training, training through rounding, measuring.
+
+A scheme (`schemes.py`, `vq_scheme.py`) says what rounding is; all that is here is the order of things,
+what a checkpoint resumes, and which models of a run are measured.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import distributed
+from checkpoints import checkpoint_files, load_checkpoint
+from distillation import Distillation
+from errors import BadInput
+from evaluation import RenderedViews, evaluate_views, render_video, stage_table, write_strip, write_views
+from experiment import find_checkpoint, load_networks, load_scene, render_limits
+from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
+from model_file import load_renderer, save_float_model
+from optimizers import bitnet_schedule, cosine_schedule
+from scene import Scene
+from training import Phase, Trainer
+
+CPU = torch.device("cpu")
+
+
+def train_and_round(
+    args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module, scheme, folder: Path, float_phase: Phase
+) -> Trainer:
+    """Trains `--N_iters` steps in float, then as many as the scheme wants through its rounding.
+
+    Leaves the float model's file in `folder`, and the renderer with the scheme's networks. Raises
+    BadInput where the newest checkpoint belongs to another scheme.
+    """
+    # 1. A float network: resumed, taken from --ft_path, or trained.
+    float_steps = 0 if args.ft_path else args.N_iters
+    found = distributed.from_main(lambda: find_checkpoint(args, folder))
+    state = found[1] if found else None
+    phase = state.get("phase", "float") if found else None
+    if phase not in (None, "float", scheme.phase):
+        raise BadInput(f"{found[0]}: was trained with --quant {phase}, not {scheme.phase}; choose another --expname")
+    trainer = Trainer(args, scene, renderer, folder, float_phase)
+    rounds = phase == scheme.phase
+    if phase == "float":
+        load_networks(renderer, *found)
+        trainer.load_state_dict(state)
+        print(f"resuming from {found[0]} at step {trainer.step}")
+    elif not found and args.ft_path:
+        checkpoint = distributed.from_main(lambda: load_checkpoint(Path(args.ft_path)))
+        load_networks(renderer, Path(args.ft_path), checkpoint)
+        print(f"starting from the networks of {args.ft_path}: no float training")
+    if not rounds:
+        trainer.train(float_steps)
+        if distributed.is_main():
+            save_float_model(folder / "model_float32.safetensors", renderer, scene.render_path)
+
+    # 2. The same network, rounding as its file will; what can be calibrated is, from training rays.
+    if rounds:
+        scheme.load_state_dict(state.get("scheme", {}))
+    scheme.prepare()
+    if not rounds:
+        scheme.calibrate()
+        if distributed.is_main() and scheme.calibrated_file:
+            scheme.save(folder / scheme.calibrated_file)
+
+    # 3. Training goes on through the rounding.
+    if scheme.steps:
+        seconds, rays, curve = trainer.seconds, trainer.rays, trainer.curve
+        trainer = rounding_trainer(args, scene, scheme, folder, float_steps)
+        trainer.step, trainer.seconds, trainer.rays, trainer.curve = float_steps, seconds, rays, curve
+        if rounds:
+            load_networks(renderer, *found)
+            trainer.load_state_dict(state)
+            trainer.phase.after_step(trainer.step)
+            print(f"resuming from {found[0]} at step {trainer.step}, rounding to {scheme.name}")
+        trainer.train(float_steps + scheme.steps)
+    distributed.leave()
+    return trainer
+
+
+def rounding_trainer(args: argparse.Namespace, scene: Scene, scheme, folder: Path, first: int) -> Trainer:
+    """A trainer for the scheme's steps after step `first`, taught by the float model if so wished."""
+
+    def done(step: int) -> float:
+        return (step - first) / scheme.steps
+
+    span = args.qat_lrate_scale, first, scheme.steps, args.lrate_warmup
+    phase = Phase(
+        scheme.phase,
+        cosine_schedule(*span),
+        after_step=lambda step: scheme.after_step(done(step)),
+        extra_loss=scheme.extra_loss,
+        state={"scheme": scheme.state_dict()},
+    )
+    if args.qat_schedule == "bitnet":
+        phase.schedule, phase.weight_decay = bitnet_schedule(*span)
+    if args.distill > 0:
+        teacher = distributed.from_main(lambda: load_renderer(folder / "model_float32.safetensors", CPU)[0])
+        distillation = Distillation(teacher.to(next(scheme.renderer.buffers()).device), args.distill)
+        phase.extra_loss = lambda batch, rendering, step: distillation.loss(batch, rendering, done(step))
+    return Trainer(args, scene, scheme.renderer, folder, phase)
+
+
+def evaluate(
+    args: argparse.Namespace, scene: Scene, scheme, folder: Path, trainer: Trainer, backend: str, noted: dict
+) -> None:
+    """Measures every stage on the test views, each as its file renders, and writes it all.
+
+    noted: what `metrics.json` is to say of the last one beyond that.
+    """
+    device, test = trainer.device, scene.splits["test"]
+    models: dict[str, dict] = {}
+    pictures: dict[str, RenderedViews] = {}
+    for name, file in scheme.files().items():
+        model = load_renderer(folder / file, device, backend)[0] if file else scheme.renderer
+        pictures[name] = evaluate_views(model, scene, test, render_limits(args), label=name)
+        models[name] = pictures[name].summary()
+        if file:
+            models[name] |= {"file": file, "bytes": (folder / file).stat().st_size}
+            models[name]["backend"] = "torch float32" if name == "float32" else backend
+    models[scheme.name] |= noted
+    final = pictures[scheme.name]
+    write_views(final, folder / f"testset_{trainer.step:06d}")
+    columns = {"ground truth": final.targets, "float32": pictures["float32"].images, scheme.name: final.images}
+    write_strip(folder / "strip.png", columns)
+    write_metrics(folder / "metrics.json", run_facts(args.expname, args.config, device), trainer.summary(), models)
+
+    model, path, _ = load_renderer(folder / scheme.files()[scheme.name], device, backend)
+    stem = folder / f"{args.expname}_spiral_{trainer.step:06d}"
+    render_video(model, path, stem, render_limits(args), args.render_factor)
+    print(format_table(models))
+    if lpips_missing_reason():
+        print(f"LPIPS was not measured: {lpips_missing_reason()}")
+    print(f"{scheme.name} by the {backend} backend; results are in {folder}")
+
+
+def render_file(args: argparse.Namespace, file: Path, folder: Path, device: torch.device, backend: str) -> None:
+    """Renders a model file and nothing else: no checkpoint, and for the path no data either."""
+    renderer, path, _ = load_renderer(file, device, backend)
+    kind = "test" if args.render_test else "path"
+    steps = [int(checkpoint.stem) for checkpoint in checkpoint_files(folder)]
+    out = folder / f"renderonly_{kind}_{max(steps, default=0):06d}"
+    print(f"rendering {file} ({file.stat().st_size} bytes) with the {backend} backend")
+    if args.benchmark:
+        print(stage_table(renderer, path[0].to(device), render_limits(args)))
+        return
+    if args.render_test:
+        scene = load_scene(args)
+        views = evaluate_views(renderer, scene, scene.splits["test"], render_limits(args))
+        write_views(views, out)
+        print(format_table({file.stem: {**views.summary(), "bytes": file.stat().st_size}}))
+    else:
+        render_video(renderer, path, out / "video", render_limits(args), args.render_factor)
+    print(f"rendered to {out}")

@@ -1,0 +1,59 @@
+"""Trains a TensoRF, compresses it to pruned, shared and kept entries in one small file, renders that.
+
+python run_vq.py --config configs/lego_vq.txt
+python run_vq.py --config configs/lego_vq.txt --render_only [--render_test] [--model PATH]
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import distributed
+from camera_plot import plot_cameras
+from errors import BadInput, exit_cleanly
+from experiment import FIELD_KINDS, load_scene, make_renderer, make_run_folder, prepare_device
+from options import config_parser
+from quantized_runs import evaluate, render_file, train_and_round
+from tensorf_training import tensorf_phase
+from vq_scheme import VQScheme
+
+BACKEND = "torch float32"  # what renders a decoded field
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = config_parser().parse_args(argv)
+    device = prepare_device(args)
+    folder = Path(args.basedir) / args.expname
+    if args.render_only:
+        if distributed.is_main():
+            file = folder / "model_vq.safetensors" if args.model in FIELD_KINDS else Path(args.model)
+            render_file(args, file, folder, device, BACKEND)
+        return
+    check_flags(args)
+    scene = load_scene(args)
+    folder = make_run_folder(args)
+    if args.plot_cameras:
+        return plot_cameras(folder / "cameras.png", scene) if distributed.is_main() else None
+    renderer = make_renderer(args, scene, device)
+
+    scheme = VQScheme(args, scene, renderer)
+    trainer = train_and_round(args, scene, renderer, scheme, folder, tensorf_phase(args, renderer))
+    if not distributed.is_main():
+        return
+
+    # What training left is now measured from the file that a user would keep.
+    scheme.finish()
+    scheme.save(folder / "model_vq.safetensors")
+    evaluate(args, scene, scheme, folder, trainer, BACKEND, {})
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises BadInput for flags that do not go together, before hours are spent on training."""
+    if args.model != "tensorf" or args.tensor != "vm":
+        raise BadInput(
+            f"run_vq.py compresses the planes of --model tensorf --tensor vm, not {args.model} {args.tensor}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_cleanly(main))
