@@ -50,9 +50,7 @@ def main(argv: list[str] | None = None) -> None:
 def check_flags(args: argparse.Namespace) -> None:
     """Raises BadInput for flags that do not go together, before hours are spent on training."""
     if args.model != "tensorf" or args.tensor != "vm":
-        raise BadInput(
-            f"run_vq.py compresses the planes of --model tensorf --tensor vm, not {args.model} {args.tensor}"
-        )
+        raise BadInput(f"--model {args.model} --tensor {args.tensor}: run_vq.py compresses planes; use tensorf and vm")
 
 
 if __name__ == "__main__":
