@@ -90,7 +90,7 @@ def rounding_trainer(args: argparse.Namespace, scene: Scene, scheme, folder: Pat
         cosine_schedule(*span),
         after_step=lambda step: scheme.after_step(done(step)),
         extra_loss=scheme.extra_loss,
-        state={"scheme": scheme.state_dict()},
+        state=lambda: {"scheme": scheme.state_dict()},
     )
     if args.qat_schedule == "bitnet":
         phase.schedule, phase.weight_decay = bitnet_schedule(*span)

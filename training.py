@@ -9,7 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -65,15 +65,15 @@ class Phase:
     what learning rates are multiplied by. weight_decay: from step to that of Muon's matrices.
     after_step: called with the number of each finished step; true where it has put new parameters
     into networks, for which there are then new optimisers.
-    extra_loss: added to the photometric one, from a batch, its picture and the step. state: goes
-    into checkpoints as it is."""
+    extra_loss: added to the photometric one, from a batch, its picture and the step. state: what
+    it gives goes into checkpoints."""
 
     name: str
     schedule: Callable[[int], float]
     weight_decay: Callable[[int], float] = lambda step: 0.0
     after_step: Callable[[int], bool | None] = lambda step: None
     extra_loss: Callable[[Batch, Rendering, int], torch.Tensor] | None = None
-    state: dict = field(default_factory=dict)
+    state: Callable[[], dict] = dict
 
 
 def float_phase(args: argparse.Namespace) -> Phase:
@@ -350,7 +350,7 @@ class Trainer:
     def state_dict(self) -> dict:
         state = {"global_step": self.step, "phase": self.phase.name}
         state |= {"corner_rays": self.args.corner_rays, "residual": self.args.residual}
-        state |= self.phase.state
+        state |= self.phase.state()
         for name, network in networks_of(self.renderer).items():
             state[f"{name}_state_dict"] = network.state_dict()
         for name, optimizer in self.optimizers.items():

@@ -169,6 +169,12 @@ class VQTensorVM(TensorNetwork):
         """An estimate of what all rounded numbers take in the file; row numbers are not in it."""
         return sum(tensor.bits(share, start) for tensor in self.rounded().values())
 
+    @torch.no_grad()
+    def coarsen(self, factor: float) -> None:
+        """Makes all steps larger by a factor; what is rounded stays."""
+        for tensor in self.rounded().values():
+            tensor.log_step += math.log(factor)
+
     def products(self, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         density, components = at.new_zeros(len(at)), []
         for i, (axes, axis, rank) in enumerate(zip(PLANES, LINES, self.config.density_ranks, strict=True)):

@@ -1,6 +1,8 @@
 """How a trained TensoRF comes to train through pruning, codebooks and rounding, and its file."""
 
 import argparse
+import math
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,16 @@ RAYS_AT_ONCE = 16384
 RATE_SHARE = 8  # every so many rows tell the rate of all
 STEP = 0.15  # first step of rounding, in root mean squares of what is rounded
 
+# For --target_bytes.
+HEADROOM = 1.25  # first size over target: what training with a rate wins back
+TRIALS = 8  # of the bisections
+LEAST_CODES = 16
+LOOK_INTERVAL = 50  # steps after which the rate's weight is set anew
+GAIN = 2.0  # of that: how strongly it answers to a size that is off
+CODED_SHARE = 0.1  # of the steps after which the size is measured by coding
+MOST_WEIGHT = 1e-2  # loss per kilobyte
+COARSEST = 16.0  # times the trained steps, at the very end
+
 
 class VQScheme:
     """Plane entries pruned, from a codebook, or kept, all rounded and range-coded (`vector_quantization.py`)."""
@@ -30,6 +42,9 @@ class VQScheme:
     def __init__(self, args: argparse.Namespace, scene: Scene, renderer: OccupancyRenderer):
         self.args, self.scene, self.renderer = args, scene, renderer
         self.steps = args.qat_iters
+        self._weight = args.rate_weight  # of the rate in the loss
+        self._overhead: float | None = None  # bytes of the file beyond what `bits` estimates
+        self._looked = 0  # the step after which it was last set
 
     def files(self) -> dict[str, str | None]:
         """The models to measure and their files; None: the trained network, rounding in float."""
@@ -37,10 +52,11 @@ class VQScheme:
         return own | ({"fake_quant": None} if self.steps else {}) | {"vq": "model_vq.safetensors"}
 
     def state_dict(self) -> dict:
-        return {}
+        """What a checkpoint must know beyond the network: where the rate's control stands."""
+        return {"weight": self._weight, "overhead": self._overhead, "looked": self._looked}
 
     def load_state_dict(self, state: dict) -> None:
-        """Nothing is to be known but what is in the network."""
+        self._weight, self._overhead, self._looked = state["weight"], state["overhead"], state["looked"]
 
     def prepare(self) -> None:
         """A network of the right kind, which takes on its sizes when it is loaded or calibrated."""
@@ -60,18 +76,43 @@ class VQScheme:
         """Finds out what matters to the training rays, and splits and codes the planes by it."""
         self.renderer.field = self._float
         balance(self._float.network)
-        importance = plane_importance(self.renderer, self._rays())
-        self._take(
-            vector_quantize(
-                self._float,
-                importance,
-                self.args.vq_keep,
-                self.args.vq_prune,
-                self.args.codebook_size,
-                STEP,
-                self.args.seed,
+        self._importance = plane_importance(self.renderer, self._rays())
+        kept, codes = self.args.vq_keep, self.args.codebook_size
+        if self.args.target_bytes:
+            kept, codes = self._fit_target()
+        self._split(kept, codes)
+
+    def _split(self, kept: float, codes: int) -> int:
+        """Makes the network anew with so large a share kept; returns the bytes of its file."""
+        prune, seed = self.args.vq_prune, self.args.seed
+        self._take(vector_quantize(self._float, self._importance, kept, prune, codes, STEP, seed))
+        return self._size()
+
+    def _size(self) -> int:
+        """Of the file, were it written now."""
+        with tempfile.TemporaryDirectory() as folder:
+            return self.save(Path(folder) / "model.safetensors")
+
+    def _fit_target(self) -> tuple[float, int]:
+        """The largest share kept, and the codes of a codebook, for a file of HEADROOM times `--target_bytes`.
+
+        Raises BadInput, with the smallest size there is, where the target is below it.
+        """
+        limit = HEADROOM * self.args.target_bytes
+        codes = self.args.codebook_size
+        while (size := self._split(0.0, codes)) > limit and codes > LEAST_CODES:
+            codes = max(LEAST_CODES, codes // 2)
+        if size > limit and (least := self._coarsened(COARSEST)) > self.args.target_bytes:
+            raise BadInput(
+                f"--target_bytes {self.args.target_bytes}: the smallest file of this field has about {least} bytes; "
+                "give that many, or train one of fewer --voxels_final, ranks or --decoder_width"
             )
-        )
+        low, high = 0.0, 1.0
+        for _ in range(TRIALS if size < limit else 0):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self._split(middle, codes) <= limit else (low, middle)
+        print(f"--target_bytes: codebooks of {codes}, and {low:.1%} of all importance in kept entries")
+        return low, codes
 
     def _rays(self) -> Iterator[Rays]:
         """Training rays, all or `--importance_rays` drawn at random, in parts."""
@@ -92,19 +133,45 @@ class VQScheme:
             yield make_rays(*rays, self.renderer.setup, cameras)
 
     def after_step(self, done: float) -> None:
-        """Nothing changes by itself."""
+        """Under `--target_bytes`, moves the price of a byte until the file has the right size."""
+        step = round(done * self.steps)
+        if not self.args.target_bytes or step % LOOK_INTERVAL or step <= self._looked:
+            return
+        self._looked = step
+        network = self.renderer.field.network
+        with torch.no_grad():
+            estimate = float(network.bits()) / 8
+        if self._overhead is None or step % max(1, round(CODED_SHARE * self.steps)) < LOOK_INTERVAL:
+            self._overhead = self._size() - estimate
+        over = (estimate + self._overhead) / self.args.target_bytes - 1
+        self._weight = min(self._weight * math.exp(GAIN * max(-0.5, min(0.5, over))), MOST_WEIGHT)
 
     def extra_loss(self, batch: Batch, rendering: Rendering, step: int) -> torch.Tensor:
         """The price of the file's bytes."""
-        kilobytes = self.renderer.field.network.bits(RATE_SHARE, step) / 8000
-        return self.args.rate_weight * kilobytes
+        return self._weight * self.renderer.field.network.bits(RATE_SHARE, step) / 8000
 
     def finish(self) -> None:
-        """Makes the network what its file will be."""
+        """Makes the network what its file will be, and that no larger than `--target_bytes`."""
+        network = self.renderer.field.network
         with torch.no_grad():
-            for name, parameter in self.renderer.field.network.named_parameters():
+            for name, parameter in network.named_parameters():
                 if name.endswith("bias"):
                     parameter.copy_(parameter.half())
+        if self.args.target_bytes and self._size() > self.args.target_bytes:
+            low, high = 1.0, COARSEST
+            for _ in range(TRIALS):
+                middle = math.sqrt(low * high)
+                low, high = (low, middle) if self._coarsened(middle) <= self.args.target_bytes else (middle, high)
+            network.coarsen(high)
+            print(f"--target_bytes: steps of rounding were made {high - 1:.1%} coarser in the end")
+
+    def _coarsened(self, factor: float) -> int:
+        """Bytes of the file with all steps larger by a factor."""
+        network = self.renderer.field.network
+        network.coarsen(factor)
+        size = self._size()
+        network.coarsen(1 / factor)
+        return size
 
     def save(self, path: Path) -> int:
         return save_vq_model(path, self.renderer, *encode(self.renderer.field.network), self.scene.render_path)
