@@ -14,6 +14,7 @@ import distributed
 from bitnet_model import PRODUCTS
 from camera_plot import plot_cameras
 from checkpoints import checkpoint_files, load_checkpoint
+from datasets import load_scene
 from distillation import Distillation
 from errors import BadInput, exit_cleanly
 from evaluation import RenderedViews, evaluate_views, render_video, stage_table, write_strip, write_views
@@ -21,7 +22,6 @@ from experiment import (
     FIELD_KINDS,
     find_checkpoint,
     load_networks,
-    load_scene,
     make_renderer,
     make_run_folder,
     prepare_device,
