@@ -141,6 +141,8 @@ def make_grid(scene: Scene, resolution: int, device: torch.device) -> OccupancyG
         return OccupancyGrid(scene.aabb, resolution).to(device)
     train = scene.splits["train"]
     cameras, alpha = scene.cameras[train].to(device), scene.images[train][..., 3]
+    if scene.valid is not None:  # what a mask or a lens hides may be there
+        alpha = alpha.masked_fill(~scene.valid[train], 255)
     scout = OccupancyGrid(scene.aabb, SCOUT_RESOLUTION).to(device)
     scout.carve(cameras, alpha)
     if not scout.occupied.any():

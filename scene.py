@@ -57,6 +57,7 @@ class Scene:
     units (for `ndc` scenes: in NDC, 0 and 1). aabb: `[2, 3]`, the box that holds the content, in
     the space the field is queried in. background: colour behind everything, `[3]` in [0, 1].
     depth: exact z-depth `[N, H, W]` where a reader knows it, inf where nothing was hit.
+    valid: bool `[N, H, W]`, the pixels to learn from and to measure on; None: all.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Scene:
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     ndc: bool = False
     depth: torch.Tensor | None = None
+    valid: torch.Tensor | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
