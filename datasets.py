@@ -7,7 +7,10 @@ import torch
 
 from errors import BadInput
 from load_blender import load_blender_scene
+from load_colmap import load_colmap_scene
 from load_llff import load_llff_scene
+from load_nerfstudio import load_nerfstudio_scene
+from load_nsvf import load_nsvf_scene
 from load_procedural import load_procedural_scene
 from load_tiny_nerf import load_tiny_nerf_scene
 from scene import Scene
@@ -96,6 +99,57 @@ def _llff(args: argparse.Namespace) -> Scene:
     )
 
 
-READERS = {"procedural": _procedural, "blender": _blender, "llff": _llff, "tiny_nerf": _tiny_nerf}
-# What tells formats apart, the first that fits: LLFF folders may hold COLMAP's `sparse` as well.
-MARKS = (("blender", ("transforms_train.json",)), ("llff", ("poses_bounds.npy",)))
+def _nsvf(args: argparse.Namespace) -> Scene:
+    return load_nsvf_scene(
+        args.datadir,
+        factor=args.factor or 1,
+        testskip=args.testskip,
+        needs_alpha=args.random_bkgd,
+        near=args.near,
+        far=args.far,
+    )
+
+
+def _nerfstudio(args: argparse.Namespace) -> Scene:
+    return load_nerfstudio_scene(
+        args.datadir,
+        factor=args.factor or 1,
+        llffhold=args.llffhold,
+        white_background=args.white_bkgd,
+        needs_alpha=args.white_bkgd or args.random_bkgd,
+        near=args.near,
+        far=args.far,
+    )
+
+
+def _colmap(args: argparse.Namespace) -> Scene:
+    return load_colmap_scene(
+        args.datadir,
+        factor=args.factor or 1,
+        llffhold=args.llffhold,
+        white_background=args.white_bkgd,
+        needs_alpha=args.white_bkgd or args.random_bkgd,
+        near=args.near,
+        far=args.far,
+    )
+
+
+READERS = {
+    "procedural": _procedural,
+    "blender": _blender,
+    "llff": _llff,
+    "tiny_nerf": _tiny_nerf,
+    "nsvf": _nsvf,
+    "nerfstudio": _nerfstudio,
+    "colmap": _colmap,
+}
+# What tells formats apart, the first that fits: LLFF and nerfstudio folders may hold COLMAP's files as well.
+MARKS = (
+    ("blender", ("transforms_train.json",)),
+    ("llff", ("poses_bounds.npy",)),
+    ("nerfstudio", ("transforms.json",)),
+    ("nsvf", ("rgb", "pose")),
+    ("colmap", ("sparse",)),
+    ("colmap", ("cameras.bin",)),
+    ("colmap", ("cameras.txt",)),
+)
