@@ -135,6 +135,8 @@ def capture_scene(
         scene_near, scene_far = depth_range(c2w, box)
         scene_near = min(max(scene_near, LEAST_NEAR), 0.5 * scene_far)
         notes.append(f"where content ends is not known: box of +-{half:g}, near {scene_near:.3g}, far {scene_far:.3g}")
+        if np.median((c2w[:, :, 3] * c2w[:, :, 2]).sum(-1)) < 0.1 * CAMERA_RADIUS:
+            notes.append("cameras look at no common point, so that box is a guess: give --near, --far and --aabb")
     else:
         scene_near, scene_far, box = bounds
     if valid is not None:

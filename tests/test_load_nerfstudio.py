@@ -25,6 +25,8 @@ from capture_files import (
     ring,
     write_nerfstudio,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from test_load_nsvf import seen_by
 
 from captures import CAMERA_RADIUS, Lens, fold_radius, normalisation, undistortion_map
@@ -106,6 +108,27 @@ def test_moving_turning_and_scaling_a_capture_changes_nothing(tmp_path):
     )
     assert torch.allclose(plain.cameras.c2w[:, 2], moved.cameras.c2w[:, 2], atol=1e-3)
     assert (plain.near, plain.far) == pytest.approx((moved.near, moved.far), rel=0.05)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["parallel", "outward"])
+def test_cameras_that_look_at_no_common_point_are_centred_themselves_and_it_is_said(tmp_path, turned):
+    write_nerfstudio(tmp_path)
+
+    def change(content):
+        for i, frame in enumerate(content["frames"]):
+            pose = np.array(frame["transform_matrix"])
+            if turned:
+                pose[:3, [0, 2]] *= -1  # about its own up: away from the middle
+            else:
+                pose[:3] = np.eye(4)[:3]
+                pose[0, 3] = i
+            frame["transform_matrix"] = pose.tolist()
+
+    edit_json(tmp_path, change)
+    scene = load_nerfstudio_scene(tmp_path)
+    assert scene.cameras.c2w[:, :, 3].mean(0).abs().max() < 1e-5
+    assert any("no common point" in note for note in scene.notes)
+    assert torch.isfinite(scene.render_path.c2w).all() and 0 < scene.near < scene.far
 
 
 def test_a_capture_that_surrounds_nothing_flies_along_its_cameras(tmp_path):
@@ -339,6 +362,55 @@ def test_bad_capture_is_one_line_that_names_the_file(tmp_path, case):
         load_nerfstudio_scene(tmp_path)
     message = str(error.value)
     assert says in message and file in message and "\n" not in message
+
+
+ODD = st.sampled_from(
+    [math.nan, math.inf, -math.inf, 1e308, -1e8, 1e8, 1e-45, 0, -1, 1, 10**400, True, None, "", "x", "\0", [], [[]], {}]
+)
+LENS_KEYS = ["w", "h", "fl_x", "fl_y", "cx", "cy", "k1", "k2", "k3", "k4", "p1", "p2", "camera_angle_x"]
+OTHER_KEYS = ["camera_model", "is_fisheye", "file_path", "mask_path", "transform_matrix", "frames"]
+KEYS = [*LENS_KEYS, *OTHER_KEYS, "train_filenames", "test_filenames"]
+
+
+@settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.dictionaries(st.sampled_from(KEYS), ODD, min_size=1, max_size=3), st.booleans(), st.booleans())
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_any_odd_value_is_a_scene_of_finite_numbers_or_one_line(small, values, in_frame, fisheye):
+    folder, original = small
+    content = json.loads(original)
+    if fisheye:
+        content["camera_model"] = "OPENCV_FISHEYE"
+    (content["frames"][1] if in_frame else content).update(values)
+    (folder / "transforms.json").write_text(json.dumps(content))
+    try:
+        scene = load_nerfstudio_scene(folder, factor=10)
+    except BadInput as error:
+        assert "\n" not in str(error)
+    else:
+        assert torch.isfinite(scene.cameras.c2w).all() and torch.isfinite(scene.cameras.K).all()
+        assert torch.isfinite(scene.aabb).all() and 0 < scene.near < scene.far < math.inf
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("value", [1e8, -1e8, 1e-30, 1e5])
+def test_one_camera_far_off_is_still_a_scene(tmp_path, axis, value):
+    write_nerfstudio(tmp_path)
+
+    def change(content):
+        content["frames"][1]["transform_matrix"][axis][3] = value
+
+    edit_json(tmp_path, change)
+    scene = load_nerfstudio_scene(tmp_path)
+    assert torch.isfinite(scene.cameras.c2w).all() and 0 < scene.near < scene.far < math.inf
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = write_nerfstudio(tmp_path_factory.mktemp("odd"), {"k1": 0.1}, views=4)
+    return folder, (folder / "transforms.json").read_text()
 
 
 def test_flags_that_cannot_be_met(tmp_path):
