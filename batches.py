@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 import distributed
+from errors import BadInput
 from occupancy import Samples
 from rendering import OccupancyRenderer, Rays, Rendering, make_rays
 from run_nerf_helpers import camera_rays
@@ -34,6 +35,7 @@ class RayBatches:
 
     The hierarchical sampler gets `--N_rand` rays a batch. The occupancy sampler gets as many rays
     as fill `--samples_per_batch` network queries, so a step costs the same early and late.
+    Where a scene says which pixels are valid, only those are drawn.
     """
 
     def __init__(self, args: argparse.Namespace, scene: Scene, device: torch.device):
@@ -48,6 +50,35 @@ class RayBatches:
         self._noise = torch.Generator(device)
         batch_flag = "samples_per_batch" if args.sampler == "occupancy" else "N_rand"
         distributed.check_divides(f"--{batch_flag}", getattr(args, batch_flag))
+        self.candidates: torch.Tensor | None = None  # of `keep_only`; None: every pixel
+        self._middle: torch.Tensor | None = None  # those of them that cropped steps see
+        if scene.valid is not None:
+            self.keep_only(pixel_numbers(scene.valid[train]))
+
+    def keep_only(self, candidates: torch.Tensor) -> None:
+        """From now on draws these pixels alone, with `--precrop_iters` those of them in the middle.
+
+        candidates: flat numbers into the training images' `[view, row, column]`, ascending, int32
+        (int64 where there are more pixels than that holds): four bytes a pixel. They are no part of
+        `state_dict`: whoever calls this calls it again after a resumption, with the same numbers.
+        Raises BadInput where none are left.
+        """
+        if len(candidates) == 0:
+            raise BadInput("no training pixel is left to learn from; check the masks, the poses and --aabb")
+        self.candidates = candidates.to(self.images.device)
+        if self.args.precrop_iters <= 0:
+            return
+        top, left, tall, wide = self._window(step=1)
+        parts = []
+        for part in self.candidates.split(2**22):  # their places take six times the room
+            _, row, column = self._places(part)
+            parts.append(part[(row >= top) & (row < top + tall) & (column >= left) & (column < left + wide)])
+        self._middle = torch.cat(parts)
+        if len(self._middle) == 0:
+            raise BadInput(
+                f"--precrop_iters {self.args.precrop_iters}: nothing to learn from is in the middle of the training "
+                "images (masks, or lens correction); give 0, or a larger --precrop_frac"
+            )
 
     def noise(self, step: int) -> torch.Generator:
         """Random numbers of this process alone, for what is drawn a sample; the same in every run."""
@@ -79,14 +110,7 @@ class RayBatches:
 
     def _rays(self, count: int, step: int, renderer: torch.nn.Module) -> Batch:
         """This process's share of `count` rays."""
-        num_views, height, width = self.images.shape[:3]
-        view = self._integers(num_views, 1 if self.args.no_batching else count).expand(count)
-        if step <= self.args.precrop_iters:
-            tall, wide = int(height * self.args.precrop_frac), int(width * self.args.precrop_frac)
-        else:
-            tall, wide = height, width
-        row = (height - tall) // 2 + self._integers(max(tall, 1), count)
-        column = (width - wide) // 2 + self._integers(max(wide, 1), count)
+        view, row, column = self._pixels(count, step) if self.candidates is None else self._kept_pixels(count, step)
         background = self._uniform(count, 3)[distributed.share()] if self.args.random_bkgd else self.background
         view, row, column = (numbers[distributed.share()] for numbers in (view, row, column))
         offset = renderer.setup.pixel_offset
@@ -94,6 +118,41 @@ class RayBatches:
         rays = make_rays(origins, directions, renderer.setup, self.cameras)
         pixels = self.images[view, row, column].float() / 255
         return Batch(rays, composite_over(pixels, background), background, count)
+
+    def _window(self, step: int) -> tuple[int, int, int, int]:
+        """Top, left, height and width of the part of the images that a step sees, pixels."""
+        height, width = self.images.shape[1:3]
+        if step > self.args.precrop_iters:
+            return 0, 0, height, width
+        tall, wide = int(height * self.args.precrop_frac), int(width * self.args.precrop_frac)
+        return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+    def _pixels(self, count: int, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """View, row and column of `count` random pixels."""
+        top, left, tall, wide = self._window(step)
+        view = self._integers(len(self.images), 1 if self.args.no_batching else count).expand(count)
+        row = top + self._integers(max(tall, 1), count)
+        column = left + self._integers(max(wide, 1), count)
+        return view, row, column
+
+    def _kept_pixels(self, count: int, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The same, of those that `keep_only` names. A view is as likely as it has pixels left."""
+        candidates = self._middle if step <= self.args.precrop_iters else self.candidates
+        if not self.args.no_batching:
+            return self._places(candidates[self._integers(len(candidates), count)])
+        view, _, _ = self._places(candidates[self._integers(len(candidates), 1)])
+        pixels = self.images.shape[1] * self.images.shape[2]
+        ends = torch.cat([view, view + 1]) * pixels
+        first, end = torch.searchsorted(candidates, ends.to(candidates.dtype))
+        # A remainder instead of a bound: where the view ends is known on the device only.
+        return self._places(candidates[first + self._integers(2**62, count) % (end - first)])
+
+    def _places(self, number: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """View, row and column, int64, of flat pixel numbers."""
+        height, width = self.images.shape[1:3]
+        number = number.long()
+        row = number // width
+        return row // height, row % height, number - row * width
 
     def _uniform(self, *shape: int) -> torch.Tensor:
         return torch.rand(shape, device=self.images.device, generator=self.generator)
@@ -108,6 +167,17 @@ class RayBatches:
         self.seed = state.get("seed", self.seed)
         self.generator.set_state(state["generator"].cpu())
         self.samples_per_ray = state["samples_per_ray"]
+
+
+def pixel_numbers(chosen: torch.Tensor) -> torch.Tensor:
+    """The flat numbers, ascending, of the true entries of `chosen [V, H, W]`, for `RayBatches.keep_only`.
+
+    int32 as long as that suffices. Works a view at a time: nowhere near 8 bytes for every pixel of all.
+    """
+    kind = torch.int32 if chosen.numel() < 2**31 else torch.int64
+    pixels = chosen[0].numel()
+    views = [view.reshape(-1).nonzero()[:, 0] + i * pixels for i, view in enumerate(chosen)]
+    return torch.cat([numbers.to(kind) for numbers in views])
 
 
 def render_batch(

@@ -67,7 +67,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def evaluate_views(
     renderer: torch.nn.Module, scene: Scene, views: Sequence[int], limits: RenderLimits, label: str = "test views"
 ) -> RenderedViews:
-    """Renders `views` of a scene, without jitter or noise, and measures them."""
+    """Renders `views` of a scene, without jitter or noise, and measures them on their valid pixels."""
     device = next(renderer.buffers()).device
     result = RenderedViews([], torch.empty(0), torch.empty(0), [], [], [], [], [])
     images, targets = [], []
@@ -81,8 +81,11 @@ def evaluate_views(
         target = to8b(scene.target(torch.tensor([view]))[0])
         a, b = image.float() / 255, target.float() / 255
         result.names.append(f"{view:03d}")
-        result.psnr.append(psnr(a, b))
-        result.ssim.append(ssim(a, b))
+        valid = None if scene.valid is None else scene.valid[view]
+        if valid is not None:
+            a = torch.where(valid[..., None], a, b)  # nothing to tell apart elsewhere
+        result.psnr.append(psnr(a, b) if valid is None else psnr(a[valid], b[valid]))
+        result.ssim.append(ssim(a, b, valid))
         result.lpips.append(lpips(a, b))
         result.queries.append(picture.queries)
         images.append(image)

@@ -1,4 +1,4 @@
-"""From options to the objects of a run: device, scene, networks, renderer, folder."""
+"""From options to the objects of a run: device, networks, renderer, folder."""
 
 import argparse
 import shutil
@@ -9,10 +9,6 @@ import torch
 import distributed
 from checkpoints import atomic_write, load_checkpoint, load_newest, remove_partial_files
 from errors import BadInput, BrokenFile
-from load_blender import load_blender_scene
-from load_llff import load_llff_scene
-from load_procedural import load_procedural_scene
-from load_tiny_nerf import load_tiny_nerf_scene
 from occupancy import OccupancyGrid
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, RenderLimits, networks_of
 from run_log import check_wandb
@@ -57,80 +53,6 @@ def select_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise BadInput(f"--device {name}: not available ({reason}); use --device auto or cpu") from error
     return device
-
-
-# ----------------------------------------------------------------------------------------- scene
-
-
-def load_scene(args: argparse.Namespace) -> Scene:
-    """The scene that the data flags name. Raises BadInput where it cannot be read."""
-    kind = dataset_type(args)
-    if kind == "procedural":
-        scene = load_procedural_scene(args.procedural_size, white_background=args.white_bkgd)
-        scene.near, scene.far = args.near or scene.near, args.far or scene.far
-    elif kind == "blender":
-        scene = load_blender_scene(
-            args.datadir,
-            factor=(args.factor or 1) * (2 if args.half_res else 1),
-            testskip=args.testskip,
-            white_background=args.white_bkgd,
-            needs_alpha=args.white_bkgd or args.random_bkgd,
-            near=args.near,
-            far=args.far,
-        )
-    elif kind == "tiny_nerf":
-        if args.random_bkgd or args.white_bkgd or (args.factor or 1) != 1:
-            raise BadInput("tiny_nerf images are 100x100 on black: leave out --white_bkgd, --random_bkgd and --factor")
-        scene = load_tiny_nerf_scene(args.datadir, near=args.near, far=args.far)
-    else:
-        factor = 8 if args.factor is None else args.factor
-        if factor != int(factor):
-            raise BadInput(f"--factor {factor:g}: LLFF folders hold whole factors (images_4, images_8); give one")
-        if args.random_bkgd:
-            raise BadInput("--random_bkgd needs images with alpha, and LLFF photographs have none; leave it out")
-        scene = load_llff_scene(
-            args.datadir,
-            factor=int(factor),
-            ndc=not args.no_ndc,
-            spherify=args.spherify,
-            llffhold=args.llffhold,
-            near=args.near,
-            far=args.far,
-        )
-    for note in scene.notes:
-        print(f"note: {note}")
-    if scene.near >= scene.far:
-        raise BadInput(f"--near {scene.near:g} is not below --far {scene.far:g}; distances are in world units")
-    if args.aabb:
-        box = torch.tensor(args.aabb).view(2, 3)
-        if not (box[0] < box[1]).all():
-            raise BadInput(f"--aabb {args.aabb}: every x0 y0 z0 must be below its x1 y1 z1")
-        scene.aabb = box
-    if args.path_frames:
-        keep = torch.linspace(0, len(scene.render_path), args.path_frames + 1)[:-1].long()
-        scene.render_path = scene.render_path[keep]
-    return scene
-
-
-def dataset_type(args: argparse.Namespace) -> str:
-    """What `--dataset_type` says, or for `auto` what the folder looks like."""
-    if args.dataset_type in ("deepvoxels", "LINEMOD"):
-        raise BadInput(f"--dataset_type {args.dataset_type}: not supported; use blender, llff or procedural")
-    if args.dataset_type != "auto":
-        if args.dataset_type != "procedural" and not args.datadir:
-            raise BadInput(f"--dataset_type {args.dataset_type} needs --datadir, the folder with the data")
-        return args.dataset_type
-    if not args.datadir:
-        return "procedural"
-    folder = Path(args.datadir)
-    if folder.suffix == ".npz":
-        return "tiny_nerf"
-    if (folder / "transforms_train.json").exists():
-        return "blender"
-    if (folder / "poses_bounds.npy").exists():
-        return "llff"
-    what = "has neither transforms_train.json (Blender) nor poses_bounds.npy (LLFF)"
-    raise BadInput(f"{folder}: {what if folder.is_dir() else 'no such data folder'}; give --datadir another folder")
 
 
 # -------------------------------------------------------------------------------------- renderer
@@ -219,6 +141,8 @@ def make_grid(scene: Scene, resolution: int, device: torch.device) -> OccupancyG
         return OccupancyGrid(scene.aabb, resolution).to(device)
     train = scene.splits["train"]
     cameras, alpha = scene.cameras[train].to(device), scene.images[train][..., 3]
+    if scene.valid is not None:  # what a mask or a lens hides may be there
+        alpha = alpha.masked_fill(~scene.valid[train], 255)
     scout = OccupancyGrid(scene.aabb, SCOUT_RESOLUTION).to(device)
     scout.carve(cameras, alpha)
     if not scout.occupied.any():

@@ -1,15 +1,19 @@
 """Reading, shrinking and writing 8-bit images, with errors a user can act on."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import imageio.v3 as imageio
 import numpy as np
+from PIL import Image
 
 from errors import BadInput
+
+Value = TypeVar("Value")
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")  # compared in lower case
 
@@ -27,15 +31,8 @@ def read_image(path: Path) -> np.ndarray:
 
     Raises BadInput for a file that is missing, empty or not a whole image.
     """
-    if not path.is_file():
-        raise BadInput(f"{path}: no such image; the pose file names it, so restore it or drop its frame")
-    if path.stat().st_size == 0:
-        raise BadInput(f"{path}: image has 0 bytes; download or export it again")
-    try:
-        image = np.asarray(imageio.imread(path, plugin="pillow"))  # else it tries video, DICOM, TIFF, ...
-    except Exception as error:  # whatever the decoder raises
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise BadInput(f"{path}: not a readable image ({reason}); download or export it again") from error
+    # Told which plugin, or else it tries video, DICOM, TIFF, ...
+    image = _decode(path, lambda: np.asarray(imageio.imread(path, plugin="pillow")))
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=-1)
     elif image.ndim == 3 and image.shape[-1] == 2:
@@ -49,19 +46,49 @@ def read_image(path: Path) -> np.ndarray:
     return image
 
 
-def read_images(paths: Sequence[Path], factor: float = 1) -> np.ndarray:
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image file, pixels, from its header. Raises BadInput as `read_image` does."""
+
+    def header() -> tuple[int, int]:
+        with Image.open(path) as image:
+            return image.height, image.width
+
+    return _decode(path, header)
+
+
+def _decode(path: Path, decoder: Callable[[], Value]) -> Value:
+    try:
+        there = path.is_file()
+    except OSError:  # a name that is too long for any file
+        there = False
+    if not there:
+        raise BadInput(f"{path}: no such image; the pose file names it, so restore it or drop its frame")
+    if path.stat().st_size == 0:
+        raise BadInput(f"{path}: image has 0 bytes; download or export it again")
+    try:
+        return decoder()
+    except Exception as error:  # whatever it raises
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise BadInput(f"{path}: not a readable image ({reason}); download or export it again") from error
+
+
+def read_images(
+    paths: Sequence[Path], factor: float = 1, prepare: Callable[[int, np.ndarray], np.ndarray] | None = None
+) -> np.ndarray:
     """Images of one size as uint8 `[N, H, W, C]`, N >= 1, each shrunk by `factor` as soon as it is read.
 
-    At no time is more than one full-size image a thread in memory.
+    prepare: given each image's number and its pixels at full size, returns what to shrink; called in
+    several threads. At no time is more than one full-size image a thread in memory.
     Raises BadInput where sizes or channel counts differ.
     """
 
-    def read(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
-        image = read_image(path)
-        return area_downsample(image, factor), image.shape
+    def read(i: int) -> tuple[np.ndarray, tuple[int, ...]]:
+        image = read_image(paths[i])
+        shape = image.shape
+        return area_downsample(image if prepare is None else prepare(i, image), factor), shape
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(read, paths)
+        results = pool.map(read, range(len(paths)))
         image, first = next(results)
         images = np.empty((len(paths), *image.shape), np.uint8)
         images[0] = image

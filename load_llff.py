@@ -66,7 +66,7 @@ def load_llff_scene(
         name=root.resolve().name,
         images=torch.from_numpy(images),
         cameras=cameras,
-        splits=_split(c2w, llffhold),
+        splits=hold_out(c2w, llffhold),
         near=0.0 if ndc else near,
         far=1.0 if ndc else far,
         aabb=_ndc_box(cameras, file) if ndc else _frustum_box(cameras, near, far),
@@ -76,7 +76,11 @@ def load_llff_scene(
     )
 
 
-def _split(c2w: np.ndarray, llffhold: int) -> dict[str, list[int]]:
+def hold_out(c2w: np.ndarray, llffhold: int) -> dict[str, list[int]]:
+    """Splits of views `[N, 3, 4]`: every llffhold-th is a test view; 0: the one nearest the average pose.
+
+    Raises BadInput where none is left to train on.
+    """
     views = list(range(len(c2w)))
     if llffhold > 0:
         test = views[::llffhold]

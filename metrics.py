@@ -25,11 +25,12 @@ def psnr(image: torch.Tensor, target: torch.Tensor) -> float:
     return math.inf if mse == 0 else -10 * math.log10(mse)
 
 
-def ssim(image: torch.Tensor, target: torch.Tensor) -> float | None:
+def ssim(image: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None = None) -> float | None:
     """Structural similarity (Wang et al. 2004) of `[H, W, 3]` images in [0, 1].
 
     11x11 Gaussian of sigma 1.5, valid padding, mean over pixels and channels: the NerfBaselines
-    protocol. None where the image is smaller than the window.
+    protocol. valid: bool `[H, W]`; only windows that hold no other pixel count.
+    None where no window fits.
     """
     if min(image.shape[:2]) < SSIM_WINDOW:
         return None
@@ -47,7 +48,11 @@ def ssim(image: torch.Tensor, target: torch.Tensor) -> float | None:
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     structure = (2 * covariance + c2) / (var_a + var_b + c2)
-    return float((luminance * structure).mean())
+    similarity = luminance * structure
+    if valid is not None:
+        spoilt = F.max_pool2d((~valid.cpu())[None, None].double(), SSIM_WINDOW, stride=1)[0, 0] > 0
+        similarity = similarity[:, :, ~spoilt]
+    return float(similarity.mean()) if similarity.numel() else None
 
 
 @functools.cache

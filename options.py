@@ -6,6 +6,8 @@ import sys
 
 import configargparse
 
+DATASETS = ("procedural", "blender", "llff", "tiny_nerf", "nsvf", "nerfstudio", "colmap", "deepvoxels", "LINEMOD")
+
 
 class Parser(configargparse.ArgumentParser):
     """Reports a wrong flag, value or config key in one line, with the nearest name that exists."""
@@ -57,7 +59,7 @@ def config_parser() -> configargparse.ArgumentParser:
     add(
         "--dataset_type",
         default="auto",
-        choices=["auto", "procedural", "blender", "llff", "tiny_nerf", "deepvoxels", "LINEMOD"],
+        choices=["auto", *DATASETS],
         help="auto looks at what is in --datadir (deepvoxels and LINEMOD are named only to say so: not supported)",
     )
     add("--factor", type=positive(float), help="downsample images by this on each side (LLFF: 8 unless given)")
@@ -65,7 +67,7 @@ def config_parser() -> configargparse.ArgumentParser:
     add("--far", type=positive(float), help="farthest content, z-depth in world units (default: by dataset)")
     add("--aabb", type=float, nargs=6, metavar="X", help="box of the content: x0 y0 z0 x1 y1 z1, world units")
     add("--corner_rays", action="store_true", help="rays through pixel corners, as nerf-pytorch has them")
-    add("--white_bkgd", action="store_true", help="composite RGBA images on white, else on black")
+    add("--white_bkgd", action="store_true", help="composite RGBA images on white, else on black (NSVF: always white)")
     add(
         "--random_bkgd",
         action="store_true",
@@ -73,11 +75,11 @@ def config_parser() -> configargparse.ArgumentParser:
     )
     add("--plot_cameras", action="store_true", help="write cameras.png (cameras, near and far, box) and exit")
     add("--procedural_size", type=positive(int), default=100, help="side of the procedural images, pixels")
-    add("--testskip", type=int, default=8, help="load 1/N of the val and test images of Blender data")
+    add("--testskip", type=int, default=8, help="load 1/N of the val and test images of Blender and NSVF data")
     add("--half_res", action="store_true", help="load Blender data at half resolution (400x400 of 800x800)")
     add("--no_ndc", action="store_true", help="LLFF: world space instead of normalised device coordinates")
     add("--spherify", action="store_true", help="LLFF: a capture all round the subject; needs --no_ndc")
-    add("--llffhold", type=int, default=8, help="LLFF: every Nth view is a test view")
+    add("--llffhold", type=int, default=8, help="LLFF, nerfstudio, COLMAP: every Nth view is a test view")
     add("--shape", default="greek", help=argparse.SUPPRESS)  # deepvoxels only; nerf-pytorch's configs may name it
 
     group = parser.add_argument_group("network")

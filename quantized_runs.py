@@ -11,10 +11,11 @@ import torch
 
 import distributed
 from checkpoints import checkpoint_files, load_checkpoint
+from datasets import load_scene
 from distillation import Distillation
 from errors import BadInput
 from evaluation import RenderedViews, evaluate_views, render_video, stage_table, write_strip, write_views
-from experiment import find_checkpoint, load_networks, load_scene, render_limits
+from experiment import find_checkpoint, load_networks, render_limits
 from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
 from model_file import load_renderer, save_float_model
 from optimizers import bitnet_schedule, cosine_schedule

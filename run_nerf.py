@@ -12,12 +12,12 @@ import torch
 import distributed
 from camera_plot import plot_cameras
 from checkpoints import load_checkpoint
+from datasets import load_scene
 from errors import BrokenFile, exit_cleanly
 from evaluation import evaluate_views, render_video, write_strip, write_views
 from experiment import (
     find_checkpoint,
     load_networks,
-    load_scene,
     make_renderer,
     make_run_folder,
     prepare_device,

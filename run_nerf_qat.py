@@ -13,8 +13,9 @@ import torch
 import distributed
 from bitnet_model import PRODUCTS
 from camera_plot import plot_cameras
+from datasets import load_scene
 from errors import BadInput, exit_cleanly
-from experiment import FIELD_KINDS, load_scene, make_renderer, make_run_folder, prepare_device
+from experiment import FIELD_KINDS, make_renderer, make_run_folder, prepare_device
 from int8_model import select_backend
 from model_file import load_renderer
 from onnx_model import export_onnx

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import distributed
 from camera_plot import plot_cameras
+from datasets import load_scene
 from errors import BadInput, exit_cleanly
-from experiment import FIELD_KINDS, load_scene, make_renderer, make_run_folder, prepare_device
+from experiment import FIELD_KINDS, make_renderer, make_run_folder, prepare_device
 from options import config_parser
 from quantized_runs import evaluate, render_file, train_and_round
 from tensorf_training import tensorf_phase

@@ -57,6 +57,7 @@ class Scene:
     units (for `ndc` scenes: in NDC, 0 and 1). aabb: `[2, 3]`, the box that holds the content, in
     the space the field is queried in. background: colour behind everything, `[3]` in [0, 1].
     depth: exact z-depth `[N, H, W]` where a reader knows it, inf where nothing was hit.
+    valid: bool `[N, H, W]`, the pixels to learn from and to measure on; None: all.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Scene:
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     ndc: bool = False
     depth: torch.Tensor | None = None
+    valid: torch.Tensor | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -113,6 +115,49 @@ def orbit_path(
         offset = [math.cos(angle) * math.cos(up), math.sin(angle) * math.cos(up), math.sin(up)]
         poses.append(look_at(target + radius * np.array(offset), target))
     return torch.tensor(np.stack(poses), dtype=torch.float32)
+
+
+def level_orbit(c2w: np.ndarray, target: np.ndarray, frames: int = 40) -> torch.Tensor:
+    """Camera-to-world `[frames, 3, 4]` on a turn around `target [3]`, at the cameras' median distance and
+    height above it, whichever way is up for them."""
+    turn = upright(c2w)
+    offset = (c2w[:, :3, 3] - target) @ turn.T
+    distance = np.linalg.norm(offset, axis=-1)
+    elevation = np.degrees(np.median(np.arcsin(offset[:, 2] / np.maximum(distance, 1e-9))))
+    path = orbit_path(float(np.median(distance)), float(np.clip(elevation, -80, 80)), frames)
+    path = torch.tensor(turn.T, dtype=torch.float32) @ path
+    path[:, :, 3] += torch.tensor(target, dtype=torch.float32)
+    return path
+
+
+def upright(c2w: np.ndarray) -> np.ndarray:
+    """The rotation `[3, 3]` that turns what is up for most cameras of `c2w [N, 3, 4]` to z, by the least angle."""
+    up = c2w[:, :3, 1].mean(0)
+    if np.linalg.norm(up) < 1e-3:
+        return np.eye(3)  # no direction is up for most: the world's own z will do
+    up = _normalize(up)
+    axis, cosine = np.cross(up, [0.0, 0.0, 1.0]), float(up[2])
+    if cosine < -1 + 1e-9:
+        return np.diag([1.0, -1.0, -1.0])
+    skew = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    return np.eye(3) + skew + skew @ skew / (1 + cosine)
+
+
+def depth_range(c2w: np.ndarray, box: np.ndarray) -> tuple[float, float]:
+    """The z-depths, world units, between which all of `box [2, 3]` lies, for all of `c2w [N, 3, 4]`.
+
+    Where a camera stands in the box or beside it the nearest is 1/500 of the farthest.
+    Raises BadInput where no camera has any of the box in front of it.
+    """
+    corners = np.array([[box[i, 0], box[j, 1], box[k, 2]] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+    depth = ((c2w[:, None, :, 3] - corners) * c2w[:, None, :, 2]).sum(-1)
+    far = float(depth.max())
+    if not far > 0:
+        raise BadInput(
+            f"no camera looks towards the box {np.round(box, 3).tolist()}: the poses have other axes than the box; "
+            "give --aabb, and look with --plot_cameras"
+        )
+    return max(float(depth.min()), far / 500), far
 
 
 def focus_point(c2w: np.ndarray) -> np.ndarray:

@@ -20,7 +20,8 @@ import torch
 
 import run_nerf
 from checkpoints import load_newest
-from experiment import load_networks, load_scene, make_renderer, prepare_device
+from datasets import load_scene
+from experiment import load_networks, make_renderer, prepare_device
 from int8_model import has_onednn
 from metrics import psnr
 from model_file import load_renderer, save_float_model

@@ -16,7 +16,8 @@ from pathlib import Path
 import common
 import torch
 
-from experiment import load_scene, make_renderer, prepare_device
+from datasets import load_scene
+from experiment import make_renderer, prepare_device
 from model_file import save_float_model
 from options import config_parser
 from quantized_runs import rounding_trainer

@@ -17,7 +17,8 @@ from pathlib import Path
 import common
 import torch
 
-from experiment import load_scene, make_renderer, prepare_device
+from datasets import load_scene
+from experiment import make_renderer, prepare_device
 from options import config_parser
 from quantization import set_state
 from run_nerf_helpers import NeRF_qat

@@ -8,7 +8,7 @@ from test_commands import fails_cleanly
 from test_training import HIERARCHICAL, TINY, make_trainer
 
 import run_nerf
-from experiment import load_scene
+from datasets import load_scene
 from optimizers import learning_rate_scale
 from options import config_parser
 

@@ -10,7 +10,8 @@ import torch
 from conftest import ROOT
 from test_training import HIERARCHICAL, TINY
 
-from experiment import load_scene, make_renderer
+from datasets import load_scene
+from experiment import make_renderer
 from options import config_parser
 from quantization import fuse, prepare, set_state
 from run_nerf_helpers import NeRF_qat

@@ -7,8 +7,9 @@ from test_training import HIERARCHICAL, TINY, make_trainer
 
 import run_nerf_qat
 from batches import render_batch
+from datasets import load_scene
 from distillation import DENSITY_WEIGHT, FADED, Distillation
-from experiment import load_scene, make_renderer
+from experiment import make_renderer
 from options import config_parser
 from rendering import packed_weights
 

@@ -16,7 +16,7 @@ from test_training import HIERARCHICAL, TINY, make_trainer
 
 import distributed
 from checkpoints import load_newest
-from experiment import load_scene
+from datasets import load_scene
 from options import config_parser
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node"]
@@ -47,7 +47,8 @@ TRAIN = """
 import sys, json, torch
 from pathlib import Path
 import distributed
-from experiment import load_scene, make_renderer, prepare_device
+from datasets import load_scene
+from experiment import make_renderer, prepare_device
 from options import config_parser
 from training import Trainer, float_phase
 folder, *flags = sys.argv[1:]

@@ -12,8 +12,9 @@ from test_training import TINY
 
 import run_nerf_qat
 from batches import RayBatches
+from datasets import load_scene
 from errors import BadInput
-from experiment import load_scene, make_renderer
+from experiment import make_renderer
 from mixed_precision import CHOICES, choose_bits, measure_costs, quantized_layers
 from model_file import read_model
 from options import config_parser

@@ -10,8 +10,9 @@ import torch
 from conftest import ROOT
 from test_training import HIERARCHICAL, TINY
 
+from datasets import load_scene
 from errors import BrokenFile
-from experiment import load_scene, make_renderer
+from experiment import make_renderer
 from int8_model import expected_tensors
 from model_file import load_renderer, read_model, save_float_model
 from options import config_parser

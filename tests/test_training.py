@@ -15,8 +15,9 @@ from conftest import ROOT
 
 from batches import RayBatches
 from checkpoints import load_checkpoint, load_newest
+from datasets import load_scene
 from errors import Interrupted, TrainingFailed
-from experiment import load_scene, make_renderer
+from experiment import make_renderer
 from optimizers import bitnet_schedule, cosine_schedule, exponential_schedule
 from options import config_parser
 from rendering import RenderLimits

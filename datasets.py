@@ -1,0 +1,155 @@
+"""From the data flags to a scene: which format a folder is in, and which reader gets which flags."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from errors import BadInput
+from load_blender import load_blender_scene
+from load_colmap import load_colmap_scene
+from load_llff import load_llff_scene
+from load_nerfstudio import load_nerfstudio_scene
+from load_nsvf import load_nsvf_scene
+from load_procedural import load_procedural_scene
+from load_tiny_nerf import load_tiny_nerf_scene
+from scene import Scene
+
+
+def load_scene(args: argparse.Namespace) -> Scene:
+    """The scene that the data flags name. Raises BadInput where it cannot be read."""
+    scene = READERS[dataset_type(args)](args)
+    for note in scene.notes:
+        print(f"note: {note}")
+    if scene.near >= scene.far:
+        raise BadInput(f"--near {scene.near:g} is not below --far {scene.far:g}; distances are in world units")
+    if args.aabb:
+        box = torch.tensor(args.aabb).view(2, 3)
+        if not (box[0] < box[1]).all():
+            raise BadInput(f"--aabb {args.aabb}: every x0 y0 z0 must be below its x1 y1 z1")
+        scene.aabb = box
+    if args.path_frames:
+        keep = torch.linspace(0, len(scene.render_path), args.path_frames + 1)[:-1].long()
+        scene.render_path = scene.render_path[keep]
+    return scene
+
+
+def dataset_type(args: argparse.Namespace) -> str:
+    """What `--dataset_type` says, or for `auto` what the folder looks like."""
+    if args.dataset_type in ("deepvoxels", "LINEMOD"):
+        raise BadInput(f"--dataset_type {args.dataset_type}: not supported; use {', '.join(READERS)}")
+    if args.dataset_type != "auto":
+        if args.dataset_type != "procedural" and not args.datadir:
+            raise BadInput(f"--dataset_type {args.dataset_type} needs --datadir, the folder with the data")
+        return args.dataset_type
+    if not args.datadir:
+        return "procedural"
+    folder = Path(args.datadir)
+    if folder.suffix == ".npz":
+        return "tiny_nerf"
+    for name, marks in MARKS:
+        if all((folder / mark).exists() for mark in marks):
+            return name
+    known = ", ".join(f"{' + '.join(marks)} ({name})" for name, marks in MARKS)
+    what = f"has none of {known}" if folder.is_dir() else "no such data folder"
+    raise BadInput(f"{folder}: {what}; give --datadir another folder")
+
+
+# --------------------------------------------------------------------- a reader for each format
+
+
+def _procedural(args: argparse.Namespace) -> Scene:
+    scene = load_procedural_scene(args.procedural_size, white_background=args.white_bkgd)
+    scene.near, scene.far = args.near or scene.near, args.far or scene.far
+    return scene
+
+
+def _blender(args: argparse.Namespace) -> Scene:
+    return load_blender_scene(
+        args.datadir,
+        factor=(args.factor or 1) * (2 if args.half_res else 1),
+        testskip=args.testskip,
+        white_background=args.white_bkgd,
+        needs_alpha=args.white_bkgd or args.random_bkgd,
+        near=args.near,
+        far=args.far,
+    )
+
+
+def _tiny_nerf(args: argparse.Namespace) -> Scene:
+    if args.random_bkgd or args.white_bkgd or (args.factor or 1) != 1:
+        raise BadInput("tiny_nerf images are 100x100 on black: leave out --white_bkgd, --random_bkgd and --factor")
+    return load_tiny_nerf_scene(args.datadir, near=args.near, far=args.far)
+
+
+def _llff(args: argparse.Namespace) -> Scene:
+    factor = 8 if args.factor is None else args.factor
+    if factor != int(factor):
+        raise BadInput(f"--factor {factor:g}: LLFF folders hold whole factors (images_4, images_8); give one")
+    if args.random_bkgd:
+        raise BadInput("--random_bkgd needs images with alpha, and LLFF photographs have none; leave it out")
+    return load_llff_scene(
+        args.datadir,
+        factor=int(factor),
+        ndc=not args.no_ndc,
+        spherify=args.spherify,
+        llffhold=args.llffhold,
+        near=args.near,
+        far=args.far,
+    )
+
+
+def _nsvf(args: argparse.Namespace) -> Scene:
+    return load_nsvf_scene(
+        args.datadir,
+        factor=args.factor or 1,
+        testskip=args.testskip,
+        needs_alpha=args.random_bkgd,
+        near=args.near,
+        far=args.far,
+    )
+
+
+def _nerfstudio(args: argparse.Namespace) -> Scene:
+    return load_nerfstudio_scene(
+        args.datadir,
+        factor=args.factor or 1,
+        llffhold=args.llffhold,
+        white_background=args.white_bkgd,
+        needs_alpha=args.white_bkgd or args.random_bkgd,
+        near=args.near,
+        far=args.far,
+    )
+
+
+def _colmap(args: argparse.Namespace) -> Scene:
+    return load_colmap_scene(
+        args.datadir,
+        factor=args.factor or 1,
+        llffhold=args.llffhold,
+        white_background=args.white_bkgd,
+        needs_alpha=args.white_bkgd or args.random_bkgd,
+        near=args.near,
+        far=args.far,
+    )
+
+
+READERS = {
+    "procedural": _procedural,
+    "blender": _blender,
+    "llff": _llff,
+    "tiny_nerf": _tiny_nerf,
+    "nsvf": _nsvf,
+    "nerfstudio": _nerfstudio,
+    "colmap": _colmap,
+}
+# What tells formats apart, the first that fits: LLFF and nerfstudio folders may hold COLMAP's files as well.
+MARKS = (
+    ("blender", ("transforms_train.json",)),
+    ("llff", ("poses_bounds.npy",)),
+    ("nerfstudio", ("transforms.json",)),
+    ("nsvf", ("rgb", "pose")),
+    ("colmap", ("sparse",)),
+    ("colmap", ("cameras.bin",)),
+    ("colmap", ("cameras.txt",)),
+)

@@ -1,0 +1,97 @@
+"""Which reader a folder goes to, and that a run learns from every format."""
+
+import argparse
+import json
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+from capture_files import HEIGHT, OPENCV, WIDTH, edit_json, write_colmap, write_nerfstudio, write_nsvf
+from test_commands import fails_cleanly, run
+from test_training import HIERARCHICAL, TINY
+
+import run_nerf
+from datasets import MARKS, READERS, dataset_type, load_scene
+from options import DATASETS, config_parser
+
+OCCUPANCY = [flag for flag in TINY if flag not in ("--white_bkgd", "--random_bkgd")]
+COARSE_FINE = [flag for flag in HIERARCHICAL if flag != "--white_bkgd"]
+
+
+def parse(*words: object) -> argparse.Namespace:
+    return config_parser().parse_args([str(word) for word in words])
+
+
+def masked(folder):
+    """A bent lens and a mask on one frame."""
+    write_nerfstudio(folder, OPENCV | {"k1": 0.2})
+    imageio.imwrite(folder / "mask.png", np.tile(np.array([0, 255], np.uint8).repeat(WIDTH // 2), (HEIGHT, 1)))
+    edit_json(folder, lambda c: c["frames"][1].update(mask_path="mask.png"))
+    return folder
+
+
+FORMATS = {
+    "nsvf": lambda d: write_nsvf(d),
+    "nerfstudio": masked,
+    "colmap": lambda d: write_colmap(d, "OPENCV"),
+}
+
+
+def test_every_choice_has_a_reader_or_says_that_it_has_none():
+    assert set(DATASETS) == set(READERS) | {"deepvoxels", "LINEMOD"}
+    assert {name for name, _ in MARKS} <= set(READERS)
+
+
+@pytest.mark.parametrize(
+    "files, expected",
+    [
+        (["transforms_train.json", "transforms.json"], "blender"),
+        (["poses_bounds.npy", "sparse/0/cameras.bin"], "llff"),
+        (["transforms.json", "sparse/0/cameras.bin"], "nerfstudio"),
+        (["rgb/a", "pose/a"], "nsvf"),
+        (["sparse/cameras.txt"], "colmap"),
+        (["cameras.bin"], "colmap"),
+        (["cameras.txt"], "colmap"),
+        (["rgb/a"], None),
+    ],
+)
+def test_auto_looks_at_the_folder(tmp_path, capsys, files, expected):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    if expected is None:
+        says = (str(tmp_path), "transforms.json (nerfstudio)", "rgb + pose (nsvf)", "sparse (colmap)")
+        fails_cleanly(capsys, run_nerf, "--datadir", tmp_path, "--basedir", tmp_path / "logs", says=says)
+    else:
+        assert dataset_type(parse("--datadir", tmp_path)) == expected
+
+
+def test_auto_without_a_folder_and_with_a_file():
+    assert dataset_type(parse()) == "procedural"
+    assert dataset_type(parse("--datadir", "x/tiny.npz")) == "tiny_nerf"
+
+
+@pytest.mark.parametrize("flags", [OCCUPANCY, COARSE_FINE], ids=["occupancy", "hierarchical"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_run_learns_from_it(tmp_path, name, flags):
+    data = FORMATS[name](tmp_path / "data")
+    more = ["--datadir", data, "--factor", "5", "--N_iters", "30", "--i_weights", "0", "--basedir", tmp_path]
+    assert run(run_nerf, *flags, *more, "--expname", "run", "--testskip", "1") == 0
+    entry = json.loads((tmp_path / "run/metrics.json").read_text())["models"]["float32"]
+    assert np.isfinite(entry["psnr"]) and entry["psnr"] > 6 and (entry["height"], entry["width"]) == (18, 24)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_flags_reach_the_readers(tmp_path, name):
+    data = FORMATS[name](tmp_path)
+    given = ["--near", "0.3", "--far", "9", "--aabb", "-1", "-2", "-3", "1", "2", "3", "--path_frames", "4"]
+    scene = load_scene(parse("--datadir", data, "--dataset_type", name, "--factor", "2", *given))
+    assert (scene.near, scene.far, len(scene.render_path)) == (0.3, 9, 4)
+    assert scene.aabb.tolist() == [[-1, -2, -3], [1, 2, 3]]
+    assert scene.images.shape[1:3] == (45, 60)
+
+
+def test_plot_cameras_draws_a_capture(tmp_path):
+    data = FORMATS["colmap"](tmp_path / "data")
+    assert run(run_nerf, "--datadir", data, "--basedir", tmp_path, "--expname", "c", "--plot_cameras") == 0
+    assert (tmp_path / "c/cameras.png").stat().st_size > 1000

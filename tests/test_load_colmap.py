@@ -1,0 +1,222 @@
+"""COLMAP models: text and binary say the same, lenses are undone, bounds hold the points, damage is one line."""
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+from capture_files import COLMAP_MODELS, POINTS, TARGET, dot_places, photograph, ring, write_colmap, write_model
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_load_nsvf import seen_by
+
+from captures import bounds_of_points, normalisation
+from errors import BadInput
+from load_colmap import find_model, load_colmap_scene, read_model
+
+MUTATIONS = settings(
+    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "text"])
+@pytest.mark.parametrize("model", COLMAP_MODELS)
+def test_a_point_is_seen_where_its_dot_is(tmp_path, model, binary):
+    scene = load_colmap_scene(write_colmap(tmp_path, model, binary))
+    points = normalisation(ring(10), "here").points(POINTS)
+    k = COLMAP_MODELS[model][2]
+    for i in range(10):
+        found, expected = dot_places(scene.images[i].numpy()), seen_by(scene.cameras, i, points)
+        assert np.abs(np.subtract(found, expected)).max() < 0.1
+    if k is not None:  # else this test tells nothing
+        bent = dot_places(photograph(ring(10)[0], k, model == "OPENCV_FISHEYE"))
+        assert np.abs(np.subtract(bent, seen_by(scene.cameras, 0, points))).max() > 0.4
+    assert scene.splits["test"] == [0, 8]
+
+
+@pytest.mark.parametrize("model", COLMAP_MODELS)
+def test_text_and_binary_are_the_same_model(tmp_path, model):
+    a = read_model(find_model(write_colmap(tmp_path / "a", model, binary=True)))
+    b = read_model(find_model(write_colmap(tmp_path / "b", model, binary=False)))
+    assert a.lenses == b.lenses and list(a.points) == list(b.points)
+    assert all((a.points[i] == b.points[i]).all() for i in a.points)
+    for one, other in zip(a.pictures, b.pictures, strict=True):
+        assert (one.name, one.camera) == (other.name, other.camera)
+        assert (one.w2c == other.w2c).all() and (one.seen == other.seen).all()
+    assert len(a.pictures[5].seen) == 0 and len(a.pictures[0].seen) == 43
+
+
+@pytest.mark.parametrize("place", ["sparse/0", "sparse", "."])
+def test_where_the_model_may_lie(tmp_path, place):
+    write_colmap(tmp_path, place=place)
+    assert find_model(tmp_path) == tmp_path / place
+    assert len(load_colmap_scene(tmp_path).images) == 10
+
+
+def test_a_second_model_is_not_read_and_that_is_said(tmp_path):
+    write_colmap(tmp_path)
+    (tmp_path / "sparse" / "1").mkdir()
+    scene = load_colmap_scene(tmp_path, factor=3)
+    assert "of 1 beside it nothing is" in scene.notes[0]
+    assert scene.images.shape == (10, 30, 40, 3)
+
+
+def test_bounds_hold_the_points_and_no_stray_ones(tmp_path):
+    write_colmap(tmp_path, cloud=3000)
+    move = normalisation(ring(10), "here")
+    corners = TARGET + np.array([[i, j, k] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)])
+    box = move.points(corners)
+    scene = load_colmap_scene(tmp_path)
+    side = box.max(0) - box.min(0)
+    low, high = scene.aabb.numpy()
+    assert (low < box.min(0) + 0.1 * side).all() and (high > box.max(0) - 0.1 * side).all()
+    assert (np.ptp(scene.aabb.numpy(), axis=0) < 1.3 * side).all()
+    depth = np.concatenate([(pose[:, 3] - box) @ pose[:, 2] for pose in scene.cameras.c2w.numpy()])
+    assert 0.5 * depth.min() < scene.near < 1.1 * depth.min() and depth.max() < scene.far < 1.5 * depth.max()
+
+    cloud = TARGET + np.random.default_rng(1).uniform(-1, 1, (3000, 3))
+    points = move.points(np.concatenate([cloud, TARGET + [[1e6, 0, 0]]]))
+    c2w, seen = move.poses(ring(10)), [np.arange(3001)] * 10
+    near, far, strays = bounds_of_points(c2w, points, seen)
+    clean = bounds_of_points(c2w, points[:3000], [np.arange(3000)] * 10)
+    assert (near, far) == pytest.approx(clean[:2], rel=0.02)
+    np.testing.assert_allclose(strays, clean[2], rtol=0.05)
+
+
+def test_without_points_bounds_are_those_of_any_capture(tmp_path):
+    write_colmap(tmp_path)
+    (tmp_path / "sparse/0/points3D.bin").unlink()
+    scene = load_colmap_scene(tmp_path, near=0.7)
+    assert scene.aabb.tolist() == [[-8] * 3, [8] * 3] and scene.near == 0.7
+    assert any("not known" in note for note in scene.notes)
+
+
+def test_names_with_folders_and_blanks(tmp_path):
+    write_colmap(tmp_path, binary=False)
+    (tmp_path / "images/left eye").mkdir()
+    (tmp_path / "images/002.png").rename(tmp_path / "images/left eye/002.png")
+    path = tmp_path / "sparse/0/images.txt"
+    path.write_text(path.read_text().replace(" 002.png", " left eye/002.png"))
+    scene = load_colmap_scene(tmp_path)
+    points = normalisation(ring(10)[[0, 1, 3, 4, 5, 6, 7, 8, 9, 2]], "here").points(POINTS)
+    assert np.abs(np.subtract(dot_places(scene.images[9].numpy()), seen_by(scene.cameras, 9, points))).max() < 0.1
+
+
+# ------------------------------------------------------------------------------------- bad input
+
+
+def write(stem: str, text: str):
+    return lambda folder: (folder / f"sparse/0/{stem}.txt").write_text(text)
+
+
+def camera(text: str):
+    return write("cameras", f"4 PINHOLE {text}")
+
+
+IMAGE = "1 1 0 0 0 0 0 0 4 a.png\n"
+BAD = {
+    "no model": (lambda d: (d / "sparse").rename(d / "dense"), "", "run colmap mapper"),
+    "no images file": (lambda d: (d / "sparse/0/images.txt").unlink(), "images.txt", "not found beside"),
+    "no photographs": (lambda d: (d / "images").rename(d / "pictures"), "images/000.png", "no such image"),
+    "nothing registered": (write("images", "# none\n"), "sparse/0", "no image is registered"),
+    "camera missing": (write("cameras", "5 PINHOLE 120 90 9 9 9 9"), "sparse/0", "camera 4"),
+    "model not read": (
+        write("cameras", "1 FULL_OPENCV 120 90 " + "1 " * 12),
+        "cameras.txt",
+        "FULL_OPENCV; expected one of SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL, RADIAL, OPENCV, OPENCV_FISHEYE: "
+        "run colmap image_undistorter",
+    ),
+    "parameter missing": (camera("120 90 1 2 3"), "cameras.txt", "fx fy cx cy"),
+    "focal NaN": (camera("120 90 nan 9 9 9"), "cameras.txt", "finite"),
+    "focal zero": (camera("120 90 0 9 9 9"), "cameras.txt", "above zero"),
+    "size zero": (camera("0 90 9 9 9 9"), "cameras.txt", "above zero"),
+    "another aspect": (camera("90 90 9 9 9 9"), "sparse/0", "aspect"),
+    "camera of words": (camera("wide high"), "cameras.txt", "not a whole"),
+    "camera cut": (camera("120"), "cameras.txt", "not a whole"),
+    "pose NaN": (write("images", IMAGE.replace("1 1", "1 nan")), "images.txt", "a.png"),
+    "no rotation": (write("images", IMAGE.replace("1 1", "1 0")), "images.txt", "a.png"),
+    "pose cut": (write("images", "1 1 0 0 0 0 0\n\n"), "images.txt", "not a whole"),
+    "keypoint of words": (write("images", IMAGE + "1 2 x\n"), "images.txt", "not a whole"),
+    "point of words": (write("points3D", "1 a b c 1 2 3 0"), "points3D.txt", "not a whole"),
+    "point cut": (write("points3D", "1 2 3"), "points3D.txt", "2 numbers"),
+    "point NaN": (write("points3D", "1 2 nan 3 1 2 3 0"), "points3D.txt", "point 1"),
+    "no text": (lambda d: (d / "sparse/0/images.txt").write_bytes(b"\xff\xfe\x00"), "images.txt", "not a whole"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_model_is_one_line_that_names_the_file(tmp_path, case):
+    spoil, file, says = BAD[case]
+    spoil(write_colmap(tmp_path, binary=False))
+    with pytest.raises(BadInput) as error:
+        load_colmap_scene(tmp_path)
+    message = str(error.value)
+    assert says in message and file in message and "\n" not in message
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A small binary model's folder, and its files' bytes."""
+    place = tmp_path_factory.mktemp("colmap")
+    write_model(place, "OPENCV", COLMAP_MODELS["OPENCV"][1], ring(3), ["a.png", "b.png", "c.png"], POINTS, binary=True)
+    return place, {stem: (place / f"{stem}.bin").read_bytes() for stem in ("cameras", "images", "points3D")}
+
+
+def refuses(good, stem: str, content: bytes, must: bool) -> None:
+    """A damaged file is one line that names it; some damage (`must` false) leaves a model, of finite numbers."""
+    place, files = good
+    for name, original in files.items():
+        (place / f"{name}.bin").write_bytes(content if name == stem else original)
+    try:
+        model = read_model(place)
+    except BadInput as error:
+        assert "\n" not in str(error) and str(place) in str(error)
+    else:
+        assert not must
+        assert all(np.isfinite(one.w2c).all() for one in model.pictures)
+        assert all(np.isfinite(point).all() for point in model.points.values())
+
+
+@pytest.mark.parametrize("stem", ["cameras", "images", "points3D"])
+def test_a_file_cut_anywhere_is_refused(good, stem):
+    content = good[1][stem]
+    for end in range(len(content)):
+        refuses(good, stem, content[:end], must=True)
+    refuses(good, stem, content + b"\0", must=True)
+    refuses(good, stem, content, must=False)
+
+
+@MUTATIONS
+@given(st.sampled_from(["cameras", "images", "points3D"]), st.integers(0, 10**6), st.binary(min_size=1, max_size=12))
+def test_bytes_overwritten_are_refused_or_harmless(good, stem, place, new):
+    content = good[1][stem]
+    place %= len(content)
+    refuses(good, stem, (content[:place] + new + content[place + len(new) :])[: len(content)], must=False)
+
+
+@pytest.mark.parametrize("stem, places", [("cameras", [0]), ("images", [0, 78]), ("points3D", [0, 51])])
+@pytest.mark.parametrize("count", [2**31, 2**40, 2**63, 2**64 - 1])
+def test_counts_in_headers_reserve_nothing(good, stem, places, count):
+    """Number of entries; of an image's keypoints (after 8 + 64 bytes and its name); of a point's track."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for place in places:
+        content = good[1][stem]
+        refuses(good, stem, content[:place] + struct.pack("<Q", count) + content[place + 8 :], must=True)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def test_an_unknown_binary_model_is_named(good):
+    content = bytearray(good[1]["cameras"])
+    for number, says in ((6, "FULL_OPENCV"), (99, "number 99")):
+        content[12:16] = struct.pack("<I", number)
+        place, files = good
+        (place / "cameras.bin").write_bytes(bytes(content))
+        with pytest.raises(BadInput, match=f"{says}.*colmap image_undistorter"):
+            read_model(place)
+
+
+def test_masks_do_not_come_from_a_pinhole(tmp_path):
+    assert load_colmap_scene(write_colmap(tmp_path)).valid is None
+    bent = load_colmap_scene(write_colmap(tmp_path / "b", "OPENCV_FISHEYE"))
+    assert bent.valid is None or (bent.valid.dtype == torch.bool and bent.valid.float().mean() > 0.5)
