@@ -157,11 +157,12 @@ def run_on_ray(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, int]]:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise BadInput(f"--ray: cannot join the cluster ({str(error).splitlines()[0][:100]})") from error
 
-    def work(command: tuple[str, ...], log: str, stale: list[str], folder: str, grace: float) -> int:
+    def work(command: tuple[str, ...], log: str, stale: list[str], folder: str, poll: float, grace: float) -> int:
         """Travels to its worker by value, so it uses nothing of this module."""
         import contextlib
         import os
         import subprocess
+        import time
 
         for path in stale:
             with contextlib.suppress(FileNotFoundError):
@@ -172,7 +173,9 @@ def run_on_ray(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, int]]:
                 command, cwd=folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment
             )
         try:
-            return process.wait()
+            while process.poll() is None:  # Ray's way to cancel does not end a wait
+                time.sleep(poll)
+            return process.returncode
         finally:
             if process.poll() is None:  # cancelled
                 process.terminate()
@@ -186,7 +189,7 @@ def run_on_ray(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, int]]:
     try:
         for job in jobs:
             stale = [str(path) for path in job.stale]
-            pending[task.remote(job.command, str(job.log), stale, os.getcwd(), GRACE)] = job
+            pending[task.remote(job.command, str(job.log), stale, os.getcwd(), POLL, GRACE)] = job
         while pending:
             (done,), _ = ray.wait(list(pending), num_returns=1)
             job = pending.pop(done)
