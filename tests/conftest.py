@@ -39,3 +39,15 @@ def lego_dir() -> Path:
 def fern_dir() -> Path:
     """The LLFF scene fern, with at least `images_8`."""
     return find_scene("nerf_llff_data/fern", "poses_bounds.npy")
+
+
+@pytest.fixture(scope="session")
+def small_cluster():
+    """Ray with a cluster of two cores of this machine."""
+    ray = pytest.importorskip("ray", reason="Ray is an extra: pip install -r requirements-ray.txt")
+    given = os.environ.pop("RAY_ADDRESS", None)
+    ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+    if given is not None:
+        os.environ["RAY_ADDRESS"] = given

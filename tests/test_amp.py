@@ -67,8 +67,8 @@ def test_fp16_on_a_cpu_is_one_clear_line(tmp_path, capsys):
 )
 def test_learning_rate_rules(scene, tmp_path, flags, expected):
     trainer = make_trainer(scene, tmp_path, TINY, *flags)
-    assert trainer.base_rates["optimizer"] == pytest.approx(5e-3 * expected)
-    assert trainer.base_rates["muon"] == pytest.approx(0.04 * expected)
+    assert trainer.base_rates["optimizer"] == [pytest.approx(5e-3 * expected)]
+    assert trainer.base_rates["muon"] == [pytest.approx(0.04 * expected)]
 
 
 def test_a_hierarchical_batch_is_counted_in_network_queries():

@@ -6,7 +6,12 @@ import sys
 
 from conftest import ROOT
 
+import run_compare
 from options import config_parser
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import autotask
 
 README = (ROOT / "README.md").read_text()
 NOT_OURS = {"--logdir", "--check", "--rounds", "--nproc_per_node"}  # of tensorboard, benchmarks and torchrun
@@ -18,7 +23,8 @@ def test_tables_are_those_of_the_measurements():
 
 
 def test_every_flag_exists():
-    ours = {word for action in config_parser()._actions for word in action.option_strings}
+    parsers = config_parser(), run_compare.make_parser(), autotask.make_parser()
+    ours = {word for parser in parsers for action in parser._actions for word in action.option_strings}
     mentioned = set(re.findall(r"(?<![\w-])--\w+", README))
     assert len(mentioned) > 20
     assert mentioned <= ours | NOT_OURS
@@ -28,6 +34,7 @@ def test_every_file_and_config_exists():
     paths = re.findall(r"(?:configs|scripts|benchmarks|docs)/[\w./-]*\w", README)
     modules = re.findall(r"`(\w+\.py)`", README)
     assert len(modules) > 10
+    paths += re.findall(r"requirements[\w-]*\.txt", README)
     for path in paths:
         assert (ROOT / path).exists(), path
     for module in modules:  # a table names its command without the folder
