@@ -148,6 +148,36 @@ def code_states(coder: Encoder | Decoder, shape: tuple[int, int], states: np.nda
     return known[1:, 2 : columns + 2]
 
 
+def code_cells(coder: Encoder | Decoder, shape: tuple[int, int, int], cells: np.ndarray | None = None) -> np.ndarray:
+    """A boolean grid `[X, Y, Z]`, each cell expected from those around it in its own and the last slice.
+
+    Cell (x, y, z) belongs to front 4 x + 2 y + z: all of the last slice within one cell of it, and in
+    its own slice what `fronts` has known, come before it.
+    """
+    known = np.zeros(tuple(size + 2 for size in shape), np.int64)
+    model = AdaptiveModel(1 << len(BEFORE), uniform(2) * 2)
+    x, y, z = (axis.reshape(-1) for axis in np.indices(shape, np.int32))
+    front = 4 * x + 2 * y + z
+    order = np.argsort(front, kind="stable")
+    ends = np.cumsum(np.bincount(front))
+    for start, end in zip(np.concatenate([[0], ends[:-1]]), ends, strict=True):
+        part = order[start:end]
+        at = x[part], y[part], z[part]
+        contexts = np.zeros(len(part), np.int64)
+        for dx, dy, dz in BEFORE:
+            contexts = 2 * contexts + known[at[0] + dx + 1, at[1] + dy + 1, at[2] + dz + 1]
+        given = None if cells is None else cells[at].astype(np.int64)
+        known[at[0] + 1, at[1] + 1, at[2] + 1] = coder.code(model, contexts, given)
+    return known[1:-1, 1:-1, 1:-1].astype(bool)
+
+
+# Neighbours of a cell that are known before it, by axis.
+BEFORE = (
+    (0, 0, -1), (0, -1, -1), (0, -1, 0), (0, -1, 1), (-1, 0, 0), (-1, 0, 1), (-1, 0, -1), (-1, 1, 0), (-1, -1, 0),
+    (-1, 1, 1),
+)  # fmt: skip
+
+
 def code_numbers(
     coder: Encoder | Decoder, count: int, symbols: int, numbers: np.ndarray | None = None, at_once: int = 64
 ) -> np.ndarray:

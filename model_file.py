@@ -101,7 +101,9 @@ def _save(
     tensors = {**tensors, "render_path": render_path.c2w.float().cpu().contiguous()}
     metadata = {"format": FORMAT, "version": VERSION, **precision, **_describe(renderer, render_path)}
     metadata["fields"]["network_fn"] |= of_field or {}
-    if isinstance(renderer, OccupancyRenderer):
+    if precision["precision"] == "vq":
+        metadata["sampler"]["grid_coder"], tensors["occupancy"] = vq_file.encode_grid(renderer.grid)
+    elif isinstance(renderer, OccupancyRenderer):
         tensors["occupancy"] = renderer.grid.pack()
     metadata["sha256"] = digest([metadata, tensors])
     content = safetensors.torch.save(tensors, {"nerf_qat": json.dumps(metadata, separators=(",", ":"))})
@@ -210,7 +212,10 @@ def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) ->
         packed = tensors.pop("occupancy")
         if packed.dtype != torch.uint8 or packed.ndim != 1:
             raise BrokenFile(f"occupancy is {packed.dtype} {tuple(packed.shape)}, expected uint8 of one dimension")
-        grid = OccupancyGrid.unpack(packed, aabb, sampler["grid_resolution"]).to(device)
+        cells = packed, aabb, sampler["grid_resolution"]
+        coder = sampler.get("grid_coder")
+        grid = vq_file.decode_grid(coder, *cells) if coder else OccupancyGrid.unpack(*cells)
+        grid = grid.to(device)
         renderer = OccupancyRenderer(fields["network_fn"], grid, setup, sampler["step"], sampler["min_transmittance"])
     else:
         renderer = HierarchicalRenderer(

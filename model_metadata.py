@@ -15,6 +15,7 @@ LARGEST_PICTURE = 65_536  # pixels on a side
 MOST_STEPS = 100_000  # of a ray through the box, beyond which a picture would take forever
 FAR_AWAY = 1e6  # world units
 MOST_ENTRIES = 4096  # of a plane or line along an axis
+CODERS = ("range", "lzma")  # of `entropy_coding`
 MOST_CODES = 65_536  # of a codebook
 LARGEST_VALUE = 1e6  # of a weight, scale, norm or bias; products of several stay far from overflow
 
@@ -44,7 +45,7 @@ def check_metadata(metadata: dict) -> None:
                 _whole("weight_bits", metadata["weight_bits"], layer, 2, 8)
     _check_rays(metadata["rays"])
     _check_camera(metadata["camera"])
-    _check_sampler(metadata["sampler"])
+    _check_sampler(metadata["sampler"], precision == "vq")
     fields = metadata["fields"]
     names = set(fields) if isinstance(fields, dict) else set()
     if "network_fn" not in names or not names <= {"network_fn", "network_fine"}:
@@ -82,16 +83,20 @@ def _check_camera(camera: dict) -> None:
         raise BrokenFile("camera: a focal length is not positive")
 
 
-def _check_sampler(sampler: dict) -> None:
+def _check_sampler(sampler: dict, coded: bool) -> None:
+    """coded: whether the grid's cells are range-coded."""
     kind = sampler.get("kind") if isinstance(sampler, dict) else None
-    if kind == "hierarchical":
+    if kind == "hierarchical" and not coded:
         _keys("sampler", sampler, {"kind", "n_samples", "n_importance", "lindisp"})
         _whole("sampler", sampler, "n_samples", 2, 65_536)
         _whole("sampler", sampler, "n_importance", 0, 65_536)
         _one_of("sampler", sampler, "lindisp", (True, False))
         return
-    _one_of("sampler", {"kind": kind}, "kind", ("occupancy", "hierarchical"))
-    _keys("sampler", sampler, {"kind", "step", "min_transmittance", "grid_resolution", "aabb"})
+    _one_of("sampler", {"kind": kind}, "kind", ("occupancy",) if coded else ("occupancy", "hierarchical"))
+    own = {"grid_coder"} if coded else set()
+    _keys("sampler", sampler, {"kind", "step", "min_transmittance", "grid_resolution", "aabb"} | own)
+    if coded:
+        _one_of("sampler", sampler, "grid_coder", CODERS)
     _whole("sampler", sampler, "grid_resolution", 1, LARGEST_GRID)
     _number("sampler", sampler, "min_transmittance", 0, 1)
     box = sampler["aabb"]
@@ -151,7 +156,7 @@ def _check_tensorf(name: str, field: dict, more: frozenset[str] = frozenset()) -
 def _check_vq_tensorf(name: str, field: dict) -> None:
     _check_tensorf(name, field, frozenset({"resolution", "codes", "coder"}))
     _one_of(name, field, "decomposition", ("vm",))
-    _one_of(name, field, "coder", ("range", "lzma"))
+    _one_of(name, field, "coder", CODERS)
     for key, low, high in (("resolution", 2, MOST_ENTRIES), ("codes", 0, MOST_CODES)):
         _numbers(f"{name} {key}", field[key], 3, low, high)
         if not all(_is_whole(number) for number in field[key]):

@@ -4,9 +4,19 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from entropy_coding import Decoder, Encoder, code_numbers, code_states, code_values, make_decoder, make_encoder
+from entropy_coding import (
+    Decoder,
+    Encoder,
+    code_cells,
+    code_numbers,
+    code_states,
+    code_values,
+    make_decoder,
+    make_encoder,
+)
 from errors import BrokenFile
 from model_metadata import check_tensors
+from occupancy import OccupancyGrid
 from tensorf import LINES, PLANES, TensorfConfig, TensorField, TensorVM
 from tensorf_file import tensorf_config
 from vector_quantization import CODED, KEPT, VQTensorVM
@@ -18,8 +28,8 @@ class VQField(TensorField):
     kind = "vq_tensorf"
 
     def learning_rate_factor(self, name: str) -> float:
-        """Steps of rounding learn as slowly as the decoder."""
-        return 0.05 if name.endswith("log_step") else super().learning_rate_factor(name)
+        """Steps of rounding are logarithms, of size one whatever they belong to."""
+        return 0.5 if name.endswith("log_step") else super().learning_rate_factor(name)
 
 
 def matrices(network: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -59,6 +69,20 @@ def encode(network: VQTensorVM) -> tuple[dict, dict[str, torch.Tensor]]:
         "biases": torch.cat(biases).half().cpu(),
         "aabb": network.aabb.cpu(),
     }
+
+
+def encode_grid(grid: OccupancyGrid) -> tuple[str, torch.Tensor]:
+    """The coder's name, and the occupied cells as bytes: about half of what `OccupancyGrid.pack` takes."""
+    name, coder = make_encoder()
+    code_cells(coder, tuple(grid.occupied.shape), grid.occupied.cpu().numpy())
+    return name, torch.frombuffer(bytearray(coder.bytes()), dtype=torch.uint8)
+
+
+def decode_grid(name: str, packed: torch.Tensor, aabb: torch.Tensor, resolution: int) -> OccupancyGrid:
+    grid = OccupancyGrid(aabb, resolution)
+    coder = make_decoder(name, packed.numpy().tobytes())
+    grid.set_occupied(torch.from_numpy(code_cells(coder, tuple(grid.occupied.shape))))
+    return grid
 
 
 def decode(described: dict, state: dict[str, torch.Tensor]) -> TensorField:

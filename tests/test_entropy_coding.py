@@ -1,5 +1,7 @@
 """The range coder: exact round trips, sizes against entropies, wavefronts in their order."""
 
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from entropy_coding import (
     LzmaEncoder,
     RangeDecoder,
     RangeEncoder,
+    code_cells,
     code_numbers,
     code_states,
     code_values,
@@ -76,6 +79,23 @@ def test_regions_cost_their_borders():
     y, x = np.mgrid[:128, :128]
     disc = np.where((x - 60) ** 2 + (y - 70) ** 2 < 40**2, 2, 0)
     assert len(written(lambda coder: code_states(coder, disc.shape, disc))) < 128 * 128 / 8 * 0.15
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**31))
+def test_cells_come_back(x, y, z, seed):
+    cells = np.random.default_rng(seed).random((x, y, z)) < 0.3
+    content = written(lambda coder: code_cells(coder, cells.shape, cells))
+    np.testing.assert_array_equal(code_cells(RangeDecoder(content), cells.shape), cells)
+
+
+def test_a_rough_ball_costs_its_surface():
+    """Against DEFLATE of one bit a cell."""
+    x, y, z = np.mgrid[:40, :40, :40]
+    noise = np.random.default_rng(0).normal(0, 0.7, x.shape)
+    ball = np.sqrt((x - 20) ** 2 + (y - 19) ** 2 + (z - 21) ** 2) < 15 + noise
+    size = len(written(lambda coder: code_cells(coder, ball.shape, ball)))
+    assert size < 0.7 * len(zlib.compress(np.packbits(ball).tobytes(), 9))
 
 
 def test_neighbours_tell_of_values():

@@ -1,0 +1,74 @@
+"""Quality against bytes of compressed TensoRFs, beside the recipe of VQ-TensoRF's released code.
+
+python benchmarks/vq_rate_distortion.py [--config configs/lego_cpu_vq.txt] [--bytes 50000 100000 ...] [FLAGS...]
+
+One float field is trained (or found in logs), then finetuned once for every size and once by the
+original's recipe, all for the same number of steps. FLAGS go to every run.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import common
+import torch
+from vq_original import OriginalRecipe
+
+import run_nerf
+import run_vq
+from checkpoints import checkpoint_files
+from datasets import load_scene
+from evaluation import evaluate_views
+from experiment import make_renderer, prepare_device, render_limits
+from options import config_parser
+from quantized_runs import train_and_round
+from tensorf_training import tensorf_phase
+
+SIZES = (50_000, 75_000, 100_000, 150_000, 250_000, 400_000, 800_000)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/lego_cpu_vq.txt")
+    parser.add_argument("--bytes", type=int, nargs="+", default=SIZES, help="of the files")
+    options, flags = parser.parse_known_args()
+    name = f"rate_{Path(options.config).stem}"
+    own = ["--config", options.config, "--basedir", str(common.ROOT / "logs" / name), *flags]
+    args = config_parser().parse_args(own)
+    base = Path(args.basedir)
+    if not (base / "float" / "metrics.json").exists():
+        run_nerf.main([*own, "--expname", "float"])
+    start = ["--ft_path", str(checkpoint_files(base / "float")[-1])]
+    for size in options.bytes:
+        if not (base / str(size) / "metrics.json").exists():
+            run_vq.main([*own, *start, "--expname", str(size), "--target_bytes", str(size)])
+    if not (base / "original" / "metrics.json").exists():
+        measure_original([*own, *start, "--expname", "original"])
+    results = {"facts": common.machine(options.config, args.device)}
+    for run in ("float", *map(str, options.bytes), "original"):
+        models = json.loads((base / run / "metrics.json").read_text())["models"]
+        results[run] = {key: value for key, value in list(models.values())[-1].items() if key != "per_view"}
+        print(f"{run:>10}{results[run]['bytes']:>12}{results[run]['psnr']:>8.2f} dB")
+    common.save_results(name, results)
+
+
+def measure_original(flags: list[str]) -> None:
+    """Finetunes by the original's recipe and writes a metrics.json of what its file holds."""
+    args = config_parser().parse_args(flags)
+    device = prepare_device(args)
+    scene = load_scene(args)
+    folder = Path(args.basedir) / args.expname
+    folder.mkdir(parents=True, exist_ok=True)
+    renderer = make_renderer(args, scene, device)
+    scheme = OriginalRecipe(args, scene, renderer)
+    scheme.calibrated_file = None
+    train_and_round(args, scene, renderer, scheme, folder, tensorf_phase(args, renderer))
+    with torch.no_grad():
+        size = scheme.save(folder / "model_original.zip")
+    views = evaluate_views(renderer.eval(), scene, scene.splits["test"], render_limits(args), label="original")
+    entry = {**views.summary(), "bytes": size, "file": "model_original.zip"}
+    (folder / "metrics.json").write_text(json.dumps({"models": {"original": entry}}))
+
+
+if __name__ == "__main__":
+    main()
