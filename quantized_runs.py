@@ -20,6 +20,7 @@ from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
 from model_file import load_renderer, save_float_model
 from optimizers import bitnet_schedule, cosine_schedule
 from scene import Scene
+from schemes import trains_in_float
 from training import Phase, Trainer
 
 CPU = torch.device("cpu")
@@ -30,7 +31,7 @@ def train_and_round(
 ) -> Trainer:
     """Trains `--N_iters` steps in float, then as many as the scheme wants through its rounding.
 
-    Leaves the float model's file in `folder`, and the renderer with the scheme's networks. Raises
+    Leaves the float model's file in `folder` if there is one, and the renderer with the scheme's networks. Raises
     BadInput where the newest checkpoint belongs to another scheme.
     """
     # 1. A float network: resumed, taken from --ft_path, or trained.
@@ -52,7 +53,7 @@ def train_and_round(
         print(f"starting from the networks of {args.ft_path}: no float training")
     if not rounds:
         trainer.train(float_steps)
-        if distributed.is_main():
+        if distributed.is_main() and trains_in_float(args):
             save_float_model(folder / "model_float32.safetensors", renderer, scene.render_path)
 
     # 2. The same network, rounding as its file will; what can be calibrated is, from training rays.
@@ -122,8 +123,8 @@ def evaluate(
     models[scheme.name] |= noted
     final = pictures[scheme.name]
     write_views(final, folder / f"testset_{trainer.step:06d}")
-    columns = {"ground truth": final.targets, "float32": pictures["float32"].images, scheme.name: final.images}
-    write_strip(folder / "strip.png", columns)
+    columns = {name: pictures[name].images for name in ("float32", scheme.name) if name in pictures}
+    write_strip(folder / "strip.png", {"ground truth": final.targets, **columns})
     write_metrics(folder / "metrics.json", run_facts(args.expname, args.config, device), trainer.summary(), models)
 
     model, path, _ = load_renderer(folder / scheme.files()[scheme.name], device, backend)

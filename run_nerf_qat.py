@@ -22,7 +22,7 @@ from onnx_model import export_onnx
 from options import config_parser
 from quantized_runs import CPU, evaluate, render_file, train_and_round
 from run_nerf_helpers import NeRF_qat
-from schemes import SCHEMES
+from schemes import SCHEMES, trains_in_float
 from training import float_phase
 
 
@@ -60,6 +60,10 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> None:
         raise BadInput(f"--model {args.model}: only a nerf is trained to --quant {args.quant}; see run_vq.py")
     if args.distill > 0 and args.sampler != "occupancy":
         raise BadInput("--distill compares fields at the same samples, which only --sampler occupancy has")
+    if args.distill > 0 and not trains_in_float(args):
+        raise BadInput("--distill learns from the float model, which --N_iters 0 does not train; give --ft_path")
+    if args.quant == "ptq" and not trains_in_float(args):
+        raise BadInput("--quant ptq calibrates a float model, which --N_iters 0 does not train; give --ft_path")
     if args.qat_schedule == "bitnet" and args.optimizer != "muon":
         raise BadInput("--qat_schedule bitnet decays the matrices that Muon holds; add --optimizer muon")
     if SCHEMES[args.quant].name == "int8":

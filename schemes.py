@@ -65,7 +65,7 @@ class Scheme:
 
     def files(self) -> dict[str, str | None]:
         """The models to measure and their files; None: the trained networks, rounding in float."""
-        files = {"float32": "model_float32.safetensors"}
+        files = {"float32": "model_float32.safetensors"} if trains_in_float(self.args) else {}
         if self.calibrated_file:
             files[f"{self.name}_ptq"] = self.calibrated_file
         if self.steps:
@@ -198,6 +198,11 @@ class W4A8Scheme(TernaryScheme):
 
 
 SCHEMES = {"qat": Int8Scheme, "ptq": Int8Scheme, "w4a8": W4A8Scheme, "ternary": TernaryScheme}
+
+
+def trains_in_float(args: argparse.Namespace) -> bool:
+    """Whether there is a float model before the rounding begins, or only untrained networks."""
+    return bool(args.ft_path or args.N_iters)
 
 
 def layer_bits(default: dict[str, int], given: list[str]) -> dict[str, int]:

@@ -38,6 +38,9 @@ class Experiment:
     flags: tuple[str, ...] = ()
 
 
+# Half of the steps in float first, then rounding at once.
+WARMUP = ("--N_iters", "1500", "--qat_iters", "1500", "--qat_lrate_scale", "0.5", "--bit_ramp", "0")
+
 EXPERIMENTS = {
     "base": Experiment("base"),
     "amp": Experiment("amp"),
@@ -51,9 +54,10 @@ EXPERIMENTS = {
     "bit_ddp": Experiment("bit", processes=2),
     # What each remedy against the loss of ternary weights gives: bit without it, or with more of it.
     "bit_no_residual": Experiment("bit_no_residual"),
-    "bit_no_distill": Experiment("bit", flags=("--distill", "0")),
-    "bit_no_warmup": Experiment("bit", flags=("--N_iters", "0", "--qat_iters", "3000", "--distill", "0")),
-    "bit_cosine": Experiment("bit", flags=("--qat_schedule", "cosine")),
+    "bit_no_ramp": Experiment("bit", flags=("--bit_ramp", "0")),
+    "bit_warmup": Experiment("bit", flags=WARMUP),
+    "bit_warmup_distill": Experiment("bit", flags=(*WARMUP, "--distill", "1")),
+    "bit_bitnet": Experiment("bit", flags=("--qat_schedule", "bitnet")),
     "bit_wider": Experiment("bit", flags=("--netwidth", "256")),
 }
 

@@ -257,6 +257,15 @@ def test_flags_of_int8_are_refused_before_training(tmp_path, capsys, flags):
     assert not list(tmp_path.iterdir())
 
 
+def test_training_through_rounding_from_the_start(tmp_path, capsys):
+    flags = [*TINY, "--quant", "ternary", "--bit_ramp", "0.5", "--N_iters", "0", "--basedir", tmp_path]
+    run(run_nerf_qat, *flags, "--qat_iters", "40", "--qat_lrate_scale", "1", "--expname", "anew")
+    models = json.loads((tmp_path / "anew" / "metrics.json").read_text())["models"]
+    assert list(models) == ["fake_quant", "ternary"] and not (tmp_path / "anew" / "model_float32.safetensors").exists()
+    for flag in (["--distill", "1"], ["--quant", "ptq"]):
+        fails_cleanly(capsys, run_nerf_qat, *flags, *flag, says=("--N_iters 0", "--ft_path"))
+
+
 def test_bitnets_schedule_wants_muon(tmp_path, capsys):
     flags = [*TINY, "--optimizer", "adam", "--qat_schedule", "bitnet", "--basedir", tmp_path]
     fails_cleanly(capsys, run_nerf_qat, *flags, says=("--optimizer muon",))
