@@ -1,22 +1,17 @@
 """COLMAP models: text and binary say the same, lenses are undone, bounds hold the points, damage is one line."""
 
+import random
 import struct
 
 import numpy as np
 import pytest
 import torch
 from capture_files import COLMAP_MODELS, POINTS, TARGET, dot_places, photograph, ring, write_colmap, write_model
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from test_load_nsvf import seen_by
 
 from captures import bounds_of_points, normalisation
 from errors import BadInput
 from load_colmap import find_model, load_colmap_scene, read_model
-
-MUTATIONS = settings(
-    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "text"])
@@ -186,12 +181,12 @@ def test_a_file_cut_anywhere_is_refused(good, stem):
     refuses(good, stem, content, must=False)
 
 
-@MUTATIONS
-@given(st.sampled_from(["cameras", "images", "points3D"]), st.integers(0, 10**6), st.binary(min_size=1, max_size=12))
-def test_bytes_overwritten_are_refused_or_harmless(good, stem, place, new):
-    content = good[1][stem]
-    place %= len(content)
-    refuses(good, stem, (content[:place] + new + content[place + len(new) :])[: len(content)], must=False)
+@pytest.mark.parametrize("stem", ["cameras", "images", "points3D"])
+def test_bytes_overwritten_are_refused_or_harmless(good, stem):
+    content, draw = good[1][stem], random.Random(0)
+    for _ in range(100):
+        place, new = draw.randrange(len(content)), draw.randbytes(draw.randint(1, 12))
+        refuses(good, stem, (content[:place] + new + content[place + len(new) :])[: len(content)], must=False)
 
 
 @pytest.mark.parametrize("stem, places", [("cameras", [0]), ("images", [0, 78]), ("points3D", [0, 51])])
