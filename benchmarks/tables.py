@@ -14,7 +14,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MODELS = {"float32": "float32", "int8_ptq": "int8, calibrated only", "fake_quant": "", "int8": "**int8, trained**"}
+MODELS = {
+    "float32": "float32",
+    "int8_ptq": "int8, calibrated only",
+    "int8": "**int8, trained**",
+    "vq_untrained": "VQ, not trained",
+    "vq": "**VQ, trained**",
+}
 
 
 def load(name: str) -> dict:
@@ -36,17 +42,18 @@ def results_table(names: list[str]) -> str:
         run = load(name)
         models = run["models"]
         for model, label in MODELS.items():
-            if not label or model not in models:
+            if model not in models:
                 continue
             entry = models[model]
             lines.append(
                 f"| {run['expname']} | {label} | {entry['psnr']:.2f} | {entry['ssim']:.4f} | {entry['bytes']:,} | "
                 f"{entry['bytes'] / models['float32']['bytes']:.3f} | {entry['seconds_per_frame']:.3f} |"
             )
-        size = f"{models['int8']['width']}x{models['int8']['height']}"
+        final = final_model(run)
         notes.append(
-            f"`{run['expname']}`: {models['int8']['views']} views of {size}, {run['train']['steps']} steps in "
-            f"{run['train']['seconds'] / 60:.1f} minutes, int8 by {models['int8']['backend']}, {run['device']}, "
+            f"`{run['expname']}`: {final['views']} views of {final['width']}x{final['height']}, "
+            f"{run['train']['steps']} steps in {run['train']['seconds'] / 60:.1f} minutes, the last file by "
+            f"{final['backend']}, {run['device']}, "
             f"{run['threads']} threads, torch {run['torch']}, {run['date']}, `{run['command']}`."
         )
     return "\n".join(lines) + "\n\n" + "  \n".join(notes) + "\n"
@@ -152,7 +159,7 @@ def runs_by_experiment(results: dict) -> dict[str, list[dict]]:
 def final_model(run: dict) -> dict:
     """What a run was after: its quantised model if it has one, else the float one."""
     models = run["models"]
-    return next(models[name] for name in ("ternary", "w4a8", "int8", "float32") if name in models)
+    return next(models[name] for name in ("vq", "ternary", "w4a8", "int8", "float32") if name in models)
 
 
 def mean(values: Iterable[float]) -> float:
@@ -195,7 +202,24 @@ def step_times_table(names: list[str]) -> str:
     return "\n".join(lines) + f"\n\nTaken in turn in one process, {machine(run['facts'])}\n"
 
 
+def rate_table(names: list[str]) -> str:
+    """benchmarks/vq_rate_distortion.py: one field as float32 and as files of several sizes."""
+    run = load(names[0])
+    half = run["float"]["bytes"] / 2
+    lines = ["| file | PSNR | SSIM | bytes | times smaller than float16 |", "|---|--:|--:|--:|--:|"]
+    for name, entry in run.items():
+        if name == "facts":
+            continue
+        label = {"float": "float32", "original": "VQ-TensoRF's released recipe"}.get(name, f"`--target_bytes {name}`")
+        quality = f"{entry['psnr']:.2f} | {entry['ssim']:.4f}"
+        lines.append(f"| {label} | {quality} | {entry['bytes']:,} | {half / entry['bytes']:.1f} |")
+    one = run["float"]
+    note = f"{one['views']} test views of {one['width']}x{one['height']}, {machine(run['facts'])}"
+    return "\n".join(lines) + f"\n\n{note}\n"
+
+
 MAKERS = {
+    "rate": rate_table,
     "results": results_table,
     "speed": speed_table,
     "frames": frames_table,
