@@ -291,3 +291,17 @@ def test_a_damaged_file_is_one_clear_error(finished, tmp_path, capsys):
 def test_a_field_without_planes_is_refused_before_training(tmp_path, capsys):
     fails_cleanly(capsys, run_vq, *TINY_VQ, "--tensor", "cp", "--basedir", tmp_path, says=("--tensor cp", "planes"))
     fails_cleanly(capsys, run_vq, *TINY_VQ, "--model", "nerf", "--basedir", tmp_path, says=("--model nerf",))
+
+
+def test_target_bytes_are_kept_to(finished, tmp_path):
+    start = ["--ft_path", sorted(finished.glob("*.tar"))[2], "--basedir", tmp_path]  # the last float checkpoint
+    for target in (4500, 6000):
+        run(run_vq, *TINY_VQ, *start, "--expname", target, "--qat_iters", "150", "--target_bytes", target)
+        model = json.loads((tmp_path / str(target) / "metrics.json").read_text())["models"]["vq"]
+        assert 0.85 * target < model["bytes"] <= target
+
+
+def test_a_target_that_cannot_be_met_names_the_smallest(finished, tmp_path, capsys):
+    start = ["--ft_path", sorted(finished.glob("*.tar"))[2], "--basedir", tmp_path]
+    flags = [*TINY_VQ, *start, "--target_bytes", "900"]
+    fails_cleanly(capsys, run_vq, *flags, says=("--target_bytes 900", "smallest file", "--voxels_final"))
