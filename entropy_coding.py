@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from errors import BadInput
+from errors import BadInput, BrokenFile
 
 try:
     import constriction
@@ -23,6 +23,7 @@ except ImportError:  # an unusual platform: LZMA in its place, with larger files
 
 INCREMENT = 32  # of a count, each time a symbol comes
 MEMORY = 64  # symbols, times their number: when a context has counted more, its past counts half
+MOST_BYTES = 2**30  # that a stream may unfold to
 STATES = 3  # of a table's entry: pruned, from the codebook, kept
 MAGNITUDES = 12  # contexts of a value: how large its neighbours and its channel let expect it
 SIGNS = 5  # and contexts of where its neighbours lie: far below zero, below, at, above, far above
@@ -77,7 +78,10 @@ class RangeDecoder:
         self._family = constriction.stream.model.Categorical(perfect=False)
 
     def code(self, model: AdaptiveModel, contexts: np.ndarray, symbols: np.ndarray | None = None) -> np.ndarray:
-        symbols = self._coder.decode(self._family, model.probabilities(contexts)).astype(np.int64)
+        try:
+            symbols = self._coder.decode(self._family, model.probabilities(contexts)).astype(np.int64)
+        except AssertionError as error:  # what constriction raises for bytes that no encoder wrote
+            raise BrokenFile("the coded stream is damaged") from error
         model.update(contexts, symbols)
         return symbols
 
@@ -98,12 +102,18 @@ class LzmaEncoder:
 
 class LzmaDecoder:
     def __init__(self, content: bytes):
-        self._bytes, self._at = lzma.decompress(content), 0
+        try:
+            self._bytes, self._at = lzma.LZMADecompressor().decompress(content, MOST_BYTES), 0
+        except lzma.LZMAError as error:
+            raise BrokenFile("the coded stream is damaged") from error
 
     def code(self, model: AdaptiveModel, contexts: np.ndarray, symbols: np.ndarray | None = None) -> np.ndarray:
         kind = "<u2" if model.symbols > 256 else "u1"
+        end = self._at + len(contexts) * np.dtype(kind).itemsize
+        if end > len(self._bytes):
+            raise BrokenFile("the coded stream ends early")
         symbols = np.frombuffer(self._bytes, kind, len(contexts), self._at).astype(np.int64)
-        self._at += symbols.size * np.dtype(kind).itemsize
+        self._at = end
         return np.minimum(symbols, model.symbols - 1)
 
 

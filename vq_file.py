@@ -21,6 +21,8 @@ from tensorf import LINES, PLANES, TensorfConfig, TensorField, TensorVM
 from tensorf_file import tensorf_config
 from vector_quantization import CODED, KEPT, VQTensorVM
 
+MOST_VALUES = 2**28  # of all planes of a file: a gigabyte of float32
+
 
 class VQField(TensorField):
     """A VQTensorVM as a Field."""
@@ -93,6 +95,10 @@ def decode(described: dict, state: dict[str, torch.Tensor]) -> TensorField:
     own = ("resolution", "codes", "coder")
     config = tensorf_config({key: value for key, value in described.items() if key not in own})
     resolution, codes = tuple(described["resolution"]), described["codes"]
+    ranks = list(zip(config.density_ranks, config.color_ranks, strict=True))
+    values = sum(resolution[a] * resolution[b] * sum(rank) for (a, b), rank in zip(PLANES, ranks, strict=True))
+    if values > MOST_VALUES:
+        raise BrokenFile(f"VQ-TensoRF: planes of {values} numbers, expected {MOST_VALUES} at most")
     bare = TensorVM(config, (2, 2, 2), torch.zeros(2, 3))
     layers = matrices(bare)
     biases = sum(layer.bias.numel() for _, layer in layers if layer.bias is not None)
@@ -114,7 +120,6 @@ def decode(described: dict, state: dict[str, torch.Tensor]) -> TensorField:
 
     network = TensorVM(config, resolution, state["aabb"])
     steps = list(state["steps"].split([2] * 6 + [1] * len(layers)))
-    ranks = list(zip(config.density_ranks, config.color_ranks, strict=True))
     with torch.no_grad():
         for i in range(3):
             network.planes[i].copy_(_scaled(found[f"planes.{i}"], steps[i], ranks[i]))

@@ -21,7 +21,7 @@ from entropy_coding import (
     make_decoder,
     make_encoder,
 )
-from errors import BadInput
+from errors import BadInput, BrokenFile
 
 CODERS = [(RangeEncoder, RangeDecoder), (LzmaEncoder, LzmaDecoder)]
 
@@ -113,6 +113,15 @@ def test_two_writings_are_the_same_bytes():
     everywhere = np.ones((9, 9), bool)
     first, second = (written(lambda coder: code_values(coder, everywhere, -3, 3, table)) for _ in range(2))
     assert first == second
+
+
+def test_a_stream_of_lzma_that_ends_early_or_is_none():
+    writer = LzmaEncoder()
+    code_numbers(writer, 10, 4, np.arange(10) % 4)
+    with pytest.raises(BrokenFile, match="ends early"):
+        code_numbers(LzmaDecoder(writer.bytes()), 11, 4)
+    with pytest.raises(BrokenFile, match="damaged"):
+        LzmaDecoder(b"not a stream")
 
 
 def test_without_constriction_lzma_writes(monkeypatch):

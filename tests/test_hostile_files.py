@@ -17,24 +17,35 @@ from test_training import TINY
 
 from checkpoints import digest
 from errors import BrokenFile
+from experiment import make_tensor_field
 from model_file import load_renderer, read_model
-from rendering import render_image
+from rendering import OccupancyRenderer, render_image
 from schemes import SCHEMES
+from vq_scheme import VQScheme
 
 CPU = torch.device("cpu")
 MUTATIONS = settings(
     max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+SMALL_TENSOR = [
+    "--density_ranks", "1", "1", "1", "--color_ranks", "2", "2", "2", "--decoder_width", "4", "--voxels", "512",
+    "--color_features", "3", "--codebook_size", "4", "--vq_keep", "0.4",
+]  # fmt: skip
 ODD_NUMBERS = st.sampled_from([0, -1, 1e-45, 1e38, -1e38, 2**31, 2**63, float("nan"), float("inf"), -float("inf")])
 ODD_VALUES = st.one_of(ODD_NUMBERS, st.none(), st.booleans(), st.text(max_size=5), st.lists(st.integers(), max_size=4))
 
 
-@pytest.fixture(scope="module", params=["qat", "ternary", "w4a8"])
+@pytest.fixture(scope="module", params=["qat", "ternary", "w4a8", "vq"])
 def good(request, tmp_path_factory):
     """A quantised file's bytes, where to write others, and its picture."""
     folder = tmp_path_factory.mktemp("hostile")
-    args, scene, renderer = make(TINY, "--netdepth", "3", "--netwidth", "16", "--procedural_size", "12")
-    scheme = SCHEMES[request.param](args, scene, renderer)
+    args, scene, renderer = make(TINY, "--netdepth", "3", "--netwidth", "16", "--procedural_size", "12", *SMALL_TENSOR)
+    if request.param == "vq":
+        field = make_tensor_field(args, renderer.grid.aabb)
+        renderer = OccupancyRenderer(field, renderer.grid, renderer.setup, renderer.step, renderer.min_transmittance)
+        scheme = VQScheme(args, scene, renderer)
+    else:
+        scheme = SCHEMES[request.param](args, scene, renderer)
     scheme.prepare()
     scheme.calibrate()
     scheme.save(folder / "good.safetensors")
