@@ -4,6 +4,7 @@ With several processes (`distributed.py`) each draws the whole batch alike and k
 """
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +12,11 @@ import torch
 import distributed
 from errors import BadInput
 from occupancy import Samples
-from rendering import OccupancyRenderer, Rays, Rendering, make_rays
+from rendering import OccupancyRenderer, Rays, RaySetup, Rendering, make_rays
 from run_nerf_helpers import camera_rays
 from scene import Scene, composite_over
+
+RAYS_AT_ONCE = 16384  # of all training rays, where they are gone through
 
 
 @dataclass
@@ -50,6 +53,7 @@ class RayBatches:
         self._noise = torch.Generator(device)
         batch_flag = "samples_per_batch" if args.sampler == "occupancy" else "N_rand"
         distributed.check_divides(f"--{batch_flag}", getattr(args, batch_flag))
+        self.filtered = False  # by `filter`
         self.candidates: torch.Tensor | None = None  # of `keep_only`; None: every pixel
         self._middle: torch.Tensor | None = None  # those of them that cropped steps see
         if scene.valid is not None:
@@ -59,9 +63,8 @@ class RayBatches:
         """From now on draws these pixels alone, with `--precrop_iters` those of them in the middle.
 
         candidates: flat numbers into the training images' `[view, row, column]`, ascending, int32
-        (int64 where there are more pixels than that holds): four bytes a pixel. They are no part of
-        `state_dict`: whoever calls this calls it again after a resumption, with the same numbers.
-        Raises BadInput where none are left.
+        (int64 where there are more pixels than that holds): four bytes a pixel. Raises BadInput where
+        none are left.
         """
         if len(candidates) == 0:
             raise BadInput("no training pixel is left to learn from; check the masks, the poses and --aabb")
@@ -79,6 +82,24 @@ class RayBatches:
                 f"--precrop_iters {self.args.precrop_iters}: nothing to learn from is in the middle of the training "
                 "images (masks, or lens correction); give 0, or a larger --precrop_frac"
             )
+
+    def rays_of(self, numbers: torch.Tensor, setup: RaySetup) -> Iterator[tuple[torch.Tensor, Rays]]:
+        """Of pixels by flat number, in parts: their numbers, and the rays through their middles."""
+        for part in numbers.split(RAYS_AT_ONCE):
+            part = part.to(self.images.device)
+            yield part, self._rays_through(*self._places(part), setup)
+
+    def numbers(self) -> torch.Tensor:
+        """The flat numbers of all pixels that may be drawn."""
+        return torch.arange(self.images[..., 0].numel()) if self.candidates is None else self.candidates
+
+    @torch.no_grad()
+    def filter(self, renderer: OccupancyRenderer) -> None:
+        """From now on draws only pixels whose rays meet an occupied cell: others teach nothing (TensoRF, sec. 4.3)."""
+        kept = [part[meets(renderer, rays)] for part, rays in self.rays_of(self.numbers(), renderer.setup)]
+        kept = torch.cat(kept)
+        self.keep_only(kept.int() if self.images[..., 0].numel() < 2**31 else kept)
+        self.filtered = True
 
     def noise(self, step: int) -> torch.Generator:
         """Random numbers of this process alone, for what is drawn a sample; the same in every run."""
@@ -113,11 +134,13 @@ class RayBatches:
         view, row, column = self._pixels(count, step) if self.candidates is None else self._kept_pixels(count, step)
         background = self._uniform(count, 3)[distributed.share()] if self.args.random_bkgd else self.background
         view, row, column = (numbers[distributed.share()] for numbers in (view, row, column))
-        offset = renderer.setup.pixel_offset
-        origins, directions = camera_rays(column + offset, row + offset, self.cameras.K[view], self.cameras.c2w[view])
-        rays = make_rays(origins, directions, renderer.setup, self.cameras)
+        rays = self._rays_through(view, row, column, renderer.setup)
         pixels = self.images[view, row, column].float() / 255
         return Batch(rays, composite_over(pixels, background), background, count)
+
+    def _rays_through(self, view: torch.Tensor, row: torch.Tensor, column: torch.Tensor, setup: RaySetup) -> Rays:
+        at = column + setup.pixel_offset, row + setup.pixel_offset
+        return make_rays(*camera_rays(*at, self.cameras.K[view], self.cameras.c2w[view]), setup, self.cameras)
 
     def _window(self, step: int) -> tuple[int, int, int, int]:
         """Top, left, height and width of the part of the images that a step sees, pixels."""
@@ -161,12 +184,25 @@ class RayBatches:
         return torch.randint(high, (count,), device=self.images.device, generator=self.generator)
 
     def state_dict(self) -> dict:
-        return {"seed": self.seed, "generator": self.generator.get_state(), "samples_per_ray": self.samples_per_ray}
+        state = {"seed": self.seed, "generator": self.generator.get_state(), "samples_per_ray": self.samples_per_ray}
+        if self.filtered:  # by a grid that has changed since
+            state["candidates"] = self.candidates
+        return state
 
     def load_state_dict(self, state: dict) -> None:
         self.seed = state.get("seed", self.seed)
         self.generator.set_state(state["generator"].cpu())
         self.samples_per_ray = state["samples_per_ray"]
+        if "candidates" in state:
+            self.keep_only(state["candidates"])
+            self.filtered = True
+
+
+def meets(renderer: OccupancyRenderer, rays: Rays) -> torch.Tensor:
+    """Which rays `[R]` meet an occupied cell."""
+    hit = torch.zeros(len(rays), dtype=torch.bool, device=rays.origins.device)
+    hit[renderer.march(rays).ray] = True
+    return hit
 
 
 def pixel_numbers(chosen: torch.Tensor) -> torch.Tensor:

@@ -117,6 +117,8 @@ def make_renderer(
         raise BadInput("--model tensorf: has one field in one box; add --sampler occupancy")
     torch.manual_seed(args.seed)
     if args.sampler == "hierarchical":
+        if args.filter_rays:
+            raise BadInput("--filter_rays asks the occupancy grid; add --sampler occupancy")
         fine = make_field(field_config(args, fine=True), network) if args.N_importance > 0 else None
         renderer = HierarchicalRenderer(
             make_field(field_config(args), network),

@@ -132,6 +132,11 @@ def config_parser() -> configargparse.ArgumentParser:
     )
     add("--shrink_step", type=int, default=2000, help="step after which the box shrinks to what is occupied, 0: never")
     add(
+        "--filter_rays",
+        action="store_true",
+        help="draw only rays that meet an occupied cell, found anew when the box or the resolution changes",
+    )
+    add(
         "--l1_weight",
         type=float,
         nargs=2,

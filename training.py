@@ -97,6 +97,8 @@ class Trainer:
         if args.compile:
             compile_fields(renderer)
         self.batches = RayBatches(args, scene, self.device)
+        if args.filter_rays:
+            self.batches.filter(renderer)
         self.make_optimizers()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=args.amp == "fp16")
         distributed.copy_from_main([*self.parameters, *renderer.buffers()])
@@ -236,6 +238,8 @@ class Trainer:
                 mse, rendering, batch = self.train_step()
                 if self.phase.after_step(self.step):
                     self.make_optimizers()
+                    if self.args.filter_rays:
+                        self.batches.filter(self.renderer)
                 recent.append(mse)
                 self.rays += batch.total_rays
                 window_rays += batch.total_rays

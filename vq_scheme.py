@@ -8,17 +8,16 @@ from pathlib import Path
 
 import torch
 
-from batches import Batch
+import distributed
+from batches import Batch, RayBatches
 from errors import BadInput
 from model_file import save_vq_model
-from rendering import OccupancyRenderer, Rays, Rendering, make_rays
-from run_nerf_helpers import camera_rays
+from rendering import OccupancyRenderer, Rays, Rendering
 from scene import Scene
 from tensorf import TensorVM
 from vector_quantization import PRUNED, VQTensorVM, balance, plane_importance, vector_quantize
 from vq_file import VQField, encode
 
-RAYS_AT_ONCE = 16384
 RATE_SHARE = 8  # every so many rows tell the rate of all
 STEP = 0.15  # first step of rounding, in root mean squares of what is rounded
 
@@ -74,6 +73,11 @@ class VQScheme:
 
     def calibrate(self) -> None:
         """Finds out what matters to the training rays, and splits and codes the planes by it."""
+        # Once, for all: sums on a GPU are not the same twice, and what follows must have the same shapes.
+        state = distributed.from_main(self._calibrated)
+        self.renderer.field.network.load_state_dict(state)
+
+    def _calibrated(self) -> dict[str, torch.Tensor]:
         self.renderer.field = self._float
         balance(self._float.network)
         self._importance = plane_importance(self.renderer, self._rays())
@@ -81,6 +85,7 @@ class VQScheme:
         if self.args.target_bytes:
             kept, codes = self._fit_target()
         self._split(kept, codes)
+        return {name: value.cpu() for name, value in self.renderer.field.network.state_dict().items()}
 
     def _split(self, kept: float, codes: int) -> int:
         """Makes the network anew with so large a share kept; returns the bytes of its file."""
@@ -116,21 +121,13 @@ class VQScheme:
 
     def _rays(self) -> Iterator[Rays]:
         """Training rays, all or `--importance_rays` drawn at random, in parts."""
-        views = self.scene.splits["train"]
-        device = self.renderer.grid.aabb.device
-        cameras = self.scene.cameras[views].to(device)
-        height, width = cameras.height, cameras.width
-        count = len(views) * height * width
-        generator = torch.Generator().manual_seed(self.args.seed)
-        pixels = torch.arange(count)
-        if count > self.args.importance_rays:
-            pixels = torch.randint(count, (self.args.importance_rays,), generator=generator)
-        offset = self.renderer.setup.pixel_offset
-        for part in pixels.split(RAYS_AT_ONCE):
-            part = part.to(device)
-            view, row, column = part // (height * width), part // width % height, part % width
-            rays = camera_rays(column + offset, row + offset, cameras.K[view], cameras.c2w[view])
-            yield make_rays(*rays, self.renderer.setup, cameras)
+        batches = RayBatches(self.args, self.scene, self.renderer.grid.aabb.device)
+        numbers = batches.numbers()
+        if len(numbers) > self.args.importance_rays:
+            generator = torch.Generator().manual_seed(self.args.seed)
+            chosen = torch.randint(len(numbers), (self.args.importance_rays,), generator=generator)
+            numbers = numbers[chosen.to(numbers.device)]
+        return (rays for _, rays in batches.rays_of(numbers, self.renderer.setup))
 
     def after_step(self, done: float) -> None:
         """Under `--target_bytes`, moves the price of a byte until the file has the right size."""

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from test_commands import fails_cleanly, run
+from test_distributed import finish, launch
 from test_tensorf import BOX, points
 
 import run_vq
@@ -305,3 +306,13 @@ def test_a_target_that_cannot_be_met_names_the_smallest(finished, tmp_path, caps
     start = ["--ft_path", sorted(finished.glob("*.tar"))[2], "--basedir", tmp_path]
     flags = [*TINY_VQ, *start, "--target_bytes", "900"]
     fails_cleanly(capsys, run_vq, *flags, says=("--target_bytes 900", "smallest file", "--voxels_final"))
+
+
+def test_two_processes_compress_one_model(tmp_path):
+    """Ranks compare their models, bit for bit, after the run's steps."""
+    flags = [*TINY_VQ, "--basedir", tmp_path, "--expname", "two", "--target_bytes", "6000", "--qat_iters", "60"]
+    status, out, err = finish(launch(2, "run_vq.py", *flags))
+    assert status == 0, err
+    models = json.loads((tmp_path / "two" / "metrics.json").read_text())["models"]
+    assert models["vq"]["psnr"] == pytest.approx(models["fake_quant"]["psnr"], abs=0.02)
+    assert models["vq"]["bytes"] <= 6000 and out.count("results are in") == 1
