@@ -1,6 +1,6 @@
 """The experiments of configs/experiments: one variable at a time, the same steps, several seeds.
 
-python benchmarks/experiments.py [--seeds 3] [--only NAME...] [--lanes 1] [--name NAME] [FLAGS...]
+python benchmarks/experiments.py [--seeds 3] [--only NAME...] [--lanes 1] [--longer 1] [--name NAME] [FLAGS...]
 
 Runs every experiment below that has not finished yet, in logs/NAME, and collects in
 docs/results/NAME.json what their metrics.json say, with frames timed anew, one after another, when
@@ -24,6 +24,7 @@ import common
 from experiment import select_device
 from int8_model import select_backend
 from model_file import load_renderer
+from options import config_parser
 from rendering import render_image
 
 FRAMES = 9  # timed for each file
@@ -31,11 +32,13 @@ FRAMES = 9  # timed for each file
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A config of configs/experiments, how many processes train it, and what is changed on top."""
+    """A config of configs/experiments, how many processes train it, what is changed on top, and how
+    many times as wide its network is."""
 
     config: str
     processes: int = 1
     flags: tuple[str, ...] = ()
+    wider: float = 1.0
 
 
 # Half of the steps in float first, then rounding at once.
@@ -58,7 +61,8 @@ EXPERIMENTS = {
     "bit_warmup": Experiment("bit", flags=WARMUP),
     "bit_warmup_distill": Experiment("bit", flags=(*WARMUP, "--distill", "1")),
     "bit_bitnet": Experiment("bit", flags=("--qat_schedule", "bitnet")),
-    "bit_wider": Experiment("bit", flags=("--netwidth", "256")),
+    "bit_wider_by_an_eighth": Experiment("bit", wider=1.125),
+    "bit_twice_as_wide": Experiment("bit", wider=2),
 }
 
 
@@ -67,6 +71,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
     parser.add_argument("--lanes", type=int, default=1, help="runs at a time, which share the machine's cores")
+    parser.add_argument("--longer", type=int, default=1, help="times the configs' steps")
     parser.add_argument("--name", default="experiments", help="of the folder in logs and the file in docs/results")
     options, flags = parser.parse_known_args()
     basedir = common.ROOT / "logs" / options.name
@@ -76,24 +81,31 @@ def main() -> None:
     # Those of several processes come last and alone: they use all cores themselves.
     alone = [run for run in left if EXPERIMENTS[run[0]].processes > 1]
     with ThreadPoolExecutor(options.lanes) as lanes:
-        for future in [lanes.submit(train, *run, basedir, options.lanes, flags) for run in left if run not in alone]:
+        for future in [lanes.submit(train, *run, basedir, options, flags) for run in left if run not in alone]:
             future.result()
     for run in alone:
-        train(*run, basedir, 1, flags)
+        train(*run, basedir, options, flags)
     collect(basedir, options.name)
 
 
-def train(name: str, seed: int, basedir: Path, lanes: int, flags: list[str]) -> None:
+def train(name: str, seed: int, basedir: Path, options: argparse.Namespace, flags: list[str]) -> None:
     """One run, by one process or several that share the machine's cores; what it prints goes to a log."""
     experiment = EXPERIMENTS[name]
     config = Path("configs", "experiments", f"{experiment.config}.txt")
     script = "run_nerf_qat.py" if "quant =" in (common.ROOT / config).read_text() else "run_nerf.py"
+    lanes = options.lanes if experiment.processes == 1 else 1
     threads = max(1, (os.cpu_count() or 1) // (experiment.processes * lanes))
+    changed = [*flags, *experiment.flags]
+    args = config_parser().parse_args(["--config", str(common.ROOT / config), *changed])
+    steps = {"N_iters": args.N_iters, "qat_iters": args.qat_iters, "lrate_decay": args.lrate_decay}
+    for flag, value in steps.items():
+        changed += [f"--{flag}", str(options.longer * value)]
+    changed += ["--netwidth", str(round(experiment.wider * args.netwidth))]
     command = [sys.executable]
     if experiment.processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(experiment.processes)]
     command += [script, "--config", str(config), "--basedir", str(basedir), "--expname", f"{name}_{seed}"]
-    command += ["--seed", str(seed), "--threads", str(threads), *flags, *experiment.flags]
+    command += ["--seed", str(seed), "--threads", str(threads), *changed]
     print(f"{name}, seed {seed}", flush=True)
     with open(basedir / f"{name}_{seed}.log", "a") as log:
         environment = dict(os.environ, OMP_NUM_THREADS=str(threads))

@@ -26,7 +26,7 @@ done
 "$python" benchmarks/field.py --device cuda --samples 1048576
 "$python" benchmarks/render.py --datadir "$data/nerf_synthetic/lego" --device cuda
 "$python" benchmarks/train_step.py --config configs/lego_qat.txt --datadir "$data/nerf_synthetic/lego" --device cuda
-"$python" benchmarks/experiments.py --seeds 1 --only base amp int8 w4a8 bit --name experiments_gpu --factor 2 \
+"$python" benchmarks/experiments.py --seeds 1 --only base amp int8 w4a8 bit bit_wider_by_an_eighth --name experiments_gpu --factor 2 \
     --datadir "$data/nerf_synthetic/lego" --netdepth 8 --netwidth 256 --muon_lrate 0.02 --lrate 2e-3 \
     --samples_per_batch 131072 --grid_resolution 128
 echo "kept in docs/results: lego_qat_gpu.json fern_qat_gpu.json lego_vq_gpu.json int8_mlp_cuda.json field_cuda.json render_cuda.json train_step_lego_qat.json experiments_gpu.json"
