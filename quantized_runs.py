@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 import distributed
+from batches import Batch
 from checkpoints import checkpoint_files, load_checkpoint
 from datasets import load_scene
 from distillation import Distillation
@@ -19,6 +20,7 @@ from experiment import find_checkpoint, load_networks, render_limits
 from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
 from model_file import load_renderer, save_float_model
 from optimizers import bitnet_schedule, cosine_schedule
+from rendering import Rendering
 from scene import Scene
 from schemes import trains_in_float
 from training import Phase, Trainer
@@ -99,7 +101,12 @@ def rounding_trainer(args: argparse.Namespace, scene: Scene, scheme, folder: Pat
     if args.distill > 0:
         teacher = distributed.from_main(lambda: load_renderer(folder / "model_float32.safetensors", CPU)[0])
         distillation = Distillation(teacher.to(next(scheme.renderer.buffers()).device), args.distill)
-        phase.extra_loss = lambda batch, rendering, step: distillation.loss(batch, rendering, done(step))
+
+        def extra_loss(batch: Batch, rendering: Rendering, step: int) -> torch.Tensor:
+            own = scheme.extra_loss(batch, rendering, step) if scheme.extra_loss else 0.0
+            return own + distillation.loss(batch, rendering, done(step))
+
+        phase.extra_loss = extra_loss
     return Trainer(args, scene, scheme.renderer, folder, phase)
 
 

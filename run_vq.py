@@ -15,6 +15,7 @@ from errors import BadInput, exit_cleanly
 from experiment import FIELD_KINDS, make_renderer, make_run_folder, prepare_device
 from options import config_parser
 from quantized_runs import evaluate, render_file, train_and_round
+from schemes import trains_in_float
 from tensorf_training import tensorf_phase
 from vq_scheme import VQScheme
 
@@ -52,6 +53,8 @@ def check_flags(args: argparse.Namespace) -> None:
     """Raises BadInput for flags that do not go together, before hours are spent on training."""
     if args.model != "tensorf" or args.tensor != "vm":
         raise BadInput(f"--model {args.model} --tensor {args.tensor}: run_vq.py compresses planes; use tensorf and vm")
+    if not trains_in_float(args):
+        raise BadInput("--N_iters 0: there is no trained field to compress; give --ft_path, or steps to train one")
 
 
 if __name__ == "__main__":

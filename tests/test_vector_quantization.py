@@ -292,6 +292,7 @@ def test_a_damaged_file_is_one_clear_error(finished, tmp_path, capsys):
 def test_a_field_without_planes_is_refused_before_training(tmp_path, capsys):
     fails_cleanly(capsys, run_vq, *TINY_VQ, "--tensor", "cp", "--basedir", tmp_path, says=("--tensor cp", "planes"))
     fails_cleanly(capsys, run_vq, *TINY_VQ, "--model", "nerf", "--basedir", tmp_path, says=("--model nerf",))
+    fails_cleanly(capsys, run_vq, *TINY_VQ, "--N_iters", "0", "--basedir", tmp_path, says=("--N_iters 0", "--ft_path"))
 
 
 def test_target_bytes_are_kept_to(finished, tmp_path):
@@ -306,6 +307,14 @@ def test_a_target_that_cannot_be_met_names_the_smallest(finished, tmp_path, caps
     start = ["--ft_path", sorted(finished.glob("*.tar"))[2], "--basedir", tmp_path]
     flags = [*TINY_VQ, *start, "--target_bytes", "900"]
     fails_cleanly(capsys, run_vq, *flags, says=("--target_bytes 900", "smallest file", "--voxels_final"))
+
+
+def test_a_field_may_teach_its_own_compression(finished, tmp_path):
+    """Distillation comes on top of the price of bytes, not in its place."""
+    start = ["--ft_path", sorted(finished.glob("*.tar"))[2], "--basedir", tmp_path, "--expname", "taught"]
+    run(run_vq, *TINY_VQ, *start, "--distill", "1", "--rate_weight", "1e-1", "--qat_lrate_scale", "1")
+    models = json.loads((tmp_path / "taught" / "metrics.json").read_text())["models"]
+    assert models["vq"]["bytes"] < 0.95 * models["vq_untrained"]["bytes"]
 
 
 def test_two_processes_compress_one_model(tmp_path):
