@@ -4,9 +4,11 @@ With several processes (`distributed.py`) each draws the whole batch alike and k
 """
 
 import argparse
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 import distributed
@@ -17,6 +19,7 @@ from run_nerf_helpers import camera_rays
 from scene import Scene, composite_over
 
 RAYS_AT_ONCE = 16384  # of all training rays, where they are gone through
+PIXELS_AT_ONCE = 2**22  # of all training pixels, likewise
 
 
 @dataclass
@@ -53,7 +56,6 @@ class RayBatches:
         self._noise = torch.Generator(device)
         batch_flag = "samples_per_batch" if args.sampler == "occupancy" else "N_rand"
         distributed.check_divides(f"--{batch_flag}", getattr(args, batch_flag))
-        self.filtered = False  # by `filter`
         self.candidates: torch.Tensor | None = None  # of `keep_only`; None: every pixel
         self._middle: torch.Tensor | None = None  # those of them that cropped steps see
         if scene.valid is not None:
@@ -73,7 +75,7 @@ class RayBatches:
             return
         top, left, tall, wide = self._window(step=1)
         parts = []
-        for part in self.candidates.split(2**22):  # their places take six times the room
+        for part in self.candidates.split(PIXELS_AT_ONCE):  # their places take six times the room
             _, row, column = self._places(part)
             parts.append(part[(row >= top) & (row < top + tall) & (column >= left) & (column < left + wide)])
         self._middle = torch.cat(parts)
@@ -83,23 +85,38 @@ class RayBatches:
                 "images (masks, or lens correction); give 0, or a larger --precrop_frac"
             )
 
-    def rays_of(self, numbers: torch.Tensor, setup: RaySetup) -> Iterator[tuple[torch.Tensor, Rays]]:
-        """Of pixels by flat number, in parts: their numbers, and the rays through their middles."""
+    def rays_of(self, numbers: torch.Tensor, setup: RaySetup) -> Iterator[Rays]:
+        """The rays through the middles of pixels by flat number, in parts."""
         for part in numbers.split(RAYS_AT_ONCE):
-            part = part.to(self.images.device)
-            yield part, self._rays_through(*self._places(part), setup)
+            yield self._rays_through(*self._places(part.to(self.images.device)), setup)
 
-    def numbers(self) -> torch.Tensor:
-        """The flat numbers of all pixels that may be drawn."""
-        return torch.arange(self.images[..., 0].numel()) if self.candidates is None else self.candidates
+    def some_numbers(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Flat numbers of pixels that may be drawn: all, or `count` at random where there are more."""
+        total = self.images[..., 0].numel() if self.candidates is None else len(self.candidates)
+        chosen = torch.arange(total) if total <= count else torch.randint(total, (count,), generator=generator)
+        return chosen if self.candidates is None else self.candidates[chosen.to(self.candidates.device)]
+
+    def drawable(self) -> torch.Tensor:
+        """Which of the training images' pixels may be drawn, `[V, H, W]`."""
+        shape, device = self.images.shape[:3], self.images.device
+        if self.candidates is None:
+            return torch.ones(shape, dtype=torch.bool, device=device)
+        drawable = torch.zeros(shape, dtype=torch.bool, device=device)
+        for part in self.candidates.split(PIXELS_AT_ONCE):
+            drawable.view(-1)[part] = True
+        return drawable
 
     @torch.no_grad()
     def filter(self, renderer: OccupancyRenderer) -> None:
-        """From now on draws only pixels whose rays meet an occupied cell: others teach nothing (TensoRF, sec. 4.3)."""
-        kept = [part[meets(renderer, rays)] for part, rays in self.rays_of(self.numbers(), renderer.setup)]
-        kept = torch.cat(kept)
-        self.keep_only(kept.int() if self.images[..., 0].numel() < 2**31 else kept)
-        self.filtered = True
+        """From now on draws only pixels whose rays meet an occupied cell: others teach nothing.
+
+        TensoRF's code filters rays so, by their bounding box first and by its alpha mask later.
+        """
+        kept = self.drawable()
+        for first, pixels in zip(itertools.count(0, RAYS_AT_ONCE), kept.view(-1).split(RAYS_AT_ONCE), strict=False):
+            inside = pixels.nonzero()[:, 0]
+            pixels[inside] = meets(renderer, self._rays_through(*self._places(first + inside), renderer.setup))
+        self.keep_only(pixel_numbers(kept))
 
     def noise(self, step: int) -> torch.Generator:
         """Random numbers of this process alone, for what is drawn a sample; the same in every run."""
@@ -185,17 +202,18 @@ class RayBatches:
 
     def state_dict(self) -> dict:
         state = {"seed": self.seed, "generator": self.generator.get_state(), "samples_per_ray": self.samples_per_ray}
-        if self.filtered:  # by a grid that has changed since
-            state["candidates"] = self.candidates
+        if self.candidates is not None:  # they may be of a grid that has changed since
+            state["drawable"] = torch.from_numpy(np.packbits(self.drawable().cpu().numpy()))
         return state
 
     def load_state_dict(self, state: dict) -> None:
         self.seed = state.get("seed", self.seed)
         self.generator.set_state(state["generator"].cpu())
         self.samples_per_ray = state["samples_per_ray"]
-        if "candidates" in state:
-            self.keep_only(state["candidates"])
-            self.filtered = True
+        if "drawable" in state:
+            shape = self.images.shape[:3]
+            bits = np.unpackbits(state["drawable"].cpu().numpy(), count=shape.numel())
+            self.keep_only(pixel_numbers(torch.from_numpy(bits).view(shape).bool()))
 
 
 def meets(renderer: OccupancyRenderer, rays: Rays) -> torch.Tensor:

@@ -1,6 +1,8 @@
 """From the data flags to a scene: which format a folder is in, and which reader gets which flags."""
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,9 +52,13 @@ def dataset_type(args: argparse.Namespace) -> str:
     for name, marks in MARKS:
         if all((folder / mark).exists() for mark in marks):
             return name
-    known = ", ".join(f"{' + '.join(marks)} ({name})" for name, marks in MARKS)
-    what = f"has none of {known}" if folder.is_dir() else "no such data folder"
+    what = f"has none of {known_marks()}" if folder.is_dir() else "no such data folder"
     raise BadInput(f"{folder}: {what}; give --datadir another folder")
+
+
+def known_marks() -> str:
+    """What a folder of each format holds, in words."""
+    return ", ".join(f"{' + '.join(marks)} ({name})" for name, marks in MARKS)
 
 
 # --------------------------------------------------------------------- a reader for each format
@@ -110,20 +116,8 @@ def _nsvf(args: argparse.Namespace) -> Scene:
     )
 
 
-def _nerfstudio(args: argparse.Namespace) -> Scene:
-    return load_nerfstudio_scene(
-        args.datadir,
-        factor=args.factor or 1,
-        llffhold=args.llffhold,
-        white_background=args.white_bkgd,
-        needs_alpha=args.white_bkgd or args.random_bkgd,
-        near=args.near,
-        far=args.far,
-    )
-
-
-def _colmap(args: argparse.Namespace) -> Scene:
-    return load_colmap_scene(
+def _capture(load: Callable[..., Scene], args: argparse.Namespace) -> Scene:
+    return load(
         args.datadir,
         factor=args.factor or 1,
         llffhold=args.llffhold,
@@ -140,8 +134,8 @@ READERS = {
     "llff": _llff,
     "tiny_nerf": _tiny_nerf,
     "nsvf": _nsvf,
-    "nerfstudio": _nerfstudio,
-    "colmap": _colmap,
+    "nerfstudio": partial(_capture, load_nerfstudio_scene),
+    "colmap": partial(_capture, load_colmap_scene),
 }
 # What tells formats apart, the first that fits: LLFF and nerfstudio folders may hold COLMAP's files as well.
 MARKS = (

@@ -9,6 +9,7 @@ look-up is then a weighted sum of four rows of a table, for which `embedding_bag
 faster than `grid_sample`, forwards and backwards. Density and colour share a table, density first.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +49,7 @@ class TensorfConfig:
         encoded = self.features * (2 * self.feature_octaves + 2)
         return 4 * (3 * (sum(self.density_ranks) + sum(self.color_ranks)) + 2 * encoded + 3 * self.hidden)
 
-    def make_network(self, resolution: tuple[int, int, int], aabb: torch.Tensor) -> "TensorNetwork":
+    def make_network(self, resolution: tuple[int, int, int], aabb: torch.Tensor) -> "FactorNetwork":
         return {"vm": TensorVM, "cp": TensorCP}[self.decomposition](self, resolution, aabb)
 
 
@@ -82,11 +83,8 @@ def look_up(table: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> t
     return F.embedding_bag(index, table.reshape(-1, table.shape[-1]), per_sample_weights=weight, mode="sum")
 
 
-class TensorNetwork(nn.Module):
-    """What VM and CP share: the box, the decoder, and the change of resolution.
-
-    Cropping and upsampling put new parameters in the place of old ones: optimisers must be made anew.
-    """
+class TensorNetwork(nn.Module, ABC):
+    """A box, components of density and colour in it, and the decoder."""
 
     def __init__(self, config: TensorfConfig, aabb: torch.Tensor, mixed: int):
         super().__init__()
@@ -104,17 +102,14 @@ class TensorNetwork(nn.Module):
         )
         nn.init.zeros_(self.decoder[-1].bias)
 
-    def factors(self) -> list[nn.Parameter]:
-        """Planes and lines: what is looked up."""
-        raise NotImplementedError
-
+    @abstractmethod
     def products(self, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """At points `[P, 3]` in entries: density components summed `[P]`, colour components `[P, M]`."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def resolution(self) -> tuple[int, int, int]:
-        raise NotImplementedError
+        """Entries along x, y and z."""
 
     def in_entries(self, positions: torch.Tensor) -> torch.Tensor:
         """World positions `[P, 3]` as numbers of entries along each axis: 0 and `resolution - 1` at the box's faces."""
@@ -130,6 +125,17 @@ class TensorNetwork(nn.Module):
         features = self.basis(components)
         return density, self.decoder(torch.cat([self.embed(features), self.embed_views(directions)], -1))
 
+
+class FactorNetwork(TensorNetwork):
+    """What VM and CP share: planes and lines that change their resolution in training.
+
+    Cropping and upsampling put new parameters in the place of old ones: optimisers must be made anew.
+    """
+
+    @abstractmethod
+    def factors(self) -> list[nn.Parameter]:
+        """Planes and lines: what is looked up."""
+
     @torch.no_grad()
     def crop(self, box: torch.Tensor) -> None:
         """Keeps only the entries that points inside `box [2, 3]` look at; the box becomes theirs."""
@@ -141,12 +147,13 @@ class TensorNetwork(nn.Module):
         self._slice(low.tolist(), (high + 1).tolist())
         self.aabb.copy_(self.aabb[0] + torch.stack([low, high]) * size)
 
+    @abstractmethod
     def _slice(self, low: list[int], high: list[int]) -> None:
-        raise NotImplementedError
+        """Keeps the entries from `low` up to, but not with, `high`."""
 
+    @abstractmethod
     def upsample(self, resolution: tuple[int, int, int]) -> None:
         """Interpolates planes and lines to another number of entries; the field stays nearly the same."""
-        raise NotImplementedError
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         """Takes on the resolution of what is loaded."""
@@ -158,7 +165,7 @@ class TensorNetwork(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-class TensorVM(TensorNetwork):
+class TensorVM(FactorNetwork):
     """Planes times lines; for axis i both have `density_ranks[i] + color_ranks[i]` channels."""
 
     def __init__(self, config: TensorfConfig, resolution: tuple[int, int, int], aabb: torch.Tensor):
@@ -204,7 +211,7 @@ class TensorVM(TensorNetwork):
             self.lines[i] = nn.Parameter(_interpolate(line[:, None], resolution[axis], 1)[:, 0])
 
 
-class TensorCP(TensorNetwork):
+class TensorCP(FactorNetwork):
     """Products of three lines, of `sum(density_ranks) + sum(color_ranks)` channels each."""
 
     def __init__(self, config: TensorfConfig, resolution: tuple[int, int, int], aabb: torch.Tensor):
@@ -282,7 +289,7 @@ class TensorField(nn.Module):
 # ------------------------------------------------------------------------------------- regularisers
 
 
-def density_l1(network: TensorNetwork) -> torch.Tensor:
+def density_l1(network: FactorNetwork) -> torch.Tensor:
     """The sum over planes and lines of the mean magnitude of their density channels (sec. 4.3)."""
     ranks = network.config.density_ranks
     if isinstance(network, TensorCP):

@@ -122,12 +122,8 @@ class VQScheme:
     def _rays(self) -> Iterator[Rays]:
         """Training rays, all or `--importance_rays` drawn at random, in parts."""
         batches = RayBatches(self.args, self.scene, self.renderer.grid.aabb.device)
-        numbers = batches.numbers()
-        if len(numbers) > self.args.importance_rays:
-            generator = torch.Generator().manual_seed(self.args.seed)
-            chosen = torch.randint(len(numbers), (self.args.importance_rays,), generator=generator)
-            numbers = numbers[chosen.to(numbers.device)]
-        return (rays for _, rays in batches.rays_of(numbers, self.renderer.setup))
+        numbers = batches.some_numbers(self.args.importance_rays, torch.Generator().manual_seed(self.args.seed))
+        return batches.rays_of(numbers, self.renderer.setup)
 
     def after_step(self, done: float) -> None:
         """Under `--target_bytes`, moves the price of a byte until the file has the right size."""

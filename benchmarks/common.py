@@ -2,6 +2,7 @@
 
 import os
 import platform
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,21 @@ def machine(config: str | None = None, device: str = "cpu") -> dict:
         "python": platform.python_version(),
     }
     return facts
+
+
+def summary(seconds: dict[str, list[float]], base: str) -> dict[str, dict]:
+    """Of times taken in turn, one list for each variant: median and range in ms, and how many times `base`.
+
+    A ratio is of neighbours in time, and the median of those is taken, so that drift cancels.
+    """
+    return {
+        name: {
+            "median_ms": 1e3 * statistics.median(values),
+            "spread_ms": [1e3 * min(values), 1e3 * max(values)],
+            f"of_{base}": statistics.median(v / b for v, b in zip(values, seconds[base], strict=True)),
+        }
+        for name, values in seconds.items()
+    }
 
 
 def save_results(name: str, results: dict) -> Path:

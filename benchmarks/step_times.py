@@ -8,7 +8,6 @@ run.
 """
 
 import argparse
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -43,15 +42,10 @@ def main() -> None:
                 for _ in range(STEPS):
                     trainer.train_step()
                 seconds[name].append((time.perf_counter() - started) / STEPS)
-    results = {"facts": common.machine(), "experiments": {}}
-    for name, values in seconds.items():
-        ratios = [value / base for value, base in zip(values, seconds["base"], strict=True)]
-        results["experiments"][name] = {
-            "median_ms": 1e3 * statistics.median(values),
-            "of_base": statistics.median(ratios),  # of neighbours in time, so drift cancels
-            "queries": trainers[name].args.samples_per_batch,
-        }
-        print(f"{name:<8}{1e3 * statistics.median(values):>9.1f} ms {statistics.median(ratios):>6.2f} x base")
+    results = {"facts": common.machine(), "experiments": common.summary(seconds, "base")}
+    for name, times in results["experiments"].items():
+        times["queries"] = trainers[name].args.samples_per_batch
+        print(f"{name:<8}{times['median_ms']:>9.1f} ms {times['of_base']:>6.2f} x base")
     common.save_results("step_times", results)
 
 

@@ -9,7 +9,6 @@ steps, and with a mask of the cells that ours holds for occupied. FLAGS are thos
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
 import time
@@ -70,13 +69,8 @@ def main() -> None:
                 torch.cuda.synchronize()
             seconds[name].append((time.perf_counter() - started) / STEPS)
     results = {"facts": common.machine(device=str(device)), "rays": RAYS, "warmup": options.warmup}
-    for name, values in seconds.items():
-        ratios = [value / base for value, base in zip(values, seconds["ours"], strict=True)]
-        results[name] = {
-            "median_ms": 1e3 * statistics.median(values),
-            "spread_ms": [1e3 * min(values), 1e3 * max(values)],
-            "of_ours": statistics.median(ratios),  # of neighbours in time, so drift cancels
-        }
+    results |= common.summary(seconds, "ours")
+    for name in variants:
         print(f"{name:<24}{results[name]['median_ms']:>10.1f} ms{results[name]['of_ours']:>8.2f} x ours")
     common.save_results(f"tensorf_step_{device.type}", results)
 

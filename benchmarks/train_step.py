@@ -9,7 +9,6 @@ FLAGS are those of run_nerf_qat.py.
 
 import argparse
 import copy
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -66,14 +65,8 @@ def main() -> None:
         split = {name: shares(one, device) for name, one in trainers.items()}
 
     results = {"facts": common.machine(options.config, str(device)), "samples_per_batch": args.samples_per_batch}
-    for name, values in seconds.items():
-        ratios = [value / base for value, base in zip(values, seconds["float"], strict=True)]
-        results[name] = {
-            "median_ms": 1e3 * statistics.median(values),
-            "spread_ms": [1e3 * min(values), 1e3 * max(values)],
-            "of_float": statistics.median(ratios),  # of neighbours in time, so drift cancels
-            "share": split[name],
-        }
+    for name, times in common.summary(seconds, "float").items():
+        results[name] = {**times, "share": split[name]}
         parts = ", ".join(f"{part} {share:.0%}" for part, share in split[name].items())
         print(f"{name:<20}{results[name]['median_ms']:>9.2f} ms{results[name]['of_float']:>7.2f} x float  ({parts})")
     common.save_results(f"train_step_{Path(options.config).stem}", results)

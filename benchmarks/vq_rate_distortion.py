@@ -19,7 +19,7 @@ import run_vq
 from checkpoints import checkpoint_files
 from datasets import load_scene
 from evaluation import evaluate_views
-from experiment import make_renderer, prepare_device, render_limits
+from experiment import make_renderer, prepare_device, render_limits, select_device
 from options import config_parser
 from quantized_runs import train_and_round
 from tensorf_training import tensorf_phase
@@ -44,7 +44,7 @@ def main() -> None:
             run_vq.main([*own, *start, "--expname", str(size), "--target_bytes", str(size)])
     if not (base / "original" / "metrics.json").exists():
         measure_original([*own, *start, "--expname", "original"])
-    results = {"facts": common.machine(options.config, args.device)}
+    results = {"facts": common.machine(options.config, str(select_device(args.device)))}
     for run in ("float", *map(str, options.bytes), "original"):
         models = json.loads((base / run / "metrics.json").read_text())["models"]
         results[run] = {key: value for key, value in list(models.values())[-1].items() if key != "per_view"}

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from checkpoints import checkpoint_files  # noqa: E402 (the path is set just above)
 from comparison import METRICS, SCENE_COLUMNS, Row, mean_row, pareto_front, read_run, scene_row  # noqa: E402
 from comparison_tables import draw_plot, text_table, write_tables  # noqa: E402
-from datasets import dataset_type  # noqa: E402
+from datasets import dataset_type, known_marks  # noqa: E402
 from errors import BadInput, Interrupted, TrainingFailed, exit_cleanly  # noqa: E402
 from options import Parser, config_parser, positive  # noqa: E402
 from progress import progress_bar  # noqa: E402
@@ -106,7 +106,7 @@ def find_scenes(root: Path, names: list[str] | None) -> list[str]:
             found.append(folder.name)
     if not found:
         raise BadInput(
-            f"--dataset_root {root}: no folder in it has transforms_train.json (Blender) or poses_bounds.npy (LLFF); "
+            f"--dataset_root {root}: no folder in it has {known_marks()}; "
             "name the folder that the scenes' folders are in"
         )
     return found
@@ -120,7 +120,7 @@ def recognise(folder: Path) -> str:
 def check(options: argparse.Namespace, flags: list[str], scene: str) -> None:
     """Raises BadInput, before any scene has spent an hour, for what every run would refuse; makes BASEDIR."""
     if Path(options.script).name != options.script or not (ROOT / options.script).is_file():
-        raise BadInput(f"--script {options.script}: no such run script; try run_nerf.py or run_nerf_qat.py")
+        raise BadInput(f"--script {options.script}: no such run script; try run_nerf.py, run_nerf_qat.py or run_vq.py")
     if options.ray and options.gpus:
         raise BadInput("--gpus: with --ray it is Ray that hands out GPUs; leave one of them out")
     if options.eval_only and options.force:

@@ -12,8 +12,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from datasets import load_scene  # noqa: E402
-from errors import exit_cleanly  # noqa: E402 (the path is set just above)
+from datasets import load_scene  # noqa: E402 (the path is set just above)
+from errors import exit_cleanly  # noqa: E402
 from evaluation import evaluate_views  # noqa: E402
 from experiment import prepare_device, render_limits  # noqa: E402
 from int8_model import select_backend  # noqa: E402
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, file in options.measure:
         renderer, _, metadata = load_renderer(Path(file), device, backend)
         views = evaluate_views(renderer, scene, scene.splits["test"], render_limits(args), label=name)
-        executed = "torch float32" if metadata["precision"] == "float32" else backend
+        executed = "torch float32" if metadata["precision"] in ("float32", "vq") else backend
         models[name] = {**views.summary(), "bytes": Path(file).stat().st_size, "backend": executed}
         models[name]["file"] = Path(file).name
     write_metrics(options.out, run_facts(args.expname, args.config, device), {}, models)
