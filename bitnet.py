@@ -107,28 +107,29 @@ class BitLinear(RoundedLinear):
         return F.linear(x, self.rounded_weight(), self.bias)
 
 
-def has_norm(layer: str) -> bool:
-    """Whether a layer has an RMSNorm: not the first and not the heads.
+def is_hidden(layer: str) -> bool:
+    """Whether a layer is neither the first nor a head.
 
-    Encodings are bounded as they are, and a density needs its magnitude.
+    Only hidden ones have an RMSNorm: encodings are bounded as they are, and a density needs its magnitude.
     """
     return layer != "pts_linears.0" and layer not in HEADS
 
 
 def default_bits(network: NeRF, hidden: int, ends: int) -> dict[str, int]:
-    """Bits of the weights of every layer that is used: `ends` for those without a norm, `hidden` for the others."""
-    return {name: hidden if has_norm(name) else ends for name in layer_inputs(network)}
+    """Bits of the weights of every layer that is used: `hidden` for hidden ones, `ends` for the others."""
+    return {name: hidden if is_hidden(name) else ends for name in layer_inputs(network)}
 
 
-def to_bitnet(network: NeRF, bits: dict[str, int]) -> NeRF:
+def to_bitnet(network: NeRF, bits: dict[str, int], norms: bool = True) -> NeRF:
     """Replaces a NeRF's linear layers by BitLinear ones in place, its weights as the latent ones.
 
-    bits: by layer, as `default_bits` has them. The function is not kept: norms are new, their gains
-    ones. See `calibrate_norms`.
+    bits: by layer, as `default_bits` has them. norms: whether hidden layers get an RMSNorm. The
+    function is not kept then: norms are new, their gains ones. See `calibrate_norms`.
     """
     for name in bits:
         old = network.get_submodule(name)
-        new = BitLinear(old.in_features, old.out_features, bits[name], has_norm(name)).to(old.weight.device)
+        norm = norms and is_hidden(name)
+        new = BitLinear(old.in_features, old.out_features, bits[name], norm).to(old.weight.device)
         new.weight, new.bias = old.weight, old.bias
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, new)

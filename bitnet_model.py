@@ -11,7 +11,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from bitnet import ACTIVATION_MAX, FLOAT, NORM_EPS, SMALLEST, TERNARY, has_norm, stored_bytes, unpack
+from bitnet import ACTIVATION_MAX, FLOAT, NORM_EPS, SMALLEST, TERNARY, is_hidden, stored_bytes, unpack
 from errors import BrokenFile
 from int8_model import skeleton
 from model_metadata import check_tensors
@@ -89,7 +89,8 @@ class BitNetwork(nn.Module):
         Raises BrokenFile where it is anything else.
         """
         super().__init__()
-        check_tensors("BitNeRF", state, expected_tensors(config, bits))
+        norms = any(key.endswith(".norm") for key in state)
+        check_tensors("BitNeRF", state, expected_tensors(config, bits, norms))
         self.config = config
         self.skips = tuple(i for i in config.skips if i < config.depth - 1)
         self.layers = nn.ModuleDict()
@@ -146,7 +147,9 @@ def _chunks(positions: torch.Tensor, rows: int) -> list[slice]:
 # ------------------------------------------------------------------------------------- the tensors
 
 
-def expected_tensors(config: FieldConfig, bits: dict[str, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+def expected_tensors(
+    config: FieldConfig, bits: dict[str, int], norms: bool
+) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Name, type and shape of every tensor in the file of such a network, whose layers `bits` names."""
     bare, expected = skeleton(config), {}
     for name, number in bits.items():
@@ -158,6 +161,6 @@ def expected_tensors(config: FieldConfig, bits: dict[str, int]) -> dict[str, tup
             expected[f"{name}.weight"] = (torch.int8, (outputs, inputs)) if number == 8 else packed
             expected[f"{name}.scale"] = (torch.float32, () if number == TERNARY else (outputs,))
         expected[f"{name}.bias"] = (torch.float16, (outputs,))
-        if has_norm(name):
+        if norms and is_hidden(name):
             expected[f"{name}.norm"] = (torch.float16, (inputs,))
     return expected

@@ -60,12 +60,13 @@ def _is_head(name: str) -> bool:
     return name.startswith(("alpha_linear", "rgb_linear", "output_linear"))
 
 
-def exponential_schedule(args: argparse.Namespace) -> Callable[[int], float]:
-    """nerf-pytorch's decay, 1/10 every `--lrate_decay` thousand steps, after a linear warm-up."""
+def exponential_schedule(args: argparse.Namespace, first: float = 1.0, start: int = 0) -> Callable[[int], float]:
+    """nerf-pytorch's decay from `first` at step `start`, 1/10 every `--lrate_decay` thousand steps, after
+    a linear warm-up of `--lrate_warmup` steps."""
 
     def factor(step: int) -> float:
-        warmup = min(1.0, (step + 1) / args.lrate_warmup) if args.lrate_warmup else 1.0
-        return warmup * 0.1 ** (step / (args.lrate_decay * 1000))
+        rise = min(1.0, (step - start + 1) / args.lrate_warmup) if args.lrate_warmup else 1.0
+        return rise * first * 0.1 ** ((step - start) / (args.lrate_decay * 1000))
 
     return factor
 

@@ -281,6 +281,7 @@ def config_parser() -> configargparse.ArgumentParser:
         default=0.0,
         help="w4a8, ternary: share of the steps over which the weights' rounding grows from none to full",
     )
+    add("--no_bit_norm", action="store_true", help="w4a8, ternary: no RMSNorm before hidden layers")
     add("--weight_bits", type=int, default=8, choices=range(2, 9), metavar="{2..8}", help="bits of a weight")
     add(
         "--quant_bits",
@@ -318,8 +319,9 @@ def config_parser() -> configargparse.ArgumentParser:
     add(
         "--qat_schedule",
         default="cosine",
-        choices=["cosine", "bitnet"],
-        help="how it falls to zero; bitnet: linearly, lower from half way, with weight decay until then (muon only)",
+        choices=["cosine", "exponential", "bitnet"],
+        help="how it falls: cosine, to zero; exponential, by --lrate_decay; bitnet, linearly to zero, lower from half "
+        "way, with weight decay until then (muon only)",
     )
     add(
         "--distill",

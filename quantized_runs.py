@@ -19,7 +19,7 @@ from evaluation import RenderedViews, evaluate_views, render_video, stage_table,
 from experiment import find_checkpoint, load_networks, render_limits
 from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
 from model_file import load_renderer, save_float_model
-from optimizers import bitnet_schedule, cosine_schedule
+from optimizers import bitnet_schedule, cosine_schedule, exponential_schedule
 from rendering import Rendering
 from scene import Scene
 from schemes import trains_in_float
@@ -98,6 +98,8 @@ def rounding_trainer(args: argparse.Namespace, scene: Scene, scheme, folder: Pat
     )
     if args.qat_schedule == "bitnet":
         phase.schedule, phase.weight_decay = bitnet_schedule(*span)
+    elif args.qat_schedule == "exponential":
+        phase.schedule = exponential_schedule(args, args.qat_lrate_scale, first)
     if args.distill > 0:
         teacher = distributed.from_main(lambda: load_renderer(folder / "model_float32.safetensors", CPU)[0])
         distillation = Distillation(teacher.to(next(scheme.renderer.buffers()).device), args.distill)

@@ -159,7 +159,7 @@ class TernaryScheme(Scheme):
 
     def prepare(self) -> None:
         for name, field in self.renderer.fields.items():
-            to_bitnet(field.network, self.bits_of(name))
+            to_bitnet(field.network, self.bits_of(name), norms=not self.args.no_bit_norm)
 
     def calibrate(self) -> None:
         """Gives norms the gains with which the float weights see inputs of the size they know."""

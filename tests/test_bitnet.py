@@ -113,11 +113,13 @@ def test_an_illegal_code_is_refused():
         unpack_ternary(packed, (11,))
 
 
-def random_bitnet(config: FieldConfig, hidden: int, ends: int) -> tuple[RadianceField, dict[str, int]]:
+def random_bitnet(
+    config: FieldConfig, hidden: int, ends: int, norms: bool = True
+) -> tuple[RadianceField, dict[str, int]]:
     torch.manual_seed(0)
     field = make_field(config)
     bits = default_bits(field.network, hidden, ends)
-    to_bitnet(field.network, bits)
+    to_bitnet(field.network, bits, norms)
     for layer in bit_layers(field):
         if layer.norm is not None:
             torch.nn.init.uniform_(layer.norm, 0.5, 2)
@@ -135,9 +137,10 @@ def points(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     "hidden, ends",
     [(TERNARY, 8), (TERNARY, FLOAT), (TERNARY, TERNARY), (4, 8), (4, 4), (3, 5)],
 )
+@pytest.mark.parametrize("norms", [True, False], ids=["norms", "no norms"])
 @pytest.mark.parametrize("config", [SMALL, NO_VIEWS, RESIDUAL], ids=["views", "no views", "residual"])
-def test_file_tensors_compute_what_was_trained(config, hidden, ends):
-    (field, bits), (positions, directions) = random_bitnet(config, hidden, ends), points(5000)
+def test_file_tensors_compute_what_was_trained(config, norms, hidden, ends):
+    (field, bits), (positions, directions) = random_bitnet(config, hidden, ends, norms), points(5000)
     state = convert_bitnet(field.network)
     with torch.no_grad():
         trained = field(positions, directions)
@@ -193,14 +196,16 @@ def test_a_whole_run_learns_and_its_file_is_what_was_trained(ternary_run):
     assert all(tensor.dtype in (torch.uint8, torch.int8) for tensor in weights.values())
 
 
-def test_a_run_with_four_bits(tmp_path):
-    flags = [*TINY, *SHORT, "--quant", "w4a8", "--netwidth", "64", "--basedir", tmp_path, "--expname", "four"]
+@pytest.mark.parametrize("more", [[], ["--no_bit_norm", "--qat_schedule", "exponential"]], ids=["norms", "no norms"])
+def test_a_run_with_four_bits(tmp_path, more):
+    flags = [*TINY, *SHORT, "--quant", "w4a8", "--netwidth", "64", "--basedir", tmp_path, "--expname", "four", *more]
     assert run(run_nerf_qat, *flags) == 0
     models = json.loads((tmp_path / "four" / "metrics.json").read_text())["models"]
     assert models["w4a8"]["psnr"] == pytest.approx(models["fake_quant"]["psnr"], abs=0.1)
     metadata, tensors = read_model(tmp_path / "four" / "model_w4a8.safetensors")
     assert metadata["precision"] == "w4a8"
     assert tensors["network_fn.pts_linears.1.weight"].shape == (64 * 64 // 2,)
+    assert ("network_fn.pts_linears.1.norm" in tensors) == (not more)
     assert run(run_nerf_qat, *flags, "--render_only", "--render_test") == 0
 
 

@@ -222,6 +222,8 @@ def test_exponential_schedule_is_nerf_pytorchs():
     args = config_parser().parse_args(["--lrate_decay", "2"])
     schedule = exponential_schedule(args)
     assert schedule(0) == 1.0 and schedule(2000) == pytest.approx(0.1) and schedule(4000) == pytest.approx(0.01)
+    later = exponential_schedule(args, first=0.3, start=500)
+    assert later(500) == 0.3 and later(2500) == pytest.approx(0.03)
 
 
 def test_warm_up_and_cosine():
