@@ -55,6 +55,8 @@ EXPERIMENTS = {
     "ddp": Experiment("amp", processes=2),
     "int8_ddp": Experiment("int8", processes=2),
     "bit_ddp": Experiment("bit", processes=2),
+    # What four-bit networks of eight layers want, and those of four do not.
+    "w4a8_no_norm": Experiment("w4a8", flags=("--no_bit_norm", "--qat_schedule", "exponential")),
     # What each remedy against the loss of ternary weights gives: bit without it, or with more of it.
     "bit_no_residual": Experiment("bit_no_residual"),
     "bit_no_ramp": Experiment("bit", flags=("--bit_ramp", "0")),
