@@ -1,4 +1,4 @@
-"""Draws docs/experiments_steps.png and docs/experiments_bytes.png from docs/results/experiments.json.
+"""Draws the pictures of docs from docs/results: of experiments.json, and of each rate_NAME.json.
 
 python benchmarks/plots.py     (needs `pip install matplotlib`)
 """
@@ -22,6 +22,8 @@ def main() -> None:
     runs = runs_by_experiment(load("experiments"))
     steps_plot(runs, ROOT / "docs" / "experiments_steps.png")
     bytes_plot(runs, ROOT / "docs" / "experiments_bytes.png")
+    for results in sorted((ROOT / "docs" / "results").glob("rate_*.json")):
+        rate_plot(load(results.stem), ROOT / "docs" / f"{results.stem}.png")
 
 
 def steps_plot(runs: dict[str, list[dict]], path: Path) -> None:
@@ -50,6 +52,19 @@ def bytes_plot(runs: dict[str, list[dict]], path: Path) -> None:
     axes.set(xlabel="bytes on disk, kB", ylabel="test PSNR, dB", xscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8, ncols=2)
+    save(figure, path)
+
+
+def rate_plot(results: dict, path: Path) -> None:
+    """Test PSNR against bytes of one field's compressed files, with the released recipe's and float32's."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    points = [(entry["bytes"] / 1000, entry["psnr"]) for name, entry in results.items() if name.isdigit()]
+    axes.plot(*zip(*sorted(points), strict=True), "o-", label="ours, `--target_bytes`")
+    for name, label in {"original": "VQ-TensoRF's released recipe", "float": "float32"}.items():
+        axes.plot(results[name]["bytes"] / 1000, results[name]["psnr"], "s", label=label)
+    axes.set(xlabel="bytes on disk, kB", ylabel="test PSNR, dB", xscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
     save(figure, path)
 
 

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import common
+import numpy as np
 import torch
 from vq_original import OriginalRecipe
 
@@ -49,7 +50,18 @@ def main() -> None:
         models = json.loads((base / run / "metrics.json").read_text())["models"]
         results[run] = {key: value for key, value in list(models.values())[-1].items() if key != "per_view"}
         print(f"{run:>10}{results[run]['bytes']:>12}{results[run]['psnr']:>8.2f} dB")
+    points = sorted((results[str(size)]["psnr"], results[str(size)]["bytes"]) for size in options.bytes)
+    ours = bytes_for(results["original"]["psnr"], points)
+    results["original"]["times_ours_at_its_psnr"] = ours and results["original"]["bytes"] / ours
     common.save_results(name, results)
+
+
+def bytes_for(psnr: float, points: list[tuple[float, int]]) -> float | None:
+    """Bytes at a PSNR between points of ascending PSNR, logarithms interpolated; None beyond them."""
+    qualities, sizes = zip(*points, strict=True)
+    if not qualities[0] <= psnr <= qualities[-1]:
+        return None
+    return float(np.exp(np.interp(psnr, qualities, np.log(sizes))))
 
 
 def measure_original(flags: list[str]) -> None:
