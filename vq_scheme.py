@@ -25,11 +25,14 @@ STEP = 0.15  # first step of rounding, in root mean squares of what is rounded
 HEADROOM = 1.25  # first size over target: what training with a rate wins back
 TRIALS = 8  # of the bisections
 LEAST_CODES = 16
-LOOK_INTERVAL = 50  # steps after which the rate's weight is set anew
-GAIN = 2.0  # of that: how strongly it answers to a size that is off
+LOOK_INTERVAL = 20  # steps after which the rate's weight is set anew
+# Of that: how strongly its logarithm answers to sizes that were off, and to one that is.
+INTEGRAL_GAIN, PROPORTIONAL_GAIN = 4.0, 10.0
+SETTLED = 0.6  # share of the steps after which the size is to be right
 CODED_SHARE = 0.1  # of the steps after which the size is measured by coding
 MOST_WEIGHT = 1e-2  # loss per kilobyte
 COARSEST = 16.0  # times the trained steps, at the very end
+CONTROL = ("weight", "pressure", "first", "overhead", "looked")  # what of it a checkpoint holds
 
 
 class VQScheme:
@@ -41,9 +44,11 @@ class VQScheme:
     def __init__(self, args: argparse.Namespace, scene: Scene, renderer: OccupancyRenderer):
         self.args, self.scene, self.renderer = args, scene, renderer
         self.steps = args.qat_iters
-        self._weight = args.rate_weight  # of the rate in the loss
-        self._overhead: float | None = None  # bytes of the file beyond what `bits` estimates
-        self._looked = 0  # the step after which it was last set
+        # Of the rate in the loss; under --target_bytes it is that times the exponential of a pressure.
+        self._weight, self._pressure = args.rate_weight, 0.0
+        self._first: float | None = None  # bytes of the file at the start
+        self._overhead = 0.0  # bytes of the file beyond what `bits` estimates
+        self._looked = 0  # the step after which the weight was last set
 
     def files(self) -> dict[str, str | None]:
         """The models to measure and their files; None: the trained network, rounding in float."""
@@ -52,10 +57,11 @@ class VQScheme:
 
     def state_dict(self) -> dict:
         """What a checkpoint must know beyond the network: where the rate's control stands."""
-        return {"weight": self._weight, "overhead": self._overhead, "looked": self._looked}
+        return {name: getattr(self, f"_{name}") for name in CONTROL}
 
     def load_state_dict(self, state: dict) -> None:
-        self._weight, self._overhead, self._looked = state["weight"], state["overhead"], state["looked"]
+        for name in CONTROL:
+            setattr(self, f"_{name}", state[name])
 
     def prepare(self) -> None:
         """A network of the right kind, which takes on its sizes when it is loaded or calibrated."""
@@ -126,18 +132,24 @@ class VQScheme:
         return batches.rays_of(numbers, self.renderer.setup)
 
     def after_step(self, done: float) -> None:
-        """Under `--target_bytes`, moves the price of a byte until the file has the right size."""
+        """Under `--target_bytes`, moves the price of a byte so that the file shrinks to the right size.
+
+        A proportional-integral control towards a size that falls evenly until SETTLED of the steps are done.
+        """
         step = round(done * self.steps)
         if not self.args.target_bytes or step % LOOK_INTERVAL or step <= self._looked:
             return
         self._looked = step
-        network = self.renderer.field.network
         with torch.no_grad():
-            estimate = float(network.bits()) / 8
-        if self._overhead is None or step % max(1, round(CODED_SHARE * self.steps)) < LOOK_INTERVAL:
+            estimate = float(self.renderer.field.network.bits()) / 8
+        if self._first is None or step % max(1, round(CODED_SHARE * self.steps)) < LOOK_INTERVAL:
             self._overhead = self._size() - estimate
-        over = (estimate + self._overhead) / self.args.target_bytes - 1
-        self._weight = min(self._weight * math.exp(GAIN * max(-0.5, min(0.5, over))), MOST_WEIGHT)
+        size, target = estimate + self._overhead, self.args.target_bytes
+        self._first = size if self._first is None else self._first
+        over = size / (target + max(0.0, self._first - target) * max(0.0, 1 - done / SETTLED)) - 1
+        self._pressure += INTEGRAL_GAIN * over
+        weight = self.args.rate_weight * math.exp(min(self._pressure + PROPORTIONAL_GAIN * over, 50.0))
+        self._weight = min(weight, MOST_WEIGHT)
 
     def extra_loss(self, batch: Batch, rendering: Rendering, step: int) -> torch.Tensor:
         """The price of the file's bytes."""
