@@ -211,8 +211,10 @@ class RayBatches:
         self.generator.set_state(state["generator"].cpu())
         self.samples_per_ray = state["samples_per_ray"]
         if "drawable" in state:
-            shape = self.images.shape[:3]
-            bits = np.unpackbits(state["drawable"].cpu().numpy(), count=shape.numel())
+            shape, packed = self.images.shape[:3], state["drawable"].cpu().numpy()
+            if len(packed) != -(-shape.numel() // 8):
+                raise BadInput("the checkpoint chose among training pixels of other images; choose another --expname")
+            bits = np.unpackbits(packed, count=shape.numel())
             self.keep_only(pixel_numbers(torch.from_numpy(bits).view(shape).bool()))
 
 

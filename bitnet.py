@@ -1,6 +1,6 @@
 """BitNeRF: a NeRF with ternary or 4-bit weights and 8-bit activations, after BitNet b1.58 (arXiv 2402.17764).
 
-A hidden layer normalises its input, rounds each row of it to int8 by the row's largest magnitude,
+A hidden layer normalises its input (unless told not to), rounds each row of it to int8 by the row's largest magnitude,
 and multiplies by weights that are -1, 0 or 1 times one scale a layer:
     W~ = clip(round(W / s), -1, 1),  s = mean |W|        (absmean, eq. 1 and 2 there)
     x~ = round(127 x / max |x|)                           (absmax, a scale of its own each row)

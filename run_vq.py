@@ -53,6 +53,8 @@ def check_flags(args: argparse.Namespace) -> None:
     """Raises BadInput for flags that do not go together, before hours are spent on training."""
     if args.model != "tensorf" or args.tensor != "vm":
         raise BadInput(f"--model {args.model} --tensor {args.tensor}: run_vq.py compresses planes; use tensorf and vm")
+    if args.rate_weight < 0 or (args.target_bytes and not args.rate_weight):
+        raise BadInput(f"--rate_weight {args.rate_weight:g}: give 0 or more, and more than 0 with --target_bytes")
     if not trains_in_float(args):
         raise BadInput("--N_iters 0: there is no trained field to compress; give --ft_path, or steps to train one")
 

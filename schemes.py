@@ -164,8 +164,9 @@ class TernaryScheme(Scheme):
     def calibrate(self) -> None:
         """Gives norms the gains with which the float weights see inputs of the size they know."""
         set_rounding(self.renderer, 0.0)
-        with calibrate_norms(self.renderer):
-            run_batches(self.args, self.scene, self.renderer)
+        if not self.args.no_bit_norm:
+            with calibrate_norms(self.renderer):
+                run_batches(self.args, self.scene, self.renderer)
         if self.args.quant_budget:
             set_rounding(self.renderer, 1.0)
             self.fit_budget()

@@ -146,10 +146,11 @@ class VQScheme:
             self._overhead = self._size() - estimate
         size, target = estimate + self._overhead, self.args.target_bytes
         self._first = size if self._first is None else self._first
-        over = size / (target + max(0.0, self._first - target) * max(0.0, 1 - done / SETTLED)) - 1
-        self._pressure += INTEGRAL_GAIN * over
-        weight = self.args.rate_weight * math.exp(min(self._pressure + PROPORTIONAL_GAIN * over, 50.0))
-        self._weight = min(weight, MOST_WEIGHT)
+        planned = target + max(0.0, self._first - target) * max(0.0, 1 - done / SETTLED)
+        over = math.log(size / planned)
+        most = math.log(MOST_WEIGHT / self.args.rate_weight)
+        self._pressure = min(self._pressure + INTEGRAL_GAIN * over, most)
+        self._weight = self.args.rate_weight * math.exp(min(self._pressure + PROPORTIONAL_GAIN * over, most))
 
     def extra_loss(self, batch: Batch, rendering: Rendering, step: int) -> torch.Tensor:
         """The price of the file's bytes."""

@@ -295,6 +295,11 @@ def test_a_field_without_planes_is_refused_before_training(tmp_path, capsys):
     fails_cleanly(capsys, run_vq, *TINY_VQ, "--N_iters", "0", "--basedir", tmp_path, says=("--N_iters 0", "--ft_path"))
 
 
+def test_a_price_that_cannot_move_is_refused_before_training(tmp_path, capsys):
+    for flags in (["--rate_weight", "-1"], ["--rate_weight", "0", "--target_bytes", "6000"]):
+        fails_cleanly(capsys, run_vq, *TINY_VQ, *flags, "--basedir", tmp_path, says=("--rate_weight",))
+
+
 def test_target_bytes_are_kept_to(finished, tmp_path):
     start = ["--ft_path", sorted(finished.glob("*.tar"))[2], "--basedir", tmp_path]  # the last float checkpoint
     for target in (4500, 6000):
