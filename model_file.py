@@ -30,6 +30,7 @@ from scene import Cameras, check_poses
 from tensorf_file import load_tensor_field
 
 FORMAT, VERSION = "nerf-qat", 2
+FLOAT_BACKEND = "torch float32"  # what renders float32 networks and decoded tensor fields
 BITNETS = ("ternary", "w4a8")  # precisions of files that hold a BitNeRF
 TENSOR_FIELDS = {"tensorf": load_tensor_field, "vq_tensorf": vq_file.decode}  # by kind
 

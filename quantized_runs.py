@@ -18,7 +18,7 @@ from errors import BadInput
 from evaluation import RenderedViews, evaluate_views, render_video, stage_table, write_strip, write_views
 from experiment import find_checkpoint, load_networks, render_limits
 from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
-from model_file import load_renderer, save_float_model
+from model_file import FLOAT_BACKEND, load_renderer, save_float_model
 from optimizers import bitnet_schedule, cosine_schedule, exponential_schedule
 from rendering import Rendering
 from scene import Scene
@@ -128,7 +128,7 @@ def evaluate(
         models[name] = pictures[name].summary()
         if file:
             models[name] |= {"file": file, "bytes": (folder / file).stat().st_size}
-            models[name]["backend"] = "torch float32" if name == "float32" else backend
+            models[name]["backend"] = FLOAT_BACKEND if name == "float32" else backend
     models[scheme.name] |= noted
     final = pictures[scheme.name]
     write_views(final, folder / f"testset_{trainer.step:06d}")

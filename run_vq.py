@@ -13,13 +13,12 @@ from camera_plot import plot_cameras
 from datasets import load_scene
 from errors import BadInput, exit_cleanly
 from experiment import FIELD_KINDS, make_renderer, make_run_folder, prepare_device
+from model_file import FLOAT_BACKEND
 from options import config_parser
 from quantized_runs import evaluate, render_file, train_and_round
 from schemes import trains_in_float
 from tensorf_training import tensorf_phase
 from vq_scheme import VQScheme
-
-BACKEND = "torch float32"  # what renders a decoded field
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.render_only:
         if distributed.is_main():
             file = folder / "model_vq.safetensors" if args.model in FIELD_KINDS else Path(args.model)
-            render_file(args, file, folder, device, BACKEND)
+            render_file(args, file, folder, device, FLOAT_BACKEND)
         return
     check_flags(args)
     scene = load_scene(args)
@@ -46,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     # What training left is now measured from the file that a user would keep.
     scheme.finish()
     scheme.save(folder / "model_vq.safetensors")
-    evaluate(args, scene, scheme, folder, trainer, BACKEND, {})
+    evaluate(args, scene, scheme, folder, trainer, FLOAT_BACKEND, {})
 
 
 def check_flags(args: argparse.Namespace) -> None:

@@ -32,13 +32,19 @@ FRAMES = 9  # timed for each file
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A config of configs/experiments, how many processes train it, what is changed on top, and how
-    many times as wide its network is."""
+    """A config of configs/experiments, how many processes train it, what is changed on top, how many
+    times as wide its network is, and what share its file may have of the bytes of int8's."""
 
     config: str
     processes: int = 1
     flags: tuple[str, ...] = ()
     wider: float = 1.0
+    share_of_int8: float | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether it runs after all others and by itself: it uses all cores, or wants int8's results."""
+        return self.processes > 1 or self.share_of_int8 is not None
 
 
 # Half of the steps in float first, then rounding at once.
@@ -52,6 +58,7 @@ EXPERIMENTS = {
     "int8": Experiment("int8"),
     "w4a8": Experiment("w4a8"),
     "bit": Experiment("bit"),
+    "int8_half": Experiment("int8", share_of_int8=0.5),
     "ddp": Experiment("amp", processes=2),
     "int8_ddp": Experiment("int8", processes=2),
     "bit_ddp": Experiment("bit", processes=2),
@@ -80,8 +87,7 @@ def main() -> None:
     basedir.mkdir(parents=True, exist_ok=True)
     wanted = [(name, seed) for seed in range(options.seeds) for name in options.only]
     left = [(name, seed) for name, seed in wanted if not (basedir / f"{name}_{seed}" / "metrics.json").exists()]
-    # Those of several processes come last and alone: they use all cores themselves.
-    alone = [run for run in left if EXPERIMENTS[run[0]].processes > 1]
+    alone = [run for run in left if EXPERIMENTS[run[0]].alone]
     with ThreadPoolExecutor(options.lanes) as lanes:
         for future in [lanes.submit(train, *run, basedir, options, flags) for run in left if run not in alone]:
             future.result()
@@ -95,7 +101,7 @@ def train(name: str, seed: int, basedir: Path, options: argparse.Namespace, flag
     experiment = EXPERIMENTS[name]
     config = Path("configs", "experiments", f"{experiment.config}.txt")
     script = "run_nerf_qat.py" if "quant =" in (common.ROOT / config).read_text() else "run_nerf.py"
-    lanes = options.lanes if experiment.processes == 1 else 1
+    lanes = 1 if experiment.alone else options.lanes
     threads = max(1, (os.cpu_count() or 1) // (experiment.processes * lanes))
     changed = [*flags, *experiment.flags]
     args = config_parser().parse_args(["--config", str(common.ROOT / config), *changed])
@@ -103,6 +109,9 @@ def train(name: str, seed: int, basedir: Path, options: argparse.Namespace, flag
     for flag, value in steps.items():
         changed += [f"--{flag}", str(options.longer * value)]
     changed += ["--netwidth", str(round(experiment.wider * args.netwidth))]
+    if experiment.share_of_int8:
+        int8 = json.loads((basedir / f"int8_{seed}" / "metrics.json").read_text())["models"]["int8"]
+        changed += ["--quant_budget", str(int(experiment.share_of_int8 * int8["bytes"]))]
     command = [sys.executable]
     if experiment.processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(experiment.processes)]

@@ -18,7 +18,7 @@ from evaluation import evaluate_views  # noqa: E402
 from experiment import prepare_device, render_limits  # noqa: E402
 from int8_model import select_backend  # noqa: E402
 from metrics import format_table, run_facts, write_metrics  # noqa: E402
-from model_file import load_renderer  # noqa: E402
+from model_file import FLOAT_BACKEND, load_renderer  # noqa: E402
 from options import Parser, config_parser  # noqa: E402
 
 
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, file in options.measure:
         renderer, _, metadata = load_renderer(Path(file), device, backend)
         views = evaluate_views(renderer, scene, scene.splits["test"], render_limits(args), label=name)
-        executed = "torch float32" if metadata["precision"] in ("float32", "vq") else backend
+        executed = FLOAT_BACKEND if metadata["precision"] in ("float32", "vq") else backend
         models[name] = {**views.summary(), "bytes": Path(file).stat().st_size, "backend": executed}
         models[name]["file"] = Path(file).name
     write_metrics(options.out, run_facts(args.expname, args.config, device), {}, models)
