@@ -65,8 +65,10 @@ EXPERIMENTS = {
     "ddp": Experiment("amp", processes=2),
     "int8_ddp": Experiment("int8", processes=2),
     "bit_ddp": Experiment("bit", processes=2),
-    # What the norms and the cosine of the rates' fall give a 4-bit network: w4a8 without them.
-    "w4a8_no_norm": Experiment("w4a8", flags=("--no_bit_norm", "--qat_schedule", "exponential")),
+    # What float gains from the layers' sums, and 4 bits lose without norms or without the cosine of their rates.
+    "base_residual": Experiment("base", flags=("--residual",)),
+    "w4a8_no_norm": Experiment("w4a8", flags=("--no_bit_norm",)),
+    "w4a8_exponential": Experiment("w4a8", flags=("--qat_schedule", "exponential")),
     # What each remedy against the loss of ternary weights gives: bit without it, or with more of it.
     "bit_no_residual": Experiment("bit_no_residual"),
     "bit_no_ramp": Experiment("bit", flags=("--bit_ramp", "0")),
