@@ -92,6 +92,10 @@ def main() -> None:
     basedir.mkdir(parents=True, exist_ok=True)
     wanted = [(name, seed) for seed in range(options.seeds) for name in options.only]
     left = [(name, seed) for name, seed in wanted if not (basedir / f"{name}_{seed}" / "metrics.json").exists()]
+    for name, seed in left:
+        known = ("int8", seed) in wanted or (basedir / f"int8_{seed}" / "metrics.json").exists()
+        if EXPERIMENTS[name].share_of_int8 and not known:
+            parser.error(f"{name} needs the bytes of int8, seed {seed}, which has not run: add int8 to --only")
     alone = [run for run in left if EXPERIMENTS[run[0]].alone]
     with ThreadPoolExecutor(options.lanes) as lanes:
         for future in [lanes.submit(train, *run, basedir, options, flags) for run in left if run not in alone]:
