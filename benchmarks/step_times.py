@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import common
-import torch
 
 from datasets import load_scene
 from experiment import make_renderer, prepare_device
@@ -65,7 +64,7 @@ def make_trainer(name: str, flags: list[str], warmup: int, folder: Path) -> Trai
     scheme = SCHEMES[args.quant](args, scene, renderer)
     scheme.prepare()
     scheme.calibrate()
-    rounding = rounding_trainer(args, scene, scheme, folder, warmup, torch.device(device))
+    rounding = rounding_trainer(args, scene, scheme, folder, warmup)
     rounding.step = warmup
     rounding.batches.load_state_dict(trainer.batches.state_dict())
     return rounding
