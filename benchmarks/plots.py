@@ -14,6 +14,7 @@ try:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    import matplotlib.ticker
 except ImportError:
     sys.exit("error: benchmarks/plots.py needs matplotlib; pip install matplotlib")
 
@@ -76,8 +77,9 @@ def rate_plot(results: dict, path: Path) -> None:
 
 def bytes_axes(axes) -> None:
     axes.set(xlabel="bytes on disk, kB", ylabel="test PSNR, dB", xscale="log")
+    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
 
 def save(figure, path: Path) -> None:

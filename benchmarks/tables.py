@@ -207,9 +207,8 @@ def rate_table(names: list[str]) -> str:
     run = load(names[0])
     half = run["float"]["bytes"] / 2
     lines = ["| file | PSNR | SSIM | bytes | times smaller than float16 |", "|---|--:|--:|--:|--:|"]
-    for name, entry in run.items():
-        if name == "facts":
-            continue
+    files = {name: entry for name, entry in run.items() if name != "facts"}
+    for name, entry in sorted(files.items(), key=lambda file: -file[1]["bytes"]):
         label = {"float": "float32", "original": "VQ-TensoRF's released recipe"}.get(name, f"`--target_bytes {name}`")
         quality = f"{entry['psnr']:.2f} | {entry['ssim']:.4f}"
         lines.append(f"| {label} | {quality} | {entry['bytes']:,} | {half / entry['bytes']:.1f} |")
@@ -220,8 +219,24 @@ def rate_table(names: list[str]) -> str:
     return "\n".join(lines) + f"\n\n{note}\n"
 
 
+def tensorf_table(names: list[str]) -> str:
+    """benchmarks/tensorf_step.py: our training step beside the original code's."""
+    run = load(names[0])
+    labels = {
+        "ours": "**ours**",
+        "original_with_mask": "TensoRF's code, with its mask",
+        "original_without_mask": "TensoRF's code, before its first mask",
+    }
+    lines = ["| training step | ms | times ours |", "|---|--:|--:|"]
+    for name, label in labels.items():
+        lines.append(f"| {label} | {run[name]['median_ms']:.0f} | {run[name]['of_ours']:.2f} |")
+    note = f"{run['rays']} rays, after {run['warmup']} steps of ours, {machine(run['facts'])}"
+    return "\n".join(lines) + f"\n\n{note}\n"
+
+
 MAKERS = {
     "rate": rate_table,
+    "tensorf": tensorf_table,
     "results": results_table,
     "speed": speed_table,
     "frames": frames_table,
