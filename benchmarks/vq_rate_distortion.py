@@ -25,7 +25,7 @@ from options import config_parser
 from quantized_runs import train_and_round
 from tensorf_training import tensorf_phase
 
-SIZES = (50_000, 75_000, 100_000, 150_000, 250_000, 400_000, 800_000)
+SIZES = (50_000, 75_000, 100_000, 200_000, 400_000, 800_000)
 
 
 def main() -> None:

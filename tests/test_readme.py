@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import autotask
 
 README = (ROOT / "README.md").read_text()
-NOT_OURS = {"--logdir", "--check", "--rounds", "--nproc_per_node"}  # of tensorboard, benchmarks and torchrun
+NOT_OURS = {"--logdir", "--check", "--rounds", "--bytes", "--nproc_per_node"}  # of tensorboard, benchmarks and torchrun
 
 
 def test_tables_are_those_of_the_measurements():
