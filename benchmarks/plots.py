@@ -5,6 +5,7 @@ python benchmarks/plots.py     (needs `pip install matplotlib`)
 
 import statistics
 import sys
+from itertools import cycle
 from pathlib import Path
 
 from tables import ROOT, final_model, load, runs_by_experiment
@@ -19,7 +20,7 @@ except ImportError:
     sys.exit("error: benchmarks/plots.py needs matplotlib; pip install matplotlib")
 
 COLORS = matplotlib.colormaps["tab20"].colors + matplotlib.colormaps["Dark2"].colors
-MARKERS = "osD^v<>" * len(COLORS)
+MARKERS = "osD^v<>"
 
 
 def main() -> None:
@@ -35,14 +36,13 @@ def main() -> None:
 def steps_plot(runs: dict[str, list[dict]], path: Path) -> None:
     """Training PSNR over steps, the mean of the seeds and the range between them."""
     figure, axes = plt.subplots(figsize=(8, 5.5), layout="constrained")
-    for (name, repeats), color in zip(runs.items(), COLORS, strict=False):
+    for (name, repeats), color in zip(runs.items(), cycle(COLORS), strict=False):
         steps = [step for step, _ in repeats[0]["train"]["curve"]]
         values = [[psnr for _, psnr in run["train"]["curve"]] for run in repeats]
-        (line,) = axes.plot(
-            steps, [statistics.mean(column) for column in zip(*values, strict=True)], label=name, lw=1.2, color=color
-        )
+        mean = [statistics.mean(column) for column in zip(*values, strict=True)]
+        axes.plot(steps, mean, label=name, lw=1.2, color=color)
         low, high = ([pick(column) for column in zip(*values, strict=True)] for pick in (min, max))
-        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, lw=0)
+        axes.fill_between(steps, low, high, color=color, alpha=0.2, lw=0)
     axes.set(xlabel="step", ylabel="training PSNR, dB", ylim=(18, None))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, ncols=2)
@@ -52,7 +52,7 @@ def steps_plot(runs: dict[str, list[dict]], path: Path) -> None:
 def bytes_plot(runs: dict[str, list[dict]], path: Path) -> None:
     """Test PSNR against the bytes of the file that renders it, every seed a point."""
     figure, axes = plt.subplots(figsize=(8, 5.5), layout="constrained")
-    for (name, repeats), color, marker in zip(runs.items(), COLORS, MARKERS, strict=False):
+    for (name, repeats), color, marker in zip(runs.items(), cycle(COLORS), cycle(MARKERS), strict=False):
         models = [final_model(run) for run in repeats]
         points = [m["bytes"] / 1000 for m in models], [m["psnr"] for m in models]
         axes.scatter(*points, label=name, s=22, alpha=0.8, color=color, marker=marker)

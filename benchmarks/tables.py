@@ -29,9 +29,8 @@ def load(name: str) -> dict:
 
 def machine(facts: dict) -> str:
     """Where and how a benchmark ran, for the line below its table."""
-    return (
-        f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, {facts['date']}, `{facts['command']}`."
-    )
+    threads = f"{facts['threads']} thread{'s' * (facts['threads'] > 1)}"
+    return f"{facts['device']}, {threads}, torch {facts['torch']}, {facts['date']}, `{facts['command']}`."
 
 
 def results_table(names: list[str]) -> str:
