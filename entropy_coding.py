@@ -36,6 +36,10 @@ class AdaptiveModel:
         self.counts = np.tile(np.maximum(prior, 1).astype(np.int64), (contexts, 1))
 
     @property
+    def contexts(self) -> int:
+        return self.counts.shape[0]
+
+    @property
     def symbols(self) -> int:
         return self.counts.shape[1]
 
@@ -64,7 +68,8 @@ class RangeEncoder:
         self._family = constriction.stream.model.Categorical(perfect=False)
 
     def code(self, model: AdaptiveModel, contexts: np.ndarray, symbols: np.ndarray) -> np.ndarray:
-        self._coder.encode(symbols.astype(np.int32), self._family, model.probabilities(contexts))
+        if model.symbols > 1:  # else constriction would refuse, and there is nothing to tell
+            self._coder.encode(symbols.astype(np.int32), self._family, model.probabilities(contexts))
         model.update(contexts, symbols)
         return symbols
 
@@ -78,6 +83,8 @@ class RangeDecoder:
         self._family = constriction.stream.model.Categorical(perfect=False)
 
     def code(self, model: AdaptiveModel, contexts: np.ndarray, symbols: np.ndarray | None = None) -> np.ndarray:
+        if model.symbols == 1:
+            return np.zeros(len(contexts), np.int64)
         try:
             symbols = self._coder.decode(self._family, model.probabilities(contexts)).astype(np.int64)
         except AssertionError as error:  # what constriction raises for bytes that no encoder wrote
@@ -189,16 +196,71 @@ BEFORE = (
 
 
 def code_numbers(
-    coder: Encoder | Decoder, count: int, symbols: int, numbers: np.ndarray | None = None, at_once: int = 64
+    coder: Encoder | Decoder, wanted: np.ndarray, codes: np.ndarray, numbers: np.ndarray | None = None
 ) -> np.ndarray:
-    """`count` numbers below `symbols`, whose frequencies are all there is to know."""
-    model = AdaptiveModel(1, uniform(symbols) * (INCREMENT // 2))
-    known = np.zeros(count, np.int64)
-    for start in range(0, count, at_once):
-        part = slice(start, min(count, start + at_once))
-        given = None if numbers is None else numbers[part].astype(np.int64)
-        known[part] = coder.code(model, np.zeros(part.stop - start, np.int64), given)
-    return known
+    """The code of each `wanted [H, W]` entry of a table, as its number `[H, W]` among `codes [K, C]` of whole numbers.
+
+    What is written is how many codes are nearer than it to the mean of the left, upper and upper right
+    neighbours' codes, expected from how far these are from one another. All distances are whole
+    numbers below 2**53, so float64 has them exactly, the same on any machine.
+    """
+    rows, columns = wanted.shape
+    codes = codes.astype(np.float64)
+    known = np.full((rows + 1, columns + 2), len(codes))  # as if a last code of zeros stood around
+    vectors = np.vstack([codes, np.zeros_like(codes[:1])])
+    sizes = (codes * codes).sum(1)
+    octaves = AdaptiveModel(2 * len(SPREAD_STEPS) + 3, uniform(len(codes).bit_length() + 1))
+    bits = AdaptiveModel(8 * octaves.symbols, uniform(2) * 2)
+    for row, column in fronts(rows, columns):
+        here = wanted[row, column]
+        row, column = row[here], column[here]
+        if not len(row):
+            continue
+        near = known[np.stack([row + 1, row, row]), np.stack([column, column + 1, column + 2])]
+        weight = np.array([[2], [2], [1]]) * (near < len(codes))
+        around = vectors[near]
+        total, share = (weight[..., None] * around).sum(0), weight.sum(0)
+        # Of each code: its squared distance to total / share, times share, without what all have in common;
+        # then the code's number, so that no two are equal.
+        distances = np.maximum(share, 1)[:, None] * sizes - 2 * total @ codes.T
+        keys = distances.astype(np.int64) * len(codes) + np.arange(len(codes))
+        spread = share * (weight * (around * around).sum(-1)).sum(0) - (total * total).sum(-1)
+        spread = spread / np.maximum(share * share, 1) / max(1, codes.shape[1])
+        contexts = np.searchsorted(SPREAD_STEPS, spread) + (len(SPREAD_STEPS) + 1) * (share > 2)
+        contexts[share == 0] = octaves.contexts - 1
+        if numbers is None:
+            nearer = code_from_zero(coder, octaves, bits, contexts)
+            if (nearer >= len(codes)).any():
+                raise BrokenFile("the coded stream is damaged")
+            found = np.sort(keys, 1)[np.arange(len(row)), nearer] % len(codes)
+        else:
+            found = numbers[row, column].astype(np.int64)
+            nearer = (keys < keys[np.arange(len(row)), found][:, None]).sum(1)
+            code_from_zero(coder, octaves, bits, contexts, nearer)
+        known[row + 1, column + 1] = found
+    return np.where(wanted, known[1:, 1:-1], 0)
+
+
+SPREAD_STEPS = np.array([0.0, 0.05, 0.15, 0.35, 0.7, 1.2, 2.0, 3.5, 6.0, 12.0, 25.0])
+
+
+def code_from_zero(
+    coder: Encoder | Decoder,
+    octaves: AdaptiveModel,
+    bits: AdaptiveModel,
+    contexts: np.ndarray,
+    values: np.ndarray | None = None,
+) -> np.ndarray:
+    """Whole numbers from 0, mostly small: of each plus one how many bits it has, then these, highest first."""
+    lengths = None if values is None else np.frexp(values + 1)[1] - 1
+    lengths = coder.code(octaves, contexts, lengths)
+    found = np.ones(len(contexts), np.int64)
+    for place in range(lengths.max()):
+        longer = lengths > place
+        given = None if values is None else ((values + 1) >> (lengths - 1 - place))[longer] & 1
+        bit = coder.code(bits, 8 * lengths[longer] + np.minimum(found[longer], 7), given)
+        found[longer] = 2 * found[longer] + bit
+    return found - 1
 
 
 def code_values(

@@ -10,6 +10,7 @@ faster than `grid_sample`, forwards and backwards. Density and colour share a ta
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -297,10 +298,10 @@ def density_l1(network: FactorNetwork) -> torch.Tensor:
     return sum(factor[..., :rank].abs().mean() for factor, rank in zip(network.factors(), 2 * ranks, strict=False))
 
 
-def total_variation(network: TensorVM) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the planes' density and colour channels: the sum over planes of mean squared differences (sec. 4.3)."""
+def total_variation(planes: Sequence[torch.Tensor], density_ranks: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum over planes `[H, W, R]` of mean squared differences, of density and of colour channels (sec. 4.3)."""
     density = color = 0.0
-    for plane, rank in zip(network.planes, network.config.density_ranks, strict=True):
+    for plane, rank in zip(planes, density_ranks, strict=True):
         down, right = (plane[1:] - plane[:-1]).square(), (plane[:, 1:] - plane[:, :-1]).square()
         density = density + down[..., :rank].mean() + right[..., :rank].mean()
         color = color + down[..., rank:].mean() + right[..., rank:].mean()

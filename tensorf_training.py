@@ -1,6 +1,7 @@
 """How a TensoRF is trained: coarse to fine, in a box that shrinks once, with its regularisers."""
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 
@@ -39,12 +40,16 @@ def tensorf_phase(args: argparse.Namespace, renderer: OccupancyRenderer) -> Phas
         shrunk = 0 < args.shrink_step <= step
         loss = args.l1_weight[shrunk] * density_l1(network)
         if isinstance(network, TensorVM) and any(args.tv_weight):
-            of_density, of_color = total_variation(network)
-            fading = TV_SCALE * 0.1 ** (step / args.N_iters)
-            loss = loss + fading * (args.tv_weight[0] * of_density + args.tv_weight[1] * of_color)
+            loss = loss + smoothness_loss(args, network.planes, step / args.N_iters)
         return loss
 
     return Phase("float", schedule, after_step=after_step, extra_loss=extra_loss)
+
+
+def smoothness_loss(args: argparse.Namespace, planes: Sequence[torch.Tensor], done: float) -> torch.Tensor:
+    """Total variation of planes `[H, W, R]` by `--tv_weight`, which fades to a tenth until all is `done`."""
+    of_density, of_color = total_variation(planes, args.density_ranks)
+    return TV_SCALE * 0.1**done * (args.tv_weight[0] * of_density + args.tv_weight[1] * of_color)
 
 
 def voxels_by_level(args: argparse.Namespace) -> list[int]:

@@ -9,7 +9,7 @@ adaptive coder would spend on it.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn as nn
@@ -18,8 +18,10 @@ from rendering import OccupancyRenderer, Rays, packed_weights, query_samples
 from tensorf import LINES, PLANES, TensorField, TensorNetwork, TensorVM, bilinear_corners, linear_corners, look_up
 
 PRUNED, CODED, KEPT = 0, 1, 2  # states of a plane's entry
+STEP = 0.15  # first step of rounding a plane, in root mean squares of what is rounded; of all else half of that
 Q_MAX = 127
 LEAST_SCALE = 0.04  # of a channel's values in steps: what an adaptive coder still learns of all-zero ones
+ITERATIONS = 60  # of fitting a codebook, one batch each
 CODEBOOK_DECAY = 0.9  # of the moving averages of a code, from one batch to the next
 DEAD = 0.05  # codes with less than this share of the mean weight start anew
 
@@ -119,7 +121,7 @@ class VQTensorVM(TensorNetwork):
     codes: how many rows of each table are codes, `[3]`.
     """
 
-    def __init__(self, network: TensorVM, states: list[torch.Tensor], codes, numbers, step: float):
+    def __init__(self, network: TensorVM, states: list[torch.Tensor], codes, numbers):
         """states: of each plane `[H, W]`; codes: `[K, R]`; numbers: `[2, H, W]` codes of CODED entries."""
         super().__init__(network.config, network.aabb, 1)
         self.tables, self.lines = nn.ModuleList(), nn.ModuleList()
@@ -127,16 +129,16 @@ class VQTensorVM(TensorNetwork):
         groups = list(zip(network.config.density_ranks, network.config.color_ranks, strict=True))
         for i, (plane, state, code, number) in enumerate(zip(network.planes, states, codes, numbers, strict=True)):
             kept = state == KEPT
-            self.tables.append(RoundedTensor(torch.cat([code, plane.detach()[kept]]), groups[i], step))
+            self.tables.append(RoundedTensor(torch.cat([code, plane.detach()[kept]]), groups[i], STEP))
             rows = torch.zeros((2, *state.shape), dtype=torch.int32, device=state.device)
             rows[:, state == CODED] = 1 + number[:, state == CODED].int()
             rows[:, kept] = 1 + len(code) + torch.arange(int(kept.sum()), dtype=torch.int32, device=state.device)
             self.register_buffer(f"rows_{i}", rows)
         for line, group in zip(network.lines, groups, strict=True):
-            self.lines.append(RoundedTensor(line, group, 0.5 * step))
-        self.basis = RoundedLinear(network.basis, 0.5 * step)
+            self.lines.append(RoundedTensor(line, group, 0.5 * STEP))
+        self.basis = RoundedLinear(network.basis, 0.5 * STEP)
         self.decoder = nn.Sequential(
-            *(RoundedLinear(layer, 0.5 * step) if isinstance(layer, nn.Linear) else layer for layer in network.decoder)
+            *(RoundedLinear(layer, 0.5 * STEP) if isinstance(layer, nn.Linear) else layer for layer in network.decoder)
         )
 
     @property
@@ -191,15 +193,22 @@ class VQTensorVM(TensorNetwork):
             components.append(of_plane[1] * of_line[:, rank:])
         return density, torch.cat(components, -1)
 
+    def planes(self) -> list[torch.Tensor]:
+        """Written out, `[H, W, R]` each, with gradients to codes and kept vectors."""
+        planes = []
+        for table, rows in zip(self.tables, self.rows, strict=True):
+            values = table()
+            entries = torch.cat([values.new_zeros(1, values.shape[1]), values])
+            parts = zip(rows, entries.split(table.groups, -1), strict=True)
+            planes.append(torch.cat([nn.functional.embedding(numbers, part) for numbers, part in parts], -1))
+        return planes
+
     @torch.no_grad()
     def dense(self) -> TensorVM:
         """The same field with its planes written out."""
         network = TensorVM(self.config, self.resolution, self.aabb)
-        for i, (table, rows) in enumerate(zip(self.tables, self.rows, strict=True)):
-            values = table()
-            entries = torch.cat([values.new_zeros(1, values.shape[1]), values])
-            parts = [part[number] for part, number in zip(entries.split(table.groups, -1), rows.long(), strict=True)]
-            network.planes[i].copy_(torch.cat(parts, -1))
+        for i, plane in enumerate(self.planes()):
+            network.planes[i].copy_(plane)
             network.lines[i].copy_(self.lines[i]())
         network.basis.weight.copy_(self.basis.weight())
         for ours, theirs in zip(network.decoder, self.decoder, strict=True):
@@ -273,7 +282,7 @@ def fit_codebook(
     weight: torch.Tensor,
     count: int,
     generator: torch.Generator,
-    iterations: int = 60,
+    iterations: int = ITERATIONS,
     batch: int = 16384,
 ) -> torch.Tensor:
     """Codes `[count, R]` that are near to vectors `[N, R]` of weight `[N]`, N > 0; fewer if N is fewer.
@@ -334,10 +343,11 @@ def vector_quantize(
     kept: float,
     pruned: float,
     codebook_size: int,
-    step: float,
     seed: int,
+    iterations: int = ITERATIONS,
 ) -> VQTensorVM:
-    """A trained VM field in three kinds of entries; `kept`, `pruned`: as in `split_by_importance`."""
+    """A trained VM field in three kinds of entries; `kept`, `pruned`: as in `split_by_importance`, `iterations`:
+    as in `fit_codebook`."""
     network = field.network
     generator = torch.Generator(network.aabb.device).manual_seed(seed)
     states, codebooks, numbers = [], [], []
@@ -349,11 +359,25 @@ def vector_quantize(
         codes = []
         for group, vectors in enumerate(groups):
             if len(vectors):
-                codes.append(fit_codebook(vectors, matter[coded], codebook_size, generator))
+                codes.append(fit_codebook(vectors, matter[coded], codebook_size, generator, iterations))
                 number[group, coded] = assign(vectors, codes[-1])[0]
             else:
                 codes.append(vectors)
         states.append(state)
         codebooks.append(torch.cat(codes, -1))
         numbers.append(number)
-    return VQTensorVM(network, states, codebooks, numbers, step)
+    return VQTensorVM(network, states, codebooks, numbers)
+
+
+@torch.no_grad()
+def relative_error(network: VQTensorVM, planes: Sequence[torch.Tensor], importance: Sequence[torch.Tensor]) -> float:
+    """What the network's planes lost of `planes [H, W, R]`: the squared error of density and of colour channels,
+    weighted by importance `[H, W]`, each relative to the weighted square of what it was, and added."""
+    errors, squares = torch.zeros(2), torch.zeros(2)
+    for ours, plane, matter, rank in zip(
+        network.planes(), planes, importance, network.config.density_ranks, strict=True
+    ):
+        for total, values in ((errors, ours - plane), (squares, plane)):
+            by_channel = (values.square() * matter[..., None]).sum((0, 1)).cpu()
+            total += torch.stack([by_channel[:rank].sum(), by_channel[rank:].sum()])
+    return float((errors / squares.clamp_min(1e-30)).sum())

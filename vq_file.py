@@ -53,7 +53,14 @@ def encode(network: VQTensorVM) -> tuple[dict, dict[str, torch.Tensor]]:
     codes, states = network.codes.tolist(), [state.cpu().numpy() for state in network.states()]
     given: dict[str, np.ndarray] = {}
     for i, (state, count) in enumerate(zip(states, codes, strict=True)):
-        numbers = network.rows[i].cpu().numpy()[:, state == CODED] - 1
+        numbers = [
+            first_of_equals(book)[np.clip(rows - 1, 0, count - 1)] if count else rows
+            for book, rows in zip(
+                np.split(integers[i][:count], [network.tables[i].groups[0]], 1),
+                network.rows[i].cpu().numpy(),
+                strict=True,
+            )
+        ]
         plane = np.zeros((*state.shape, integers[i].shape[1]), np.int64)
         plane[state == KEPT] = integers[i][count:]
         given |= {f"states.{i}": state, f"codes.{i}": integers[i][None, :count]}
@@ -71,6 +78,12 @@ def encode(network: VQTensorVM) -> tuple[dict, dict[str, torch.Tensor]]:
         "biases": torch.cat(biases).half().cpu(),
         "aabb": network.aabb.cpu(),
     }
+
+
+def first_of_equals(rows: np.ndarray) -> np.ndarray:
+    """For each row of `[K, C]` the number of the first one like it: codes that round alike need no telling apart."""
+    _, first, kind = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    return first[kind.reshape(-1)]
 
 
 def encode_grid(grid: OccupancyGrid) -> tuple[str, torch.Tensor]:
@@ -165,16 +178,16 @@ def _walk(
         ranks = config.density_ranks[i], config.color_ranks[i]
         shape = resolution[row], resolution[column]
         state = found[f"states.{i}"] = code_states(coder, shape, given.get(f"states.{i}"))
-        count = int((state == CODED).sum())
-        numbers = given.get(f"numbers.{i}", (None, None))
-        if count and not codes[i]:
+        coded = state == CODED
+        if coded.any() and not codes[i]:
             raise BrokenFile("VQ-TensoRF: entries with codes, but no codebook")
-        numbers = [code_numbers(coder, count, codes[i], of_group) for of_group in numbers] if count else []
         code_table(f"codes.{i}", (codes[i], sum(ranks)), ranges[i])
         plane = np.array(given.get(f"planes.{i}", np.zeros((*shape, sum(ranks)), np.int64)))
-        book = np.split(found[f"codes.{i}"][0], [ranks[0]], axis=1)
-        if count:
-            plane[state == CODED] = np.concatenate([part[n] for part, n in zip(book, numbers, strict=True)], 1)
+        if coded.any():
+            books = np.split(found[f"codes.{i}"][0], [ranks[0]], axis=1)
+            given_numbers = given.get(f"numbers.{i}", (None, None))
+            numbers = [code_numbers(coder, coded, *pair) for pair in zip(books, given_numbers, strict=True)]
+            plane[coded] = np.concatenate([book[n[coded]] for book, n in zip(books, numbers, strict=True)], 1)
         found[f"planes.{i}"] = code_values(coder, state == KEPT, *ranges[i], plane, state == CODED)
     for i, axis in enumerate(LINES):
         code_table(f"lines.{i}", (resolution[axis], config.density_ranks[i] + config.color_ranks[i]), ranges[3 + i])

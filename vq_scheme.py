@@ -1,6 +1,7 @@
 """How a trained TensoRF comes to train through pruning, codebooks and rounding, and its file."""
 
 import argparse
+import itertools
 import math
 import tempfile
 from collections.abc import Iterator
@@ -15,23 +16,34 @@ from model_file import save_vq_model
 from rendering import OccupancyRenderer, Rays, Rendering
 from scene import Scene
 from tensorf import TensorVM
-from vector_quantization import PRUNED, VQTensorVM, balance, plane_importance, vector_quantize
+from tensorf_training import smoothness_loss
+from vector_quantization import (
+    ITERATIONS,
+    PRUNED,
+    VQTensorVM,
+    balance,
+    plane_importance,
+    relative_error,
+    vector_quantize,
+)
 from vq_file import VQField, encode
 
 RATE_SHARE = 8  # every so many rows tell the rate of all
-STEP = 0.15  # first step of rounding, in root mean squares of what is rounded
 
 # For --target_bytes.
 HEADROOM = 1.25  # first size over target: what training with a rate wins back
+KEPT_SHARES = (0.0, 0.3, 0.6, 0.8, 0.9, 0.95, 1.0)  # of all importance, tried with
+CODEBOOK_PARTS = (1, 4, 16)  # codebooks of one of these parts of --codebook_size,
+LEAST_CODES = 16  # but so many codes at least,
+FEW_ITERATIONS = 8  # fitted in so few for the trial
 TRIALS = 8  # of the bisections
-LEAST_CODES = 16
 LOOK_INTERVAL = 20  # steps after which the rate's weight is set anew
 # Of that: how strongly its logarithm answers to sizes that were off, and to one that is.
 INTEGRAL_GAIN, PROPORTIONAL_GAIN = 4.0, 10.0
 SETTLED = 0.6  # share of the steps after which the size is to be right
 CODED_SHARE = 0.1  # of the steps after which the size is measured by coding
 MOST_WEIGHT = 1e-2  # loss per kilobyte
-COARSEST = 16.0  # times the trained steps, at the very end
+FINEST, COARSEST = 0.25, 16.0  # times the steps there are
 CONTROL = ("weight", "pressure", "first", "overhead", "looked")  # what of it a checkpoint holds
 
 
@@ -72,7 +84,7 @@ class VQScheme:
         states = [torch.full(plane.shape[:2], PRUNED, dtype=torch.uint8) for plane in network.planes]
         codes = [plane.detach()[0, :0] for plane in network.planes]
         numbers = [torch.zeros((2, *state.shape), dtype=torch.long) for state in states]
-        self._take(VQTensorVM(network, states, codes, numbers, STEP))
+        self._take(VQTensorVM(network, states, codes, numbers))
 
     def _take(self, network: VQTensorVM) -> None:
         self.renderer.field = VQField(self._float.config, network.to(self.renderer.grid.aabb.device))
@@ -87,43 +99,74 @@ class VQScheme:
         self.renderer.field = self._float
         balance(self._float.network)
         self._importance = plane_importance(self.renderer, self._rays())
-        kept, codes = self.args.vq_keep, self.args.codebook_size
         if self.args.target_bytes:
-            kept, codes = self._fit_target()
-        self._split(kept, codes)
+            kept, codes, coarser = self._fit_target()
+            self._split(kept, codes)
+            self.renderer.field.network.coarsen(coarser)
+        else:
+            self._split(self.args.vq_keep, self.args.codebook_size)
         return {name: value.cpu() for name, value in self.renderer.field.network.state_dict().items()}
 
-    def _split(self, kept: float, codes: int) -> int:
-        """Makes the network anew with so large a share kept; returns the bytes of its file."""
+    def _split(self, kept: float, codes: int, iterations: int = ITERATIONS) -> None:
+        """Makes the network anew with so large a share kept."""
         prune, seed = self.args.vq_prune, self.args.seed
-        self._take(vector_quantize(self._float, self._importance, kept, prune, codes, STEP, seed))
-        return self._size()
+        self._take(vector_quantize(self._float, self._importance, kept, prune, codes, seed, iterations))
 
     def _size(self) -> int:
         """Of the file, were it written now."""
         with tempfile.TemporaryDirectory() as folder:
             return self.save(Path(folder) / "model.safetensors")
 
-    def _fit_target(self) -> tuple[float, int]:
-        """The largest share kept, and the codes of a codebook, for a file of HEADROOM times `--target_bytes`.
+    def _fit_target(self) -> tuple[float, int, float]:
+        """The share kept, the codes of a codebook, and by what to make steps coarser, that together lose least of
+        what matters in a file of HEADROOM times `--target_bytes`.
 
         Raises BadInput, with the smallest size there is, where the target is below it.
         """
-        limit = HEADROOM * self.args.target_bytes
-        codes = self.args.codebook_size
-        while (size := self._split(0.0, codes)) > limit and codes > LEAST_CODES:
-            codes = max(LEAST_CODES, codes // 2)
-        if size > limit and (least := self._coarsened(COARSEST)) > self.args.target_bytes:
-            raise BadInput(
-                f"--target_bytes {self.args.target_bytes}: the smallest file of this field has about {least} bytes; "
-                "give that many, or train one of fewer --voxels_final, ranks or --decoder_width"
-            )
-        low, high = 0.0, 1.0
-        for _ in range(TRIALS if size < limit else 0):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self._split(middle, codes) <= limit else (low, middle)
-        print(f"--target_bytes: codebooks of {codes}, and {low:.1%} of all importance in kept entries")
-        return low, codes
+        planes = [plane.detach() for plane in self._float.network.planes]
+        code_counts = {max(LEAST_CODES, self.args.codebook_size // part) for part in CODEBOOK_PARTS}
+        best, least_error = None, math.inf
+        for kept, codes in itertools.product(KEPT_SHARES, sorted(code_counts, reverse=True)):
+            self._split(kept, codes, iterations=FEW_ITERATIONS)
+            network = self.renderer.field.network
+            coarser = self._coarser_for(HEADROOM * self.args.target_bytes)
+            if coarser is None:
+                continue
+            network.coarsen(coarser)
+            error = relative_error(network, planes, self._importance)
+            if error < least_error:
+                best, least_error = (kept, codes, coarser), error
+        if best is None:
+            best = 0.0, min(code_counts), COARSEST
+            self._split(*best[:2])
+            if (least := self._coarsened(COARSEST)) > self.args.target_bytes:
+                raise BadInput(
+                    f"--target_bytes {self.args.target_bytes}: the smallest file of this field has about {least} "
+                    "bytes; give that many, or train one of fewer --voxels_final, ranks or --decoder_width"
+                )
+        kept, codes, coarser = best
+        print(f"--target_bytes: {kept:.0%} of all importance kept, codebooks of {codes}, steps times {coarser:.2f}")
+        return best
+
+    def _coarser_for(self, limit: float) -> float | None:
+        """By what to make steps coarser for a file of about so many bytes; None if nothing does."""
+        network = self.renderer.field.network
+
+        def estimate() -> float:
+            with torch.no_grad():
+                return float(network.bits()) / 8
+
+        other = self._size() - estimate()
+        low, high = FINEST, COARSEST
+        for trial in range(TRIALS):
+            middle = COARSEST if trial == 0 else math.sqrt(low * high)
+            network.coarsen(middle)
+            fits = other + estimate() <= limit
+            network.coarsen(1 / middle)
+            if not fits and trial == 0:
+                return None
+            low, high = (low, middle) if fits else (middle, high)
+        return high
 
     def _rays(self) -> Iterator[Rays]:
         """Training rays, all or `--importance_rays` drawn at random, in parts."""
@@ -153,8 +196,12 @@ class VQScheme:
         self._weight = self.args.rate_weight * math.exp(min(self._pressure + PROPORTIONAL_GAIN * over, most))
 
     def extra_loss(self, batch: Batch, rendering: Rendering, step: int) -> torch.Tensor:
-        """The price of the file's bytes."""
-        return self._weight * self.renderer.field.network.bits(RATE_SHARE, step) / 8000
+        """The price of the file's bytes, and what kept the float field's planes smooth in the end."""
+        network = self.renderer.field.network
+        loss = self._weight * network.bits(RATE_SHARE, step) / 8000
+        if any(self.args.tv_weight):  # L1 has no such part here: the price is a weight on magnitudes too
+            loss = loss + smoothness_loss(self.args, network.planes(), done=1.0)
+        return loss
 
     def finish(self) -> None:
         """Makes the network what its file will be, and that no larger than `--target_bytes`."""

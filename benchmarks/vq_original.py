@@ -36,9 +36,6 @@ class OriginalRecipe(VQScheme):
         for tensor in network.rounded().values():
             tensor.forward = lambda tensor=tensor: tensor.value
 
-    def _size(self) -> int:
-        return 0  # not asked
-
     def save(self, path: Path) -> int:
         """Writes the zipped arrays, and puts what they hold into the renderer; returns their bytes."""
         network = self.renderer.field.network

@@ -9,17 +9,20 @@ from hypothesis import strategies as st
 
 import entropy_coding
 from entropy_coding import (
+    AdaptiveModel,
     LzmaDecoder,
     LzmaEncoder,
     RangeDecoder,
     RangeEncoder,
     code_cells,
+    code_from_zero,
     code_numbers,
     code_states,
     code_values,
     fronts,
     make_decoder,
     make_encoder,
+    uniform,
 )
 from errors import BadInput, BrokenFile
 
@@ -51,27 +54,55 @@ def test_fronts_visit_each_entry_once_and_after_its_neighbours(rows, columns):
 def test_everything_comes_back(encoder, decoder, rows, columns, channels, seed):
     random = np.random.default_rng(seed)
     states = random.integers(0, 3, (rows, columns))
-    numbers = random.integers(0, 300, int((states == 1).sum()))
     wanted, there = states == 2, states == 1
+    codes = random.integers(-3, 4, (20, channels))  # some of them alike
+    numbers = random.integers(0, 20, states.shape) * there
     table = random.integers(-7, 12, (rows, columns, channels)) * (wanted | there)[..., None]
     writer = encoder()
     code_states(writer, states.shape, states)
-    code_numbers(writer, len(numbers), 300, numbers)
+    code_numbers(writer, there, codes, numbers)
     code_values(writer, wanted, -7, 11, table, there)
     reader = decoder(writer.bytes())
     np.testing.assert_array_equal(code_states(reader, states.shape), states)
-    np.testing.assert_array_equal(code_numbers(reader, len(numbers), 300), numbers)
+    np.testing.assert_array_equal(code_numbers(reader, there, codes), numbers)
     known = table * there[..., None]
     np.testing.assert_array_equal(code_values(reader, wanted, -7, 11, known, there), table)
 
 
-def test_independent_numbers_take_their_entropy():
+EVERYWHERE = np.ones((64, 64), bool)
+
+
+def test_numbers_that_neighbours_tell_nothing_of_take_their_entropy():
     random = np.random.default_rng(0)
-    probabilities = np.array([0.7, 0.2, 0.05, 0.05])
-    numbers = random.choice(4, 20_000, p=probabilities)
-    entropy = -(probabilities * np.log2(probabilities)).sum() * len(numbers) / 8
-    size = len(written(lambda coder: code_numbers(coder, len(numbers), 4, numbers)))
-    assert 0.97 * entropy < size < 1.03 * entropy
+    codes, numbers = random.integers(-9, 10, (256, 8)), random.integers(0, 256, EVERYWHERE.shape)
+    size = len(written(lambda coder: code_numbers(coder, EVERYWHERE, codes, numbers)))
+    assert numbers.size < size < 1.03 * numbers.size
+
+
+def test_neighbours_tell_of_numbers():
+    """Near codes side by side take a fraction of what the same ones do in random places."""
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64] / 10
+    plane = np.stack([np.sin(x + y), np.cos(x - y), np.sin(2 * x), np.cos(2 * y)], -1) * 20
+    codes = np.round(plane.reshape(-1, 4)[random.permutation(64 * 64)[:256]]).astype(int)
+    numbers = np.square(plane[:, :, None] - codes).sum(-1).argmin(-1)
+    mixed = random.permutation(numbers.reshape(-1)).reshape(numbers.shape)
+    sizes = [len(written(lambda coder, n=n: code_numbers(coder, EVERYWHERE, codes, n))) for n in (numbers, mixed)]
+    assert sizes[0] < 0.5 * sizes[1]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(0, 2**20), min_size=1, max_size=50), st.integers(0, 2**31))
+def test_whole_numbers_of_any_size_come_back(values, seed):
+    """What octaves and bits under many contexts write is what they read."""
+    values = np.array(values)
+    contexts = np.random.default_rng(seed).integers(0, 3, len(values))
+
+    def models() -> tuple[AdaptiveModel, AdaptiveModel]:
+        return AdaptiveModel(3, uniform(22)), AdaptiveModel(8 * 22, uniform(2))
+
+    content = written(lambda coder: code_from_zero(coder, *models(), contexts, values))
+    np.testing.assert_array_equal(code_from_zero(RangeDecoder(content), *models(), contexts), values)
 
 
 def test_regions_cost_their_borders():
@@ -117,9 +148,9 @@ def test_two_writings_are_the_same_bytes():
 
 def test_a_stream_of_lzma_that_ends_early_or_is_none():
     writer = LzmaEncoder()
-    code_numbers(writer, 10, 4, np.arange(10) % 4)
+    code_states(writer, (2, 5), np.ones((2, 5), int))
     with pytest.raises(BrokenFile, match="ends early"):
-        code_numbers(LzmaDecoder(writer.bytes()), 11, 4)
+        code_states(LzmaDecoder(writer.bytes()), (2, 6))
     with pytest.raises(BrokenFile, match="damaged"):
         LzmaDecoder(b"not a stream")
 

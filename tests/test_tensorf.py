@@ -143,10 +143,10 @@ def test_regularisers_by_hand():
         for factor in network.factors():
             factor.fill_(-0.5)
     assert density_l1(network).item() == pytest.approx(6 * 0.5)
-    assert [v.item() for v in total_variation(network)] == [0, 0]
+    assert [v.item() for v in total_variation(network.planes, network.config.density_ranks)] == [0, 0]
     with torch.no_grad():  # channel 0 is density; 4 rows of 5: rising by 2 from row to row
         network.planes[0][..., 0] = 2 * torch.arange(4.0)[:, None]
-    density, color = total_variation(network)
+    density, color = total_variation(network.planes, network.config.density_ranks)
     assert density.item() == pytest.approx(4 / 2) and color.item() == 0  # the mean over both density channels
 
 

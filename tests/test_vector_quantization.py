@@ -14,7 +14,7 @@ from errors import BrokenFile
 from model_file import load_renderer
 from occupancy import OccupancyGrid
 from rendering import OccupancyRenderer, Rays, RaySetup
-from tensorf import TensorfConfig, TensorField
+from tensorf import TensorfConfig, TensorField, total_variation
 from vector_quantization import (
     CODED,
     KEPT,
@@ -25,6 +25,7 @@ from vector_quantization import (
     fit_codebook,
     laplace_bits,
     plane_importance,
+    relative_error,
     split_by_importance,
     vector_quantize,
 )
@@ -41,7 +42,7 @@ def make(resolution=(9, 8, 10)) -> TensorField:
 def quantized(kept: float = 0.5, pruned: float = 0.05) -> VQField:
     field = make()
     importance = [torch.rand(plane.shape[:2]) ** 3 for plane in field.network.planes]
-    return VQField(CONFIG, vector_quantize(field, importance, kept, pruned, 8, 0.1, seed=0))
+    return VQField(CONFIG, vector_quantize(field, importance, kept, pruned, 8, seed=0))
 
 
 # --------------------------------------------------------------------------------------- rounding
@@ -183,6 +184,20 @@ def test_looking_up_rows_is_looking_up_the_dense_planes():
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_smoothness_of_shared_entries_reaches_their_codes():
+    """Written-out planes vary as the field's do, and all users of a code pull on it."""
+    network = quantized().network
+    planes = network.planes()
+    expected = total_variation(network.dense().planes, CONFIG.density_ranks)
+    found = total_variation(planes, CONFIG.density_ranks)
+    torch.testing.assert_close(found, expected)
+    users = network.rows[0] == 1
+    shared = torch.cat([mask.unsqueeze(-1).expand(*mask.shape, r) for mask, r in zip(users, (2, 3), strict=True)], -1)
+    by_entry = torch.autograd.grad(sum(found), planes[0], retain_graph=True)[0]
+    by_code = torch.autograd.grad(sum(found), network.tables[0].value)[0][0]
+    torch.testing.assert_close(by_code, (by_entry * shared).sum((0, 1)))
+
+
 def test_pruned_entries_are_zero():
     network = quantized().network
     for plane, state in zip(network.dense().planes, network.states(), strict=True):
@@ -203,6 +218,34 @@ def test_the_file_is_the_field(kept):
     torch.testing.assert_close(again(positions, directions)[1], field(positions, directions)[1])
 
 
+def test_codes_that_round_alike_are_written_as_one():
+    """The file is smaller for it, and the field is the same."""
+    network = quantized(kept=0.0).network
+    sizes = []
+    for _ in range(2):
+        expected = network.dense().planes
+        described, tensors = encode(network)
+        sizes.append(len(tensors["stream"]))
+        decoded = decode({**CONFIG.__dict__, **described}, tensors).network
+        assert all(map(torch.equal, decoded.planes, expected))
+        for table in network.tables:
+            table.value.data[1:] = table.value.data[:1]
+    assert sizes[1] < sizes[0] - 50  # 250 entries with two of eight codes each, and the codes
+
+
+def test_relative_error_by_hand():
+    network = quantized().network
+    planes, ranks = network.dense().planes, CONFIG.density_ranks
+    ones = [torch.ones(plane.shape[:2]) for plane in planes]
+    assert relative_error(network, planes, ones) == 0
+    brighter = [torch.cat([plane[..., :r], 2 * plane[..., r:]], -1) for plane, r in zip(planes, ranks, strict=True)]
+    assert relative_error(network, brighter, ones) == pytest.approx(0.25)  # colours lost half of their size
+    denser = [torch.cat([3 * plane[..., :r], plane[..., r:]], -1) for plane, r in zip(planes, ranks, strict=True)]
+    assert relative_error(network, denser, ones) == pytest.approx(4 / 9)
+    unseen = [torch.zeros(plane.shape[:2]) for plane in planes]
+    assert relative_error(network, denser, unseen) == 0
+
+
 def test_estimated_bits_are_near_the_coded_ones():
     """Where values are as the price takes them to be: Laplace, without neighbours that tell of them."""
     torch.manual_seed(0)
@@ -212,7 +255,7 @@ def test_estimated_bits_are_near_the_coded_ones():
         for factor in field.network.factors():
             factor.copy_(torch.distributions.Laplace(0.0, 1.0).sample(factor.shape))
     importance = [torch.ones(plane.shape[:2]) for plane in field.network.planes]
-    network = vector_quantize(field, importance, 1.0, 0.0, 8, 0.5, seed=0)
+    network = vector_quantize(field, importance, 1.0, 0.0, 8, seed=0)
     _, tensors = encode(network)
     assert network.bits().item() / 8 == pytest.approx(len(tensors["stream"]), rel=0.06)
     assert network.bits(4, 1).item() == pytest.approx(network.bits().item(), rel=0.05)
@@ -306,6 +349,18 @@ def test_target_bytes_are_kept_to(finished, tmp_path):
         run(run_vq, *TINY_VQ, *start, "--expname", target, "--qat_iters", "150", "--target_bytes", target)
         model = json.loads((tmp_path / str(target) / "metrics.json").read_text())["models"]["vq"]
         assert 0.85 * target < model["bytes"] <= target
+
+
+def test_the_finetune_keeps_planes_smooth(finished, tmp_path):
+    """With `--tv_weight` they vary less than without, from the same field."""
+    variation = []
+    for weight in ("0", "10"):
+        start = "--ft_path", finished / "000060.tar"
+        run(run_vq, *TINY_VQ, *start, "--basedir", tmp_path, "--expname", weight, "--tv_weight", weight, weight)
+        renderer, _, _ = load_renderer(tmp_path / weight / "model_vq.safetensors", torch.device("cpu"))
+        network = renderer.field.network
+        variation.append(sum(total_variation(network.planes, network.config.density_ranks)).item())
+    assert variation[1] < 0.8 * variation[0]
 
 
 def test_a_target_that_cannot_be_met_names_the_smallest(finished, tmp_path, capsys):
