@@ -29,7 +29,7 @@ from run_nerf_helpers import FieldConfig, RadianceField, make_field
 from scene import Cameras, check_poses
 from tensorf_file import load_tensor_field
 
-FORMAT, VERSION = "nerf-qat", 2
+FORMAT, VERSION = "nerf-qat", 3
 FLOAT_BACKEND = "torch float32"  # what renders float32 networks and decoded tensor fields
 BITNETS = ("ternary", "w4a8")  # precisions of files that hold a BitNeRF
 TENSOR_FIELDS = {"tensorf": load_tensor_field, "vq_tensorf": vq_file.decode}  # by kind

@@ -13,6 +13,7 @@ import distributed
 from batches import Batch, RayBatches
 from errors import BadInput
 from model_file import save_vq_model
+from progress import progress_bar
 from rendering import OccupancyRenderer, Rays, Rendering
 from scene import Scene
 from tensorf import TensorVM
@@ -123,10 +124,11 @@ class VQScheme:
 
         Raises BadInput, with the smallest size there is, where the target is below it.
         """
-        planes = [plane.detach() for plane in self._float.network.planes]
-        code_counts = {max(LEAST_CODES, self.args.codebook_size // part) for part in CODEBOOK_PARTS}
+        planes, most = [plane.detach() for plane in self._float.network.planes], self.args.codebook_size
+        code_counts = sorted({min(most, max(LEAST_CODES, most // part)) for part in CODEBOOK_PARTS}, reverse=True)
+        candidates = list(itertools.product(KEPT_SHARES, code_counts))
         best, least_error = None, math.inf
-        for kept, codes in itertools.product(KEPT_SHARES, sorted(code_counts, reverse=True)):
+        for kept, codes in progress_bar(candidates, desc="ways to split", unit="way"):
             self._split(kept, codes, iterations=FEW_ITERATIONS)
             network = self.renderer.field.network
             coarser = self._coarser_for(HEADROOM * self.args.target_bytes)
@@ -137,7 +139,7 @@ class VQScheme:
             if error < least_error:
                 best, least_error = (kept, codes, coarser), error
         if best is None:
-            best = 0.0, min(code_counts), COARSEST
+            best = 0.0, code_counts[-1], COARSEST
             self._split(*best[:2])
             if (least := self._coarsened(COARSEST)) > self.args.target_bytes:
                 raise BadInput(
@@ -151,22 +153,26 @@ class VQScheme:
     def _coarser_for(self, limit: float) -> float | None:
         """By what to make steps coarser for a file of about so many bytes; None if nothing does."""
         network = self.renderer.field.network
+        other = self._size() - self._estimate()
 
-        def estimate() -> float:
-            with torch.no_grad():
-                return float(network.bits()) / 8
+        def fits(factor: float) -> bool:
+            network.coarsen(factor)
+            size = other + self._estimate()
+            network.coarsen(1 / factor)
+            return size <= limit
 
-        other = self._size() - estimate()
+        if not fits(COARSEST):
+            return None
         low, high = FINEST, COARSEST
-        for trial in range(TRIALS):
-            middle = COARSEST if trial == 0 else math.sqrt(low * high)
-            network.coarsen(middle)
-            fits = other + estimate() <= limit
-            network.coarsen(1 / middle)
-            if not fits and trial == 0:
-                return None
-            low, high = (low, middle) if fits else (middle, high)
+        for _ in range(TRIALS):
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if fits(middle) else (middle, high)
         return high
+
+    def _estimate(self) -> float:
+        """Bytes of all rounded numbers."""
+        with torch.no_grad():
+            return float(self.renderer.field.network.bits()) / 8
 
     def _rays(self) -> Iterator[Rays]:
         """Training rays, all or `--importance_rays` drawn at random, in parts."""
@@ -183,8 +189,7 @@ class VQScheme:
         if not self.args.target_bytes or step % LOOK_INTERVAL or step <= self._looked:
             return
         self._looked = step
-        with torch.no_grad():
-            estimate = float(self.renderer.field.network.bits()) / 8
+        estimate = self._estimate()
         if self._first is None or step % max(1, round(CODED_SHARE * self.steps)) < LOOK_INTERVAL:
             self._overhead = self._size() - estimate
         size, target = estimate + self._overhead, self.args.target_bytes
