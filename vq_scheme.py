@@ -33,10 +33,11 @@ RATE_SHARE = 8  # every so many rows tell the rate of all
 
 # For --target_bytes.
 HEADROOM = 1.25  # first size over target: what training with a rate wins back
-KEPT_SHARES = (0.0, 0.3, 0.6, 0.8, 0.9, 0.95, 1.0)  # of all importance, tried with
+KEPT_SHARES = (0.0, 0.3, 0.6, 0.8, 0.9, 1.0)  # of all importance, tried with
 CODEBOOK_PARTS = (1, 4, 16)  # codebooks of one of these parts of --codebook_size,
 LEAST_CODES = 16  # but so many codes at least,
 FEW_ITERATIONS = 8  # fitted in so few for the trial
+CORRECTIONS = 2  # of an estimated size by a coded one
 TRIALS = 8  # of the bisections
 LOOK_INTERVAL = 20  # steps after which the rate's weight is set anew
 # Of that: how strongly its logarithm answers to sizes that were off, and to one that is.
@@ -124,50 +125,68 @@ class VQScheme:
 
         Raises BadInput, with the smallest size there is, where the target is below it.
         """
-        planes, most = [plane.detach() for plane in self._float.network.planes], self.args.codebook_size
-        code_counts = sorted({min(most, max(LEAST_CODES, most // part)) for part in CODEBOOK_PARTS}, reverse=True)
-        candidates = list(itertools.product(KEPT_SHARES, code_counts))
-        best, least_error = None, math.inf
-        for kept, codes in progress_bar(candidates, desc="ways to split", unit="way"):
-            self._split(kept, codes, iterations=FEW_ITERATIONS)
-            network = self.renderer.field.network
-            coarser = self._coarser_for(HEADROOM * self.args.target_bytes)
-            if coarser is None:
-                continue
-            network.coarsen(coarser)
-            error = relative_error(network, planes, self._importance)
-            if error < least_error:
-                best, least_error = (kept, codes, coarser), error
-        if best is None:
-            best = 0.0, code_counts[-1], COARSEST
-            self._split(*best[:2])
+        most = self.args.codebook_size
+        counts = sorted({min(most, max(LEAST_CODES, most // part)) for part in CODEBOOK_PARTS}, reverse=True)
+        places = set(itertools.product(range(len(KEPT_SHARES)), range(len(counts))))
+        tried: dict[tuple[int, int], tuple[bool, float, float]] = {}
+
+        def result(at: tuple[int, int]) -> tuple[bool, float, float]:
+            if at not in tried:
+                tried[at] = self._try_split(KEPT_SHARES[at[0]], counts[at[1]])
+                bar.update()
+            return tried[at]
+
+        # Downhill from the middle of what there is to try, which is smooth.
+        at, better = None, (len(KEPT_SHARES) // 2, len(counts) // 2)
+        with progress_bar(desc="ways to split", unit="way", leave=False) as bar:
+            while at != better:
+                at = better
+                around = [(at[0] + kept, at[1] + count) for kept, count in ((0, 0), (-1, 0), (1, 0), (0, 1), (0, -1))]
+                better = min((place for place in around if place in places), key=result)
+        kept, codes = KEPT_SHARES[at[0]], counts[at[1]]
+        too_large, _, coarser = tried[at]
+        if too_large:
+            self._split(kept, codes)
             if (least := self._coarsened(COARSEST)) > self.args.target_bytes:
                 raise BadInput(
                     f"--target_bytes {self.args.target_bytes}: the smallest file of this field has about {least} "
                     "bytes; give that many, or train one of fewer --voxels_final, ranks or --decoder_width"
                 )
-        kept, codes, coarser = best
         print(f"--target_bytes: {kept:.0%} of all importance kept, codebooks of {codes}, steps times {coarser:.2f}")
-        return best
+        return kept, codes, coarser
+
+    def _try_split(self, kept: float, codes: int) -> tuple[bool, float, float]:
+        """Whether it is too large in any case; what it loses, or then its least bytes; how much coarser steps get."""
+        self._split(kept, codes, iterations=FEW_ITERATIONS)
+        network = self.renderer.field.network
+        coarser = self._coarser_for(HEADROOM * self.args.target_bytes)
+        if coarser is None:
+            return True, self._coarsened(COARSEST), COARSEST
+        network.coarsen(coarser)
+        planes = [plane.detach() for plane in self._float.network.planes]
+        return False, relative_error(network, planes, self._importance), coarser
 
     def _coarser_for(self, limit: float) -> float | None:
         """By what to make steps coarser for a file of about so many bytes; None if nothing does."""
         network = self.renderer.field.network
-        other = self._size() - self._estimate()
 
-        def fits(factor: float) -> bool:
+        def estimate(factor: float) -> float:
             network.coarsen(factor)
-            size = other + self._estimate()
+            numbers = self._estimate()
             network.coarsen(1 / factor)
-            return size <= limit
+            return numbers
 
-        if not fits(COARSEST):
-            return None
-        low, high = FINEST, COARSEST
-        for _ in range(TRIALS):
-            middle = math.sqrt(low * high)
-            low, high = (low, middle) if fits(middle) else (middle, high)
-        return high
+        found = 1.0
+        for _ in range(CORRECTIONS):  # by what the estimate leaves out, which changes with the steps
+            ratio = self._coarsened(found) / estimate(found)
+            if ratio * estimate(COARSEST) > limit:
+                return None
+            low, high = FINEST, COARSEST
+            for _ in range(TRIALS):
+                middle = math.sqrt(low * high)
+                low, high = (low, middle) if ratio * estimate(middle) <= limit else (middle, high)
+            found = high
+        return found
 
     def _estimate(self) -> float:
         """Bytes of all rounded numbers."""
