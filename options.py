@@ -155,9 +155,14 @@ def config_parser() -> configargparse.ArgumentParser:
     add = group.add_argument
     add("--vq_keep", type=float, default=0.7, help="share of all importance whose plane entries are kept as they are")
     add("--vq_prune", type=float, default=0.001, help="share of all importance whose plane entries are left out")
-    add("--codebook_size", type=positive(int), default=1024, help="codes of each plane's codebooks")
+    add(
+        "--codebook_size",
+        type=positive(int),
+        default=1024,
+        help="codes of each plane's codebooks; the most, under --target_bytes",
+    )
     add("--importance_rays", type=positive(int), default=2**21, help="training rays that importance is measured on")
-    add("--target_bytes", type=positive(int), help="bytes the file may have: picks what is kept and what bytes cost")
+    add("--target_bytes", type=positive(int), help="bytes the file may have: chooses in place of --vq_keep")
     add("--rate_weight", type=float, default=1e-6, help="loss (mean squared error) per kilobyte of the file")
 
     group = parser.add_argument_group("sampling")

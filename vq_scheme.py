@@ -1,10 +1,11 @@
 """How a trained TensoRF comes to train through pruning, codebooks and rounding, and its file."""
 
 import argparse
-import itertools
+import functools
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -47,6 +48,31 @@ CODED_SHARE = 0.1  # of the steps after which the size is measured by coding
 MOST_WEIGHT = 1e-2  # loss per kilobyte
 FINEST, COARSEST = 0.25, 16.0  # times the steps there are
 CONTROL = ("weight", "pressure", "first", "overhead", "looked")  # what of it a checkpoint holds
+
+
+@dataclass(frozen=True, order=True)
+class Trial:
+    """What a way to split the entries comes to at the target's size: the least is the best.
+
+    loss: `relative_error`, or, where the file is too large in any case, its least bytes. coarser: by what
+    steps are larger for that size.
+    """
+
+    too_large: bool
+    loss: float
+    coarser: float
+
+
+def lowest_place(value: Callable[[tuple[int, int]], Trial], shape: tuple[int, int]) -> tuple[int, int]:
+    """Where in a table of this shape `value` is lowest, downhill from its middle: few of all places are asked."""
+    at, better = None, (shape[0] // 2, shape[1] // 2)
+    while at != better:
+        at = better
+        around = [(at[0] + row, at[1] + column) for row, column in ((0, 0), (-1, 0), (1, 0), (0, 1), (0, -1))]
+        better = min(
+            (place for place in around if all(0 <= i < n for i, n in zip(place, shape, strict=True))), key=value
+        )
+    return at
 
 
 class VQScheme:
@@ -127,25 +153,16 @@ class VQScheme:
         """
         most = self.args.codebook_size
         counts = sorted({min(most, max(LEAST_CODES, most // part)) for part in CODEBOOK_PARTS}, reverse=True)
-        places = set(itertools.product(range(len(KEPT_SHARES)), range(len(counts))))
-        tried: dict[tuple[int, int], tuple[bool, float, float]] = {}
-
-        def result(at: tuple[int, int]) -> tuple[bool, float, float]:
-            if at not in tried:
-                tried[at] = self._try_split(KEPT_SHARES[at[0]], counts[at[1]])
-                bar.update()
-            return tried[at]
-
-        # Downhill from the middle of what there is to try, which is smooth.
-        at, better = None, (len(KEPT_SHARES) // 2, len(counts) // 2)
         with progress_bar(desc="ways to split", unit="way", leave=False) as bar:
-            while at != better:
-                at = better
-                around = [(at[0] + kept, at[1] + count) for kept, count in ((0, 0), (-1, 0), (1, 0), (0, 1), (0, -1))]
-                better = min((place for place in around if place in places), key=result)
-        kept, codes = KEPT_SHARES[at[0]], counts[at[1]]
-        too_large, _, coarser = tried[at]
-        if too_large:
+
+            @functools.cache
+            def trial(at: tuple[int, int]) -> Trial:
+                bar.update()
+                return self._try_split(KEPT_SHARES[at[0]], counts[at[1]])
+
+            at = lowest_place(trial, (len(KEPT_SHARES), len(counts)))
+            kept, codes, coarser = KEPT_SHARES[at[0]], counts[at[1]], trial(at).coarser
+        if trial(at).too_large:
             self._split(kept, codes)
             if (least := self._coarsened(COARSEST)) > self.args.target_bytes:
                 raise BadInput(
@@ -155,16 +172,15 @@ class VQScheme:
         print(f"--target_bytes: {kept:.0%} of all importance kept, codebooks of {codes}, steps times {coarser:.2f}")
         return kept, codes, coarser
 
-    def _try_split(self, kept: float, codes: int) -> tuple[bool, float, float]:
-        """Whether it is too large in any case; what it loses, or then its least bytes; how much coarser steps get."""
+    def _try_split(self, kept: float, codes: int) -> Trial:
         self._split(kept, codes, iterations=FEW_ITERATIONS)
         network = self.renderer.field.network
         coarser = self._coarser_for(HEADROOM * self.args.target_bytes)
         if coarser is None:
-            return True, self._coarsened(COARSEST), COARSEST
+            return Trial(True, self._coarsened(COARSEST), COARSEST)
         network.coarsen(coarser)
         planes = [plane.detach() for plane in self._float.network.planes]
-        return False, relative_error(network, planes, self._importance), coarser
+        return Trial(False, relative_error(network, planes, self._importance), coarser)
 
     def _coarser_for(self, limit: float) -> float | None:
         """By what to make steps coarser for a file of about so many bytes; None if nothing does."""

@@ -30,6 +30,7 @@ from vector_quantization import (
     vector_quantize,
 )
 from vq_file import VQField, decode, encode
+from vq_scheme import Trial, lowest_place
 
 CONFIG = TensorfConfig(density_ranks=(2, 3, 1), color_ranks=(3, 2, 4), features=5, hidden=8)
 
@@ -244,6 +245,19 @@ def test_relative_error_by_hand():
     assert relative_error(network, denser, ones) == pytest.approx(4 / 9)
     unseen = [torch.zeros(plane.shape[:2]) for plane in planes]
     assert relative_error(network, denser, unseen) == 0
+
+
+@pytest.mark.parametrize("best", [(0, 0), (5, 2), (2, 1), (4, 0)])
+def test_the_best_split_is_found_without_trying_all(best):
+    asked = set()
+
+    def value(at: tuple[int, int]) -> Trial:
+        asked.add(at)
+        loss = (at[0] - best[0]) ** 2 + 3 * abs(at[1] - best[1])
+        return Trial(loss > 8, loss, 1.0)  # what is too large still tells where to go
+
+    assert lowest_place(value, (6, 3)) == best
+    assert len(asked) < 18
 
 
 def test_estimated_bits_are_near_the_coded_ones():
