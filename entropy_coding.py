@@ -150,6 +150,15 @@ def fronts(rows: int, columns: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             yield row, t - 2 * row
 
 
+def _wanted_parts(wanted: np.ndarray, most: int = 2**20) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Row and column numbers of each wavefront's `wanted [H, W]` entries, so many at once."""
+    for row, column in fronts(*wanted.shape):
+        here = wanted[row, column]
+        row, column = row[here], column[here]
+        for start in range(0, len(row), most):
+            yield row[start : start + most], column[start : start + most]
+
+
 def code_states(coder: Encoder | Decoder, shape: tuple[int, int], states: np.ndarray | None = None) -> np.ndarray:
     """A table `[H, W]` of 0 to STATES - 1, each expected from four neighbours."""
     rows, columns = shape
@@ -211,11 +220,7 @@ def code_numbers(
     sizes = (codes * codes).sum(1)
     octaves = AdaptiveModel(2 * len(SPREAD_STEPS) + 3, uniform(len(codes).bit_length() + 1))
     bits = AdaptiveModel(8 * octaves.symbols, uniform(2) * 2)
-    for row, column in fronts(rows, columns):
-        here = wanted[row, column]
-        row, column = row[here], column[here]
-        if not len(row):
-            continue
+    for row, column in _wanted_parts(wanted, max(1, MOST_DISTANCES // len(codes))):
         near = known[np.stack([row + 1, row, row]), np.stack([column, column + 1, column + 2])]
         weight = np.array([[2], [2], [1]]) * (near < len(codes))
         around = vectors[near]
@@ -241,6 +246,8 @@ def code_numbers(
     return np.where(wanted, known[1:, 1:-1], 0)
 
 
+MOST_DISTANCES = 2**22  # at once, between entries and codes: 32 MB
+# Contexts of a code: the variance of its neighbours' codes, of a channel, in whole numbers squared.
 SPREAD_STEPS = np.array([0.0, 0.05, 0.15, 0.35, 0.7, 1.2, 2.0, 3.5, 6.0, 12.0, 25.0])
 
 
@@ -284,11 +291,7 @@ def code_values(
     there = np.pad((wanted if there is None else wanted | there).astype(np.int64), ((1, 0), (1, 1)))
     model = AdaptiveModel(MAGNITUDES * SIGNS, two_sided(low, high))
     sums, count = np.full(channels, 1.0), 1
-    for row, column in fronts(rows, columns):
-        kept = wanted[row, column]
-        row, column = row[kept], column[kept]
-        if not len(row):
-            continue
+    for row, column in _wanted_parts(wanted):
         near = np.stack([row + 1, row, row]), np.stack([column, column + 1, column + 2])
         neighbours, weight = known[near], there[near].sum(0)[:, None]
         of_channel = sums / count

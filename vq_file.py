@@ -53,14 +53,10 @@ def encode(network: VQTensorVM) -> tuple[dict, dict[str, torch.Tensor]]:
     codes, states = network.codes.tolist(), [state.cpu().numpy() for state in network.states()]
     given: dict[str, np.ndarray] = {}
     for i, (state, count) in enumerate(zip(states, codes, strict=True)):
-        numbers = [
-            first_of_equals(book)[np.clip(rows - 1, 0, count - 1)] if count else rows
-            for book, rows in zip(
-                np.split(integers[i][:count], [network.tables[i].groups[0]], 1),
-                network.rows[i].cpu().numpy(),
-                strict=True,
-            )
-        ]
+        books = np.split(integers[i][:count], [network.tables[i].groups[0]], axis=1)
+        numbers = np.where(state == CODED, network.rows[i].cpu().numpy() - 1, 0)
+        if count:
+            numbers = [first_of_equals(book)[of_group] for book, of_group in zip(books, numbers, strict=True)]
         plane = np.zeros((*state.shape, integers[i].shape[1]), np.int64)
         plane[state == KEPT] = integers[i][count:]
         given |= {f"states.{i}": state, f"codes.{i}": integers[i][None, :count]}
