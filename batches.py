@@ -14,6 +14,7 @@ import torch
 import distributed
 from errors import BadInput
 from occupancy import Samples
+from progress import brief_bar
 from rendering import OccupancyRenderer, Rays, RaySetup, Rendering, make_rays
 from run_nerf_helpers import camera_rays
 from scene import Scene, composite_over
@@ -113,7 +114,9 @@ class RayBatches:
         TensoRF's code filters rays so, by their bounding box first and by its alpha mask later.
         """
         kept = self.drawable()
-        for first, pixels in zip(itertools.count(0, RAYS_AT_ONCE), kept.view(-1).split(RAYS_AT_ONCE), strict=False):
+        parts = kept.view(-1).split(RAYS_AT_ONCE)
+        bar = brief_bar(parts, desc="choosing rays", unit="part", disable=not distributed.is_main())
+        for first, pixels in zip(itertools.count(0, RAYS_AT_ONCE), bar, strict=False):
             inside = pixels.nonzero()[:, 0]
             pixels[inside] = meets(renderer, self._rays_through(*self._places(first + inside), renderer.setup))
         self.keep_only(pixel_numbers(kept))

@@ -14,7 +14,7 @@ import distributed
 from batches import Batch, RayBatches
 from errors import BadInput
 from model_file import save_vq_model
-from progress import progress_bar
+from progress import brief_bar
 from rendering import OccupancyRenderer, Rays, Rendering
 from scene import Scene
 from tensorf import TensorVM
@@ -126,7 +126,7 @@ class VQScheme:
     def _calibrated(self) -> dict[str, torch.Tensor]:
         self.renderer.field = self._float
         balance(self._float.network)
-        self._importance = plane_importance(self.renderer, self._rays())
+        self._importance = plane_importance(self.renderer, brief_bar(self._rays(), desc="importance", unit="part"))
         if self.args.target_bytes:
             kept, codes, coarser = self._fit_target()
             self._split(kept, codes)
@@ -153,7 +153,7 @@ class VQScheme:
         """
         most = self.args.codebook_size
         counts = sorted({min(most, max(LEAST_CODES, most // part)) for part in CODEBOOK_PARTS}, reverse=True)
-        with progress_bar(desc="ways to split", unit="way", leave=False) as bar:
+        with brief_bar(desc="ways to split", unit="way") as bar:
 
             @functools.cache
             def trial(at: tuple[int, int]) -> Trial:
