@@ -162,7 +162,7 @@ def config_parser() -> configargparse.ArgumentParser:
         help="codes of each plane's codebooks; the most, under --target_bytes",
     )
     add("--importance_rays", type=positive(int), default=2**21, help="training rays that importance is measured on")
-    add("--target_bytes", type=positive(int), help="bytes the file may have: chooses in place of --vq_keep")
+    add("--target_bytes", type=positive(int), help="bytes the file may have: what is kept, codes and prices follow")
     add("--rate_weight", type=float, default=1e-6, help="loss (mean squared error) per kilobyte of the file")
 
     group = parser.add_argument_group("sampling")

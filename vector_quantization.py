@@ -71,8 +71,8 @@ class RoundedTensor(nn.Module):
 
     def steps(self) -> torch.Tensor:
         """Of every channel `[R]`."""
-        sizes = torch.tensor(self.groups, device=self.value.device)
-        return self.log_step.exp().repeat_interleave(sizes)
+        # Nothing here asks the device how long it is, as repeat_interleave would.
+        return torch.cat([step.expand(size) for step, size in zip(self.log_step.exp(), self.groups, strict=True)])
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         """Takes on the number of rows of what is loaded."""

@@ -63,8 +63,9 @@ class Trial:
     coarser: float
 
 
-def lowest_place(value: Callable[[tuple[int, int]], Trial], shape: tuple[int, int]) -> tuple[int, int]:
-    """Where in a table of this shape `value` is lowest, downhill from its middle: few of all places are asked."""
+def lowest_place(value: Callable[[tuple[int, int]], Trial], shape: tuple[int, int]) -> tuple[tuple[int, int], Trial]:
+    """Where in a table of this shape `value` is lowest, and how low, downhill from its middle: few places are asked."""
+    value = functools.cache(value)
     at, better = None, (shape[0] // 2, shape[1] // 2)
     while at != better:
         at = better
@@ -72,7 +73,7 @@ def lowest_place(value: Callable[[tuple[int, int]], Trial], shape: tuple[int, in
         better = min(
             (place for place in around if all(0 <= i < n for i, n in zip(place, shape, strict=True))), key=value
         )
-    return at
+    return at, value(at)
 
 
 class VQScheme:
@@ -155,22 +156,21 @@ class VQScheme:
         counts = sorted({min(most, max(LEAST_CODES, most // part)) for part in CODEBOOK_PARTS}, reverse=True)
         with brief_bar(desc="ways to split", unit="way") as bar:
 
-            @functools.cache
             def trial(at: tuple[int, int]) -> Trial:
                 bar.update()
                 return self._try_split(KEPT_SHARES[at[0]], counts[at[1]])
 
-            at = lowest_place(trial, (len(KEPT_SHARES), len(counts)))
-            kept, codes, coarser = KEPT_SHARES[at[0]], counts[at[1]], trial(at).coarser
-        if trial(at).too_large:
-            self._split(kept, codes)
-            if (least := self._coarsened(COARSEST)) > self.args.target_bytes:
-                raise BadInput(
-                    f"--target_bytes {self.args.target_bytes}: the smallest file of this field has about {least} "
-                    "bytes; give that many, or train one of fewer --voxels_final, ranks or --decoder_width"
-                )
-        print(f"--target_bytes: {kept:.0%} of all importance kept, codebooks of {codes}, steps times {coarser:.2f}")
-        return kept, codes, coarser
+            at, best = lowest_place(trial, (len(KEPT_SHARES), len(counts)))
+        if best.too_large and best.loss > self.args.target_bytes:
+            raise BadInput(
+                f"--target_bytes {self.args.target_bytes}: the smallest file of this field has about {best.loss} "
+                "bytes; give that many, or train one of fewer --voxels_final, ranks or --decoder_width"
+            )
+        kept, codes = KEPT_SHARES[at[0]], counts[at[1]]
+        print(
+            f"--target_bytes: {kept:.0%} of all importance kept, codebooks of {codes}, steps times {best.coarser:.2f}"
+        )
+        return kept, codes, best.coarser
 
     def _try_split(self, kept: float, codes: int) -> Trial:
         self._split(kept, codes, iterations=FEW_ITERATIONS)

@@ -52,8 +52,7 @@ def results_table(names: list[str]) -> str:
         notes.append(
             f"`{run['expname']}`: {final['views']} views of {final['width']}x{final['height']}, "
             f"{run['train']['steps']} steps in {run['train']['seconds'] / 60:.1f} minutes, the last file by "
-            f"{final['backend']}, {run['device']}, "
-            f"{run['threads']} threads, torch {run['torch']}, {run['date']}, `{run['command']}`."
+            f"{final['backend']}, {machine(run)}"
         )
     return "\n".join(lines) + "\n\n" + "  \n".join(notes) + "\n"
 
