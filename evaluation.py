@@ -68,7 +68,7 @@ def evaluate_views(
     renderer: torch.nn.Module, scene: Scene, views: Sequence[int], limits: RenderLimits, label: str = "test views"
 ) -> RenderedViews:
     """Renders `views` of a scene, without jitter or noise, and measures them on their valid pixels."""
-    device = next(renderer.buffers()).device
+    device = renderer.device
     result = RenderedViews([], torch.empty(0), torch.empty(0), [], [], [], [], [])
     images, targets = [], []
     progress = progress_bar(views, desc=label, unit="view", leave=False)
@@ -152,7 +152,7 @@ def render_video(
 
     render_factor: render this much smaller, 0 or 1 for full size.
     """
-    device = next(renderer.buffers()).device
+    device = renderer.device
     if render_factor > 1:
         path = path.scaled(render_factor)
     pictures = [

@@ -346,7 +346,7 @@ def get_rays(
 
 
 def ndc_rays(
-    H: int, W: int, focal: float, near: float, rays_o: torch.Tensor, rays_d: torch.Tensor
+    H: int, W: int, focal: float | torch.Tensor, near: float, rays_o: torch.Tensor, rays_d: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rays of a forward-facing scene in normalised device coordinates (NeRF, appendix C).
 
