@@ -13,6 +13,7 @@ import torch
 
 from errors import BrokenFile, SaveError
 
+WORD = 8  # bytes that the largest number takes; tensors that lie side by side start at multiples of it
 CHECKPOINT_NAME = re.compile(r"^\d{6,}\.tar$")
 
 
@@ -89,8 +90,40 @@ def digest(value) -> str:
     return hasher.hexdigest()
 
 
+def on_host(state: dict) -> dict:
+    """Nested dicts, lists and tuples with their tensors on the CPU, all brought there in one copy.
+
+    One by one, each of hundreds would make the device wait.
+    """
+    places: list[tuple[torch.Tensor, int]] = []  # what is to be brought, and the byte that it starts at
+    end = 0
+
+    def each(value, function):
+        if isinstance(value, dict):
+            return {key: each(entry, function) for key, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(each(entry, function) for entry in value)
+        return function(value) if isinstance(value, torch.Tensor) and value.device.type != "cpu" else value
+
+    def place(tensor: torch.Tensor) -> None:
+        nonlocal end
+        places.append((tensor.detach(), end))
+        end += -(-tensor.nbytes // WORD) * WORD
+
+    each(state, place)
+    if not places:
+        return state
+    parts = [tensor.contiguous().view(-1).view(torch.uint8) for tensor, _ in places]
+    content = torch.cat([torch.nn.functional.pad(part, (0, -len(part) % WORD)) for part in parts]).cpu()
+    brought = (
+        content[start : start + tensor.nbytes].clone().view(tensor.dtype).view(tensor.shape) for tensor, start in places
+    )
+    return each(state, lambda _: next(brought))
+
+
 def save_checkpoint(path: Path, state: dict) -> None:
     """Saves `state` (tensors and plain values) under nerf-pytorch's format, with a digest of it."""
+    state = on_host(state)
     buffer = io.BytesIO()
     torch.save({**state, "sha256": digest(state)}, buffer)
     atomic_write(path, buffer.getvalue())

@@ -68,14 +68,13 @@ def evaluate_views(
     renderer: torch.nn.Module, scene: Scene, views: Sequence[int], limits: RenderLimits, label: str = "test views"
 ) -> RenderedViews:
     """Renders `views` of a scene, without jitter or noise, and measures them on their valid pixels."""
-    device = renderer.device
+    cameras = scene.cameras.to(renderer.device)
     result = RenderedViews([], torch.empty(0), torch.empty(0), [], [], [], [], [])
     images, targets = [], []
     progress = progress_bar(views, desc=label, unit="view", leave=False)
     for view in progress:
-        camera = scene.cameras[view].to(device)
         started = time.perf_counter()
-        picture = render_image(renderer, camera, limits)
+        picture = render_image(renderer, cameras[view], limits)
         image = to8b(picture.rgb).cpu()
         result.seconds.append(time.perf_counter() - started)
         target = to8b(scene.target(torch.tensor([view]))[0])
@@ -152,18 +151,16 @@ def render_video(
 
     render_factor: render this much smaller, 0 or 1 for full size.
     """
-    device = renderer.device
-    if render_factor > 1:
-        path = path.scaled(render_factor)
-    pictures = [
-        render_image(renderer, path[i].to(device), limits)
-        for i in progress_bar(range(len(path)), desc="video", unit="frame", leave=False)
-    ]
-    depth = torch.stack([p.depth.cpu() for p in pictures])
-    opacity = torch.stack([p.opacity.cpu() for p in pictures])
+    path = (path.scaled(render_factor) if render_factor > 1 else path).to(renderer.device)
+    frames = []
+    for i in progress_bar(range(len(path)), desc="video", unit="frame", leave=False):
+        picture = render_image(renderer, path[i], limits)
+        layers = picture.rgb, picture.depth[..., None], picture.opacity[..., None]
+        frames.append(torch.cat(layers, -1).cpu())  # in one copy, and off the device
+    rgb, depth, opacity = torch.stack(frames).split([3, 1, 1], -1)
     files = [stem.with_name(f"{stem.name}_rgb.mp4"), stem.with_name(f"{stem.name}_disp.mp4")]
-    write_video(files[0], torch.stack([to8b(p.rgb).cpu() for p in pictures]).numpy(), fps)
-    write_video(files[1], colorize_depth(depth, opacity).numpy(), fps)
+    write_video(files[0], to8b(rgb).numpy(), fps)
+    write_video(files[1], colorize_depth(depth[..., 0], opacity[..., 0]).numpy(), fps)
     return files
 
 

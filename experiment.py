@@ -34,7 +34,7 @@ def prepare_device(args: argparse.Namespace) -> torch.device:
         device = distributed.local_device()
     else:
         device = select_device(args.device)
-    if args.amp == "fp16" and device.type != "cuda":
+    if args.amp == "fp16" and device.type in ("cpu", "mps"):
         raise BadInput(f"--amp fp16 needs a CUDA device, this is {device.type}; use --amp bf16")
     distributed.join(device, args.dist_timeout)
     return device

@@ -23,7 +23,7 @@ from checkpoints import save_checkpoint
 from errors import BadInput, BrokenFile, Interrupted, TrainingFailed
 from evaluation import colorize_depth, evaluate_views, render_video, write_views
 from experiment import render_limits
-from optimizers import exponential_schedule, make_optimizers
+from optimizers import Together, exponential_schedule, make_optimizers
 from progress import progress_bar
 from rendering import OccupancyRenderer, Rays, Rendering, networks_of, render_image
 from run_log import RunLog, gpu_watts
@@ -114,6 +114,7 @@ class Trainer:
         """New optimisers, for the parameters that the renderer has now."""
         self.parameters = list(self.renderer.parameters())
         self.optimizers = make_optimizers(self.args, self.renderer)
+        self.together = Together(self.optimizers)
         self.base_rates = {name: [group["lr"] for group in o.param_groups] for name, o in self.optimizers.items()}
 
     # ---------------------------------------------------------------------------------- one step
@@ -166,12 +167,11 @@ class Trainer:
                 group["lr"] = rate * self.phase.schedule(self.step)
             if name == "muon":
                 optimizer.param_groups[0]["weight_decay"] = self.phase.weight_decay(self.step)
-            self.scaler.unscale_(optimizer)  # before they are measured or clipped
+        self.scaler.unscale_(self.together)  # before they are measured or clipped
         if self.args.grad_clip > 0 or _due(self.step + 1, self.args.i_print):
             limit = self.args.grad_clip if self.args.grad_clip > 0 else math.inf
             self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
-        for optimizer in self.optimizers.values():
-            self.scaler.step(optimizer)
+        self.scaler.step(self.together)
         self.scaler.update()
 
     def autocast(self) -> contextlib.AbstractContextManager:
