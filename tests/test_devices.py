@@ -23,9 +23,9 @@ from training import Trainer
 BASE = [
     "--procedural_size", "12", "--white_bkgd", "--use_viewdirs", "--netdepth", "2", "--netwidth", "16",
     "--multires", "3", "--multires_views", "1", "--density_activation", "softplus", "--density_bias", "-4",
-    "--density_scale", "25", "--lrate", "5e-3", "--N_iters", "24", "--qat_iters", "12", "--calibration_batches", "2", "--path_frames", "1",
-    "--testskip", "1", "--i_img", "0", "--i_testset", "0", "--i_video", "0", "--i_weights", "12", "--i_print", "20",
-    "--threads", "1",
+    "--density_scale", "25", "--lrate", "5e-3", "--N_iters", "24", "--qat_iters", "12", "--calibration_batches", "2",
+    "--path_frames", "1", "--i_img", "0", "--i_testset", "0", "--i_video", "0", "--i_weights", "12",
+    "--i_print", "20", "--threads", "1",
 ]  # fmt: skip
 OCCUPANCY = [
     *BASE, "--random_bkgd", "--sampler", "occupancy", "--grid_resolution", "12", "--samples_per_batch", "256",
