@@ -243,7 +243,13 @@ class RayBatches:
 
     def load_state_dict(self, state: dict) -> None:
         self.seed = state.get("seed", self.seed)
-        self.generator.set_state(state["generator"].cpu())
+        try:
+            self.generator.set_state(state["generator"].cpu())
+        except RuntimeError as error:  # each kind of device has its own
+            raise BadInput(
+                f"the checkpoint's random numbers are none of --device {self.generator.device.type}; give the one it "
+                "was trained on, or start from its networks by --ft_path"
+            ) from error
         self.samples_per_ray = state["samples_per_ray"]
         if "drawable" in state:
             shape, packed = self.images.shape[:3], state["drawable"].cpu().numpy()

@@ -14,7 +14,7 @@ from batches import Batch
 from checkpoints import checkpoint_files, load_checkpoint
 from datasets import load_scene
 from distillation import Distillation
-from errors import BadInput
+from errors import BadInput, blaming
 from evaluation import RenderedViews, evaluate_views, render_video, stage_table, write_strip, write_views
 from experiment import find_checkpoint, load_networks, render_limits
 from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
@@ -60,7 +60,8 @@ def train_and_round(
 
     # 2. The same network, rounding as its file will; what can be calibrated is, from training rays.
     if rounds:
-        scheme.load_state_dict(state.get("scheme", {}))
+        with blaming(found[0]):
+            scheme.load_state_dict(state.get("scheme", {}))
     scheme.prepare()
     if not rounds:
         scheme.calibrate()

@@ -19,10 +19,11 @@ from tqdm import tqdm
 
 import distributed
 from batches import Batch, RayBatches, render_batch
+from checkpoint_checks import WAY_OUT, fitting_optimizer_state
 from checkpoints import save_checkpoint
 from errors import BadInput, BrokenFile, Interrupted, TrainingFailed
 from evaluation import colorize_depth, evaluate_views, render_video, write_views
-from experiment import render_limits
+from experiment import load_tensors, render_limits
 from optimizers import Together, exponential_schedule, make_optimizers
 from progress import progress_bar
 from rendering import OccupancyRenderer, Rays, Rendering, networks_of, render_image
@@ -385,24 +386,25 @@ class Trainer:
 
     def load_state_dict(self, state: dict) -> None:
         """Goes on where `state` was saved: the next step is the one an unbroken run would take."""
-        for name, network in networks_of(self.renderer).items():
-            network.load_state_dict(state[f"{name}_state_dict"])
+        what = f"checkpoint of step {state.get('global_step')}"
+        if "global_step" not in state:
+            raise BrokenFile(f"{what}: does not say its step, so nothing can go on from it; give it to --ft_path")
+        load_tensors(self.renderer, state, what)
         for name, optimizer in self.optimizers.items():
             try:
-                optimizer.load_state_dict(state[f"{name}_state_dict"])
-            except (KeyError, ValueError) as error:
+                optimizer.load_state_dict(fitting_optimizer_state(optimizer, state.get(f"{name}_state_dict")))
+            except BrokenFile as error:
                 raise BrokenFile(
-                    f"checkpoint of step {state['global_step']}: its optimiser state is not one of "
-                    f"--optimizer {self.args.optimizer} ({error}); give the one it was trained with"
+                    f"{what}: its optimiser state is not one of --optimizer {self.args.optimizer} ({error}); "
+                    f"give the one it was trained with, or {WAY_OUT}"
                 ) from error
-        if isinstance(self.renderer, OccupancyRenderer):
-            self.renderer.grid.load_state_dict(state["grid_state_dict"])
         self.step = state["global_step"]
         if "trainer" in state:  # nerf-pytorch's checkpoints have none
             self.seconds, self.rays = state["trainer"]["seconds"], state["trainer"]["rays"]
             self.curve = [tuple(point) for point in state["trainer"].get("curve", [])]
             self.batches.load_state_dict(state["trainer"]["batches"])
-            self.scaler.load_state_dict(state["trainer"].get("scaler", {}) if self.scaler.is_enabled() else {})
+            if self.scaler.is_enabled() and state["trainer"].get("scaler"):
+                self.scaler.load_state_dict(state["trainer"]["scaler"])
             before, now = state["trainer"].get("processes", 1), distributed.world_size()
             if before != now:
                 print(
