@@ -9,11 +9,11 @@ from pathlib import Path
 from comparison import COLUMNS, collect_rows, notes, pareto_front
 from comparison_tables import draw_plot, text_table, write_tables
 from errors import exit_cleanly
-from options import Parser
+from parser import Parser
 
 
 def make_parser() -> Parser:
-    parser = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN_FOLDER", help="a run's folder, or one that runs are in or below")
     add("--out", type=Path, help="folder of compare.md, compare.csv and compare.png (default: the first RUN_FOLDER)")

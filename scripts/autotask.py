@@ -25,7 +25,8 @@ from comparison import METRICS, SCENE_COLUMNS, Row, mean_row, pareto_front, read
 from comparison_tables import draw_plot, text_table, write_tables  # noqa: E402
 from datasets import dataset_type, known_marks  # noqa: E402
 from errors import BadInput, Interrupted, TrainingFailed, exit_cleanly  # noqa: E402
-from options import Parser, config_parser, positive  # noqa: E402
+from options import config_parser  # noqa: E402
+from parser import Parser, positive  # noqa: E402
 from progress import progress_bar  # noqa: E402
 from workers import Job, local_slots, run_here, run_on_ray, signals_interrupt  # noqa: E402
 
@@ -37,7 +38,7 @@ MEASURE = ROOT / "scripts" / "measure_models.py"
 
 
 def make_parser() -> Parser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--config", required=True, help="config file of every run; its datadir and expname are not used")
     add("--dataset_root", type=Path, required=True, metavar="ROOT", help="folder of the scenes' folders")

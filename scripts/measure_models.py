@@ -19,11 +19,12 @@ from experiment import prepare_device, render_limits  # noqa: E402
 from int8_model import select_backend  # noqa: E402
 from metrics import format_table, run_facts, write_metrics  # noqa: E402
 from model_file import FLOAT_BACKEND, load_renderer  # noqa: E402
-from options import Parser, config_parser  # noqa: E402
+from options import config_parser  # noqa: E402
+from parser import Parser  # noqa: E402
 
 
 def make_parser() -> Parser:
-    parser = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--measure", nargs=2, action="append", required=True, metavar=("NAME", "FILE"), help="a model file, once each")
     add("--out", type=Path, required=True, help="the JSON file to write")
