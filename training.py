@@ -105,6 +105,7 @@ class Trainer:
         self.step, self.seconds, self.rays = 0, 0.0, 0
         self.processes = distributed.world_size()
         self.curve: list[tuple[int, float]] = []  # of training PSNR, at every --i_print
+        self.recent: list[torch.Tensor] = []  # MSE of each step since the last multiple of LOOK_INTERVAL
         self.gradient_norm = math.nan  # of the latest step that was to be logged or clipped
         self._stop_wanted = False
         self._last_mse = torch.zeros((), device=self.device)
@@ -224,11 +225,10 @@ class Trainer:
             return
         main = distributed.is_main()
         log = RunLog(self.args, self.folder, self.step + 1) if main else None
-        recent: list[torch.Tensor] = []
         with (
             _StopFlag() as stop,
             progress_bar(
-                total=last_step, initial=self.step, desc=self.phase.name, unit="step", disable=None if main else True
+                total=last_step, initial=self.step, desc=self.phase.name, unit="step", disable=not main
             ) as bar,
         ):
             window_start, window_rays = time.perf_counter(), 0
@@ -240,13 +240,13 @@ class Trainer:
                     self.make_optimizers()
                     if self.args.filter_rays:
                         self.batches.filter(self.renderer)
-                recent.append(mse)
+                self.recent.append(mse)
                 self.rays += batch.total_rays
                 window_rays += batch.total_rays
                 self.seconds += time.perf_counter() - started
                 bar.update()
                 if self.step % LOOK_INTERVAL == 0 or self.step == last_step:
-                    mean_mse = torch.stack(recent).mean()
+                    mean_mse = torch.stack(self.recent).mean()
                     self._fail_if_not_finite(mean_mse)
                     self._fail_if_collapsed(rendering, batch)
                     psnr = float(mse2psnr(mean_mse))
@@ -257,7 +257,9 @@ class Trainer:
                         self.curve.append((self.step, round(psnr, 3)))
                     if main and _due(self.step, self.args.i_print):
                         log.scalars(self._scalars(float(mean_mse), rays_per_second, batch), self.step)
-                    recent, window_start, window_rays = [], time.perf_counter(), 0
+                    window_start, window_rays = time.perf_counter(), 0
+                    if self.step % LOOK_INTERVAL == 0:
+                        self.recent = []
                 self._periodic(log, last_step)
                 if self._stop_wanted or (distributed.world_size() == 1 and stop.requested):
                     self.save()
@@ -364,6 +366,7 @@ class Trainer:
         state["trainer"] = {"seconds": self.seconds, "rays": self.rays, "batches": self.batches.state_dict()}
         state["trainer"] |= {"scaler": self.scaler.state_dict(), "processes": distributed.world_size()}
         state["trainer"] |= {"curve": self.curve}
+        state["trainer"] |= {"recent": torch.stack(self.recent) if self.recent else torch.empty(0)}
         return state
 
     def summary(self) -> dict:
@@ -395,6 +398,7 @@ class Trainer:
         if "trainer" in state:  # nerf-pytorch's checkpoints have none
             self.seconds, self.rays = state["trainer"]["seconds"], state["trainer"]["rays"]
             self.curve = [tuple(point) for point in state["trainer"].get("curve", [])]
+            self.recent = list(state["trainer"].get("recent", torch.empty(0)).to(self.device))
             self.batches.load_state_dict(state["trainer"]["batches"])
             self.scaler.load_state_dict(state["trainer"].get("scaler", {}) if self.scaler.is_enabled() else {})
             before, now = state["trainer"].get("processes", 1), distributed.world_size()
