@@ -85,6 +85,8 @@ def open_config(path: str) -> io.StringIO:
     except UnicodeDecodeError as error:
         found = "UTF-16" if content.startswith(UTF_16_MARKS) else f"not UTF-8 (byte {error.start})"
         raise ValueError(f"its text is {found}; save it as UTF-8") from error
+    if "\0" in text:
+        raise ValueError("it holds bytes of zero, as UTF-16 does; save it as UTF-8 text")
     stream = io.StringIO(text)
     stream.name = path
     return stream

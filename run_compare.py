@@ -3,6 +3,11 @@
 python run_compare.py RUN_FOLDER... [--out FOLDER]
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    import interrupts
+
+    interrupts.exit_at_once()
+
 import sys
 from pathlib import Path
 

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import shutil
-import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,9 +20,11 @@ from tqdm import tqdm
 import distributed
 from batches import Batch, RayBatches, render_batch
 from checkpoints import save_checkpoint
-from errors import BadInput, BrokenFile, Interrupted, TrainingFailed
+from errors import BadInput, BrokenFile, Interrupted, TrainingFailed, Unsaved
 from evaluation import colorize_depth, evaluate_views, render_video, write_views
 from experiment import render_limits
+from identity import run_identity
+from interrupts import signals_call
 from optimizers import exponential_schedule, make_optimizers
 from progress import progress_bar
 from rendering import OccupancyRenderer, Rays, Rendering, networks_of, render_image
@@ -107,6 +109,8 @@ class Trainer:
         self.curve: list[tuple[int, float]] = []  # of training PSNR, at every --i_print
         self.recent: list[torch.Tensor] = []  # MSE of each step since the last multiple of LOOK_INTERVAL
         self.gradient_norm = math.nan  # of the latest step that was to be logged or clipped
+        self.identity = run_identity(args, scene, rounding=phase.name != "float")
+        self.unsaved = Unsaved()
         self._stop_wanted = False
         self._last_mse = torch.zeros((), device=self.device)
         self._collapsed_since: int | None = None
@@ -219,53 +223,54 @@ class Trainer:
         """Runs up to and including `last_step`, with bar, logs, checkpoints and periodic pictures.
 
         Raises TrainingFailed on a non-finite loss or a lasting collapse (the last good checkpoint
-        stays), and Interrupted after saving when SIGINT or SIGTERM arrives.
+        stays), and Interrupted after saving when a signal asks for the end.
         """
         if self.step >= last_step:
             return
-        main = distributed.is_main()
+        main, stop = distributed.is_main(), threading.Event()  # stop: a step is never cut in half
         log = RunLog(self.args, self.folder, self.step + 1) if main else None
-        with (
-            _StopFlag() as stop,
-            progress_bar(
-                total=last_step, initial=self.step, desc=self.phase.name, unit="step", disable=not main
-            ) as bar,
-        ):
-            window_start, window_rays = time.perf_counter(), 0
-            while self.step < last_step:
-                started = time.perf_counter()
-                self._stop_wanted = stop.requested
-                mse, rendering, batch = self.train_step()
-                if self.phase.after_step(self.step):
-                    self.make_optimizers()
-                    if self.args.filter_rays:
-                        self.batches.filter(self.renderer)
-                self.recent.append(mse)
-                self.rays += batch.total_rays
-                window_rays += batch.total_rays
-                self.seconds += time.perf_counter() - started
-                bar.update()
-                if self.step % LOOK_INTERVAL == 0 or self.step == last_step:
-                    mean_mse = torch.stack(self.recent).mean()
-                    self._fail_if_not_finite(mean_mse)
-                    self._fail_if_collapsed(rendering, batch)
-                    psnr = float(mse2psnr(mean_mse))
-                    elapsed = time.perf_counter() - window_start
-                    rays_per_second = window_rays / elapsed
-                    bar.set_postfix_str(f"PSNR {psnr:.2f} dB, {rays_per_second / 1000:.1f}k rays/s")
-                    if _due(self.step, self.args.i_print):
-                        self.curve.append((self.step, round(psnr, 3)))
-                    if main and _due(self.step, self.args.i_print):
-                        log.scalars(self._scalars(float(mean_mse), rays_per_second, batch), self.step)
-                    window_start, window_rays = time.perf_counter(), 0
-                    if self.step % LOOK_INTERVAL == 0:
-                        self.recent = []
-                self._periodic(log, last_step)
-                if self._stop_wanted or (distributed.world_size() == 1 and stop.requested):
-                    self.save()
-                    raise Interrupted(f"stopped at step {self.step}; saved, the same command resumes")
-        if log:
-            log.close()
+        bar = progress_bar(total=last_step, initial=self.step, desc=self.phase.name, unit="step", disable=not main)
+        try:
+            with signals_call(lambda *_: stop.set()), bar:
+                self._run(last_step, log, bar, stop)
+        finally:
+            if log:
+                self.unsaved.attempt(log.close)
+
+    def _run(self, last_step: int, log: RunLog | None, bar, stop: threading.Event) -> None:
+        window_start, window_rays = time.perf_counter(), 0
+        while self.step < last_step:
+            started = time.perf_counter()
+            self._stop_wanted = stop.is_set()
+            mse, rendering, batch = self.train_step()
+            if self.phase.after_step(self.step):
+                self.make_optimizers()
+                if self.args.filter_rays:
+                    self.batches.filter(self.renderer)
+            self.recent.append(mse)
+            self.rays += batch.total_rays
+            window_rays += batch.total_rays
+            self.seconds += time.perf_counter() - started
+            bar.update()
+            if self.step % LOOK_INTERVAL == 0 or self.step == last_step:
+                mean_mse = torch.stack(self.recent).mean()
+                self._fail_if_not_finite(mean_mse)
+                self._fail_if_collapsed(rendering, batch)
+                psnr = float(mse2psnr(mean_mse))
+                rays_per_second = window_rays / (time.perf_counter() - window_start)
+                bar.set_postfix_str(f"PSNR {psnr:.2f} dB, {rays_per_second / 1000:.1f}k rays/s")
+                if _due(self.step, self.args.i_print):
+                    self.curve.append((self.step, round(psnr, 3)))
+                    if log:
+                        values = self._scalars(float(mean_mse), rays_per_second, batch)
+                        self.unsaved.attempt(log.scalars, values, self.step)
+                window_start, window_rays = time.perf_counter(), 0
+                if self.step % LOOK_INTERVAL == 0:
+                    self.recent = []
+            self._periodic(log, last_step)
+            if self._stop_wanted or (distributed.world_size() == 1 and stop.is_set()):
+                self.save()
+                raise Interrupted(f"stopped at step {self.step}; saved, the same command resumes")
 
     def _fail_if_not_finite(self, mse: torch.Tensor) -> None:
         if not torch.isfinite(mse):
@@ -300,21 +305,21 @@ class Trainer:
         if saves or step % CHECK_INTERVAL == 0:
             distributed.check_same([*self.parameters, *self.renderer.buffers()], f"step {step}")
         if saves:
-            self.save()
+            self.unsaved.attempt(self.save)
         pictures = _due(step, args.i_img)
         test = _due(step, args.i_testset) and step < last_step  # the last one is the closing evaluation's
         video = _due(step, args.i_video) and step < last_step
         if distributed.is_main():
             if pictures:
-                log.pictures(self._pictures(), step)
+                self.unsaved.attempt(log.pictures, self._pictures(), step)
             if test:
                 views = evaluate_views(self.renderer, self.scene, self.scene.splits["test"], render_limits(args))
-                write_views(views, self.folder / f"testset_{step:06d}")
-                log.scalars({"test/psnr": views.mean_psnr}, step)
+                self.unsaved.attempt(write_views, views, self.folder / f"testset_{step:06d}")
+                self.unsaved.attempt(log.scalars, {"test/psnr": views.mean_psnr}, step)
                 tqdm.write(f"step {step}: test PSNR {views.mean_psnr:.2f} dB over {len(views)} views")
             if video:
                 stem = self.folder / f"{args.expname}_spiral_{step:06d}"
-                render_video(self.renderer, self.scene.render_path, stem, render_limits(args))
+                self.unsaved.attempt(render_video, self.renderer, self.scene.render_path, stem, render_limits(args))
         if pictures or test or video:
             distributed.wait_for_main()
 
@@ -355,6 +360,7 @@ class Trainer:
 
     def state_dict(self) -> dict:
         state = {"global_step": self.step, "phase": self.phase.name}
+        state["identity"] = self.identity
         state |= {"corner_rays": self.args.corner_rays, "residual": self.args.residual}
         state |= self.phase.state()
         for name, network in networks_of(self.renderer).items():
@@ -411,22 +417,3 @@ class Trainer:
 
 def _due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
-
-
-class _StopFlag:
-    """While entered, SIGINT and SIGTERM only set `requested`, so that a step is never cut in half."""
-
-    def __enter__(self) -> "_StopFlag":
-        self.requested = False
-        self._previous = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # not in the main thread: leave signals alone
-                self._previous[number] = signal.signal(number, self._request)
-        return self
-
-    def _request(self, *_) -> None:
-        self.requested = True
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)

@@ -8,11 +8,15 @@ FLAGS are those of the run that wrote the files. JSON is like a run's metrics.js
 import sys
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":  # before what takes seconds to import
+    import interrupts
 
-from datasets import load_scene  # noqa: E402 (the path is set just above)
+    interrupts.exit_at_once()
+
+import torch  # noqa: E402 (the path is set just above)
+
+from datasets import load_scene  # noqa: E402
 from errors import exit_cleanly  # noqa: E402
 from evaluation import evaluate_views  # noqa: E402
 from experiment import prepare_device, render_limits  # noqa: E402
