@@ -1,6 +1,7 @@
 """Files that are either whole or not there: atomic saving, checked loading, the newest good one."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -9,43 +10,58 @@ import pickle
 import re
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from checkpoint_checks import NUMPY_SCALARS, check_checkpoint, check_plain
-from errors import BrokenFile, SaveError, blaming, first_line
+from errors import BrokenFile, SaveError, blaming, first_line, in_short
 from model_metadata import short
 
 WORD = 8  # bytes that the largest number takes; tensors that lie side by side start at multiples of it
 CHECKPOINT_NAME = re.compile(r"^\d{6,}\.tar$")
 
 
+# What to do about it, by the system's number of an error.
+WAYS_OUT = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space or choose another folder, then run again"),
+    **dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ENOTDIR), "remove or rename what is in its place"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """While entered, what the system raises because `path` cannot be written becomes a SaveError."""
+    try:
+        yield
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that the locale cannot say
+        way_out = WAYS_OUT.get(getattr(error, "errno", None), "choose another folder, with --basedir or --expname")
+        raise SaveError(f"{path}: could not be saved ({in_short(error)}); {way_out}") from error
+
+
 def atomic_write(path: Path, content: bytes) -> None:
     """Writes `content` so that a reader, or a crash at any moment, sees the old file or the new.
 
-    Raises SaveError where the disk is full or the folder not writable.
+    Raises SaveError where the disk is full or the folder not writable; the old file is untouched then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if temporary is not None:
+    with saving(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        raise SaveError(
-            f"{path}: could not be saved ({error.strerror}); the previous file is untouched, "
-            "free some space or choose another --basedir, then run again to resume"
-        ) from error
+            raise
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -59,8 +75,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Deletes what a killed `atomic_write` left behind."""
-    for partial in folder.glob(".*.part"):
+    """Deletes what a killed `atomic_write` or `write_video` left behind."""
+    for partial in folder.glob(".*.part*"):
         partial.unlink(missing_ok=True)
 
 

@@ -1,5 +1,7 @@
 """Test views and videos: rendered, measured, written."""
 
+import contextlib
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,9 +9,11 @@ from pathlib import Path
 
 import cv2
 import imageio.v2 as imageio
+import imageio_ffmpeg
 import numpy as np
 import torch
 
+from checkpoints import saving
 from images import write_png
 from metrics import lpips, psnr, ssim
 from progress import progress_bar
@@ -167,8 +171,25 @@ def render_video(
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     """uint8 `[F, H, W, 3]` to H.264; odd sides lose a row or column, which the codec requires."""
     frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    imageio.mimwrite(path, list(frames), fps=fps, quality=8, macro_block_size=2)
+    part = path.with_name(f".{path.stem[:60]}.part{path.suffix}")  # ffmpeg goes by the suffix
+    with saving(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with contextlib.suppress(OSError):  # of a pipe to an ffmpeg that has ended, which does not say why
+                imageio.mimwrite(part, list(frames), fps=fps, quality=8, macro_block_size=2)
+            if frames_in(part) != len(frames):
+                raise OSError("ffmpeg could not write it all; is the disk full?")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def frames_in(video: Path) -> int:
+    """How many pictures a video holds; 0 if it is not whole."""
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(str(video))[0]
+    except RuntimeError:
+        return 0
 
 
 def colorize_depth(depth: torch.Tensor, opacity: torch.Tensor) -> torch.Tensor:

@@ -1,15 +1,15 @@
 """From options to the objects of a run: device, networks, renderer, folder."""
 
 import argparse
-import shutil
 from pathlib import Path
 
 import torch
 
 import distributed
 from checkpoint_checks import WAY_OUT, describe_mismatch
-from checkpoints import atomic_write, load_checkpoint, load_newest, remove_partial_files
+from checkpoints import atomic_write, load_checkpoint, load_newest, remove_partial_files, saving
 from errors import BadInput, BrokenFile
+from identity import check_same_run
 from model_metadata import box_problem
 from occupancy import OccupancyGrid
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, RenderLimits, networks_of
@@ -161,10 +161,18 @@ def make_grid(scene: Scene, resolution: int, device: torch.device) -> OccupancyG
     return grid
 
 
-def find_checkpoint(args: argparse.Namespace, folder: Path) -> tuple[Path, dict] | None:
-    """The newest whole checkpoint of a run and its state, unless `--no_reload`; clears what a kill left."""
-    remove_partial_files(folder)
-    return None if args.no_reload else load_newest(folder)
+def find_checkpoint(
+    args: argparse.Namespace, scene: Scene, folder: Path, phase: str = "float"
+) -> tuple[Path, dict] | None:
+    """The newest whole checkpoint of a run and its state, unless `--no_reload`.
+
+    phase: of the command's training through rounding, "float" if it has none. Raises BadInput where the checkpoint
+    is of another run than the flags describe; nothing has been touched by then.
+    """
+    found = None if args.no_reload else distributed.from_main(lambda: load_newest(folder))
+    if found is not None and not args.render_only:
+        check_same_run(args, scene, phase, *found)
+    return found
 
 
 def load_networks(renderer: torch.nn.Module, path: Path, state: dict | None = None) -> None:
@@ -231,13 +239,20 @@ def _check_conventions(renderer: torch.nn.Module, path: Path, state: dict) -> No
 
 
 def make_run_folder(args: argparse.Namespace) -> Path:
-    """`basedir/expname` with args.txt and config.txt in it."""
+    """`basedir/expname`."""
     folder = Path(args.basedir) / args.expname
-    if not distributed.is_main():
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [f"{name} = {value}\n" for name, value in sorted(vars(args).items())]
-    atomic_write(folder / "args.txt", "".join(lines).encode())
-    if args.config is not None and Path(args.config).resolve() != (folder / "config.txt").resolve():
-        shutil.copyfile(args.config, folder / "config.txt")
+    if distributed.is_main():
+        with saving(folder):
+            folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def record_flags(args: argparse.Namespace, folder: Path) -> None:
+    """Writes args.txt and config.txt of a run that is about to train, and clears what a kill left of its files."""
+    if not distributed.is_main():
+        return
+    remove_partial_files(folder)
+    lines = [f"{name} = {value}\n" for name, value in sorted(vars(args).items())]
+    atomic_write(folder / "args.txt", "".join(lines).encode(errors="surrogateescape"))
+    if args.config is not None:
+        atomic_write(folder / "config.txt", Path(args.config).read_bytes())
