@@ -93,10 +93,12 @@ class RayBatches:
         self.candidates = candidates.to(self.images.device)
         if self.args.precrop_iters <= 0:
             return
-        top, left, tall, wide = self._window(step=1)
+        middles = [self._middle_of(*self.cameras.size(view)) for view in range(len(self.cameras))]
+        middles = torch.tensor(middles, device=self.images.device)
         parts = []
-        for part in self.candidates.split(PIXELS_AT_ONCE):  # their places take six times the room
-            _, row, column = self._places(part)
+        for part in self.candidates.split(PIXELS_AT_ONCE):  # their places take ten times the room
+            view, row, column = self._places(part)
+            top, left, tall, wide = middles[view].unbind(-1)
             parts.append(part[(row >= top) & (row < top + tall) & (column >= left) & (column < left + wide)])
         self._middle = torch.cat(parts)
         if len(self._middle) == 0:
@@ -194,17 +196,17 @@ class RayBatches:
         at = column + setup.pixel_offset, row + setup.pixel_offset
         return make_rays(*camera_rays(*at, self.cameras.K[view], self.cameras.c2w[view]), setup, self.cameras)
 
-    def _window(self, step: int) -> tuple[int, int, int, int]:
-        """Top, left, height and width of the part of the images that a step sees, pixels."""
-        height, width = self.images.shape[1:3]
-        if step > self.args.precrop_iters:
-            return 0, 0, height, width
+    def _middle_of(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Top, left, height and width of the part of an image that cropped steps see, pixels."""
         tall, wide = int(height * self.args.precrop_frac), int(width * self.args.precrop_frac)
         return (height - tall) // 2, (width - wide) // 2, tall, wide
 
     def _pixels(self, count: int, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """View, row and column of `count` random pixels."""
-        top, left, tall, wide = self._window(step)
+        height, width = self.images.shape[1:3]
+        top, left, tall, wide = 0, 0, height, width
+        if step <= self.args.precrop_iters:
+            top, left, tall, wide = self._middle_of(height, width)
         view = self._integers(len(self.images), 1 if self.args.no_batching else count).expand(count)
         row = top + self._integers(max(tall, 1), count)
         column = left + self._integers(max(wide, 1), count)

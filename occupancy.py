@@ -278,8 +278,9 @@ class OccupancyGrid(nn.Module):
         survivors = torch.arange(self.resolution**3, device=device)
         radius = 0.5 * float(self.cell.norm())
         c2w, intrinsics, masks = cameras.c2w.to(device), cameras.K.tolist(), alpha.to(device)
-        for pose, K, mask in zip(c2w, intrinsics, masks, strict=True):
-            height, width = mask.shape
+        for view, (pose, K) in enumerate(zip(c2w, intrinsics, strict=True)):
+            height, width = cameras.size(view)
+            mask = masks[view, :height, :width]
             local = (self.cell_centers(survivors) - pose[:, 3]) @ pose[:, :3]
             depth = -local[:, 2]
             x = K[0][0] * local[:, 0] / depth + K[0][2]

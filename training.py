@@ -262,7 +262,7 @@ class Trainer:
                 if _due(self.step, self.args.i_print):
                     self.curve.append((self.step, round(psnr, 3)))
                     if log:
-                        values = self._scalars(mean_mse, rays_per_second, batch)
+                        values = self._scalars(mean_mse, psnr, rays_per_second, batch)
                         self.unsaved.attempt(log.scalars, values, self.step)
                 window_start, window_rays = time.perf_counter(), 0
                 if self.step % LOOK_INTERVAL == 0:
@@ -330,10 +330,10 @@ class Trainer:
         if pictures or test or video:
             distributed.wait_for_main()
 
-    def _scalars(self, mse: float, rays_per_second: float, batch: Batch) -> dict[str, float]:
+    def _scalars(self, mse: float, psnr: float, rays_per_second: float, batch: Batch) -> dict[str, float]:
         values = {
             "train/mse": mse,
-            "train/psnr": -10 * math.log10(mse),
+            "train/psnr": psnr,
             "train/gradient_norm": float(self.gradient_norm),
             "train/rays_per_second": rays_per_second,
         }
@@ -355,7 +355,7 @@ class Trainer:
             "view/rgb": rgb.clamp(0, 1),
             "view/depth": colorize_depth(picture.depth, picture.opacity),
             "view/opacity": opacity.clamp(0, 1),
-            "view/error": (rgb - self.scene.target(torch.tensor([view]))[0]).abs().clamp(0, 1),
+            "view/error": (rgb - self.scene.picture(view)[0]).abs().clamp(0, 1),
         }
 
     # -------------------------------------------------------------------------------- checkpoints
