@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from errors import BadInput
@@ -16,7 +15,7 @@ from load_nerfstudio import load_nerfstudio_scene
 from load_nsvf import load_nsvf_scene
 from load_procedural import load_procedural_scene
 from load_tiny_nerf import load_tiny_nerf_scene
-from scene import Scene, check_extent
+from scene import FAR_AWAY, Scene, box_problem
 
 
 def load_scene(args: argparse.Namespace) -> Scene:
@@ -31,8 +30,9 @@ def load_scene(args: argparse.Namespace) -> Scene:
         if not (box[0] < box[1]).all():
             raise BadInput(f"--aabb {args.aabb}: every x0 y0 z0 must be below its x1 y1 z1")
         scene.aabb = box
-    where = f"--datadir {args.datadir}, --near, --far or --aabb"
-    check_extent("what is to be seen", np.array([scene.near, scene.far, *scene.aabb.flatten().tolist()]), where)
+    problem = box_problem(scene.aabb) or ("" if scene.far <= FAR_AWAY else f"--far is beyond {FAR_AWAY:g} world units")
+    if problem:
+        raise BadInput(f"--datadir {args.datadir}: {problem}; give --aabb and --far, and look with --plot_cameras")
     if args.path_frames:
         keep = torch.linspace(0, len(scene.render_path), args.path_frames + 1)[:-1].long()
         scene.render_path = scene.render_path[keep]
