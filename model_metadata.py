@@ -9,11 +9,11 @@ import math
 import torch
 
 from errors import BrokenFile
+from scene import FAR_AWAY
 
 LARGEST_GRID = 1024  # cells on a side
 LARGEST_PICTURE = 65_536  # pixels on a side
 MOST_STEPS = 100_000  # of a ray through the box, beyond which a picture would take forever
-FAR_AWAY = 1e6  # world units
 SMALLEST_SIDE = 1e-6  # of a box, world units
 MOST_ENTRIES = 4096  # of a plane or line along an axis
 CODERS = ("range", "lzma")  # of `entropy_coding`
