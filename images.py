@@ -126,8 +126,13 @@ def check_one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], way_
 
 
 def _unlike(path: Path, first: Path, way_out: str = EXPORT_AGAIN) -> BadInput:
-    found, expected = (_describe(read_image(file).shape) for file in (path, first))
-    return BadInput(f"{path}: image is {found} but {first} is {expected}; {way_out}")
+    return BadInput(f"{path}: image is {_describe(path)} but {first} is {_describe(first)}; {way_out}")
+
+
+def _describe(path: Path) -> str:
+    """Size and colours of an image file, by its header alone: it may be large."""
+    with Image.open(path) as image:
+        return f"{image.width}x{image.height} {image.mode}"
 
 
 def _frame(
@@ -144,10 +149,6 @@ def _frame(
             f"{width}x{height}, which takes too much memory; shrink the large ones, or drop them"
         )
     return height, width
-
-
-def _describe(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]}x{shape[0]} {'RGBA' if shape[2] == 4 else 'RGB'}"
 
 
 def area_downsample(image: np.ndarray, factor: float) -> np.ndarray:

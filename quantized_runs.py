@@ -16,7 +16,7 @@ from datasets import load_scene
 from distillation import Distillation
 from errors import blaming
 from evaluation import RenderedViews, evaluate_views, render_video, stage_table, write_strip, write_views
-from experiment import load_networks, record_flags, render_limits
+from experiment import find_checkpoint, load_networks, record_flags, render_limits
 from identity import float_steps
 from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
 from model_file import FLOAT_BACKEND, load_renderer, save_float_model
@@ -35,16 +35,17 @@ def train_and_round(
     renderer: torch.nn.Module,
     scheme,
     folder: Path,
-    found: tuple[Path, dict] | None,
     float_phase: Phase,
+    found: tuple[Path, dict] | None = None,
 ) -> Trainer:
     """Trains `--N_iters` steps in float, then as many as the scheme wants through its rounding.
 
-    Goes on from the checkpoint `found`, if any. Leaves the float model's file in `folder` if there is one, and the
-    renderer with the scheme's networks.
+    Goes on from the newest checkpoint, or from `found` where it was looked for already. Leaves the float model's
+    file in `folder` if there is one, and the renderer with the scheme's networks.
     """
     # 1. A float network: resumed, taken from --ft_path, or trained.
     last_float_step = float_steps(args)
+    found = found or find_checkpoint(args, scene, folder, scheme.phase)
     state = found[1] if found else None
     phase = state.get("phase", "float") if found else None
     trainer = Trainer(args, scene, renderer, folder, float_phase)
