@@ -3,6 +3,7 @@
 import io
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import interrupts
@@ -26,6 +27,10 @@ class BrokenFile(UserError):
 
 class SaveError(UserError):
     """A file could not be written; what was there before is untouched."""
+
+    def __init__(self, message: str, path: Path | None = None):
+        super().__init__(message)
+        self.path = path
 
 
 class TrainingFailed(UserError):
@@ -54,6 +59,10 @@ class Unsaved:
             self.errors.append(error)
             print(f"warning: {error}", file=sys.stderr)
             return None
+
+    def holds(self, path: Path) -> bool:
+        """Whether `path` could not be written: what is there, if anything, is of an earlier run."""
+        return any(error.path == path for error in self.errors)
 
     def raise_first(self) -> None:
         """At the end of a command: raises SaveError where there was any."""

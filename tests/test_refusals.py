@@ -95,6 +95,40 @@ def test_pictures_in_the_way_of_a_quantised_run_cost_no_more_than_themselves(tmp
     assert (folder / "nerf_spiral_000006_rgb.mp4").is_file() and load_checkpoint(folder / "000006.tar")
 
 
+def test_a_stage_whose_file_cannot_be_written_does_not_cost_the_next(tmp_path, capsys):
+    folder = tmp_path / "nerf"
+    for name in ("model_float32.safetensors", "model_int8_ptq.safetensors"):
+        (folder / name).mkdir(parents=True)
+    flags = [*TINY, *FEW, "--qat_iters", "2", "--basedir", tmp_path]
+    fails_cleanly(capsys, run_nerf_qat, *flags, says=("model_float32.safetensors", "and 1 more"))
+    models = json.loads((folder / "metrics.json").read_text())["models"]
+    assert list(models) == ["fake_quant", "int8"] and (folder / "strip.png").is_file()
+    (folder / "model_float32.safetensors").rmdir()  # run again, the float model is not there any more
+    assert run(run_nerf_qat, *flags) == 0
+    assert "note: float32 is not measured" in capsys.readouterr().out
+
+
+def test_a_teacher_whose_file_cannot_be_written_ends_the_run(tmp_path, capsys):
+    (tmp_path / "nerf" / "model_float32.safetensors").mkdir(parents=True)
+    flags = [*TINY, *FEW, "--qat_iters", "2", "--distill", "1", "--basedir", tmp_path]
+    fails_cleanly(capsys, run_nerf_qat, *flags, says=("model_float32.safetensors", "in its place"))
+    assert (tmp_path / "nerf" / "000004.tar").is_file()
+
+
+def test_a_config_that_is_gone_at_the_end(tmp_path, monkeypatch):
+    config = tmp_path / "c.txt"
+    config.write_text("use_viewdirs = True\n")
+    evaluate = run_nerf.evaluate_views
+
+    def views(*args):
+        config.unlink()
+        return evaluate(*args)
+
+    monkeypatch.setattr(run_nerf, "evaluate_views", views)
+    assert run(run_nerf, *TINY, *FEW, "--config", config, "--basedir", tmp_path) == 0
+    assert json.loads((tmp_path / "nerf" / "metrics.json").read_text())["config_sha256"] is None
+
+
 # ------------------------------------------------------------------------------------- a full disk
 
 
