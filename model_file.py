@@ -19,7 +19,7 @@ from bitnet_model import PRODUCTS, BitField, BitNetwork
 from checkpoints import atomic_write, digest
 from errors import BadInput, BrokenFile, UserError
 from int8_model import Int8Field, Int8Network, skeleton
-from model_metadata import FAR_AWAY, check_metadata
+from model_metadata import FAR_AWAY, MOST_FRAMES, check_metadata, check_tensors
 from occupancy import OccupancyGrid
 from onnx_model import OnnxField
 from packing import pack_bits, unpack_bits
@@ -245,8 +245,10 @@ def _unpack_weights(config: FieldConfig, state: dict[str, torch.Tensor], weight_
 
 
 def _cameras(described: dict, c2w: torch.Tensor) -> Cameras:
-    if c2w.dtype != torch.float32 or c2w.ndim != 3 or c2w.shape[1:] != (3, 4) or len(c2w) == 0:
-        raise BrokenFile(f"render_path is {c2w.dtype} {tuple(c2w.shape)}, expected float32 [F, 3, 4]")
+    path = c2w.dtype == torch.float32 and c2w.ndim == 3 and c2w.shape[1:] == (3, 4)
+    if not path or not 1 <= len(c2w) <= MOST_FRAMES:
+        found = f"{c2w.dtype} {tuple(c2w.shape)}"
+        raise BrokenFile(f"render_path is {found}, expected float32 [F, 3, 4] of {MOST_FRAMES} frames at most")
     check_poses(c2w.numpy(), "render_path")
     if c2w.abs().max() > FAR_AWAY:
         raise BrokenFile(f"render_path: a camera stands farther away than {FAR_AWAY:g} world units")
@@ -263,6 +265,8 @@ def _field(
     backend: str,
 ) -> RadianceField:
     if metadata["precision"] == "float32":
+        expected = {name: (torch.float32, tuple(bare.shape)) for name, bare in skeleton(config).state_dict().items()}
+        check_tensors("network", state, expected)
         field = make_field(config)
         field.network.load_state_dict(state)
         return field.to(device)

@@ -351,7 +351,6 @@ class OccupancyGrid(nn.Module):
     @classmethod
     def unpack(cls, packed: torch.Tensor, aabb: torch.Tensor, resolution: int) -> "OccupancyGrid":
         """The grid that `pack` packed. Raises ValueError where the bytes do not make one."""
-        grid = cls(aabb, resolution)
         expected = (resolution**3 + 7) // 8
         try:
             stream = zlib.decompressobj()
@@ -359,9 +358,10 @@ class OccupancyGrid(nn.Module):
         except zlib.error as error:
             raise ValueError(f"occupancy grid does not decompress ({error})") from error
         if len(bits) != expected or not stream.eof:
-            raise ValueError(f"occupancy grid has {len(bits)} bytes, {resolution}^3 cells take {expected}")
+            raise ValueError(f"occupancy grid does not unfold to the {expected} bytes of {resolution}^3 cells")
+        grid = cls(aabb, resolution)
         cells = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=resolution**3)
-        grid.set_occupied(torch.from_numpy(cells.astype(bool)).view(grid.occupied.shape))
+        grid.set_occupied(torch.from_numpy(cells.view(bool)).view(grid.occupied.shape))
         return grid
 
 

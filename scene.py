@@ -226,16 +226,17 @@ def focus_point(c2w: np.ndarray) -> np.ndarray:
 
 def check_poses(c2w: np.ndarray, where: str) -> None:
     """Raises BadInput unless `c2w [N, 3, 4]` are finite and their rotations orthonormal."""
-    for i, pose in enumerate(c2w):
-        if not np.isfinite(pose).all():
+    finite = np.isfinite(c2w).all((1, 2))
+    rotation = np.where(finite[:, None, None], c2w[:, :, :3], np.eye(3)).astype(np.float64)
+    error = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max((1, 2))
+    determinant = np.linalg.det(rotation)
+    for i in np.flatnonzero(~finite | (error > 1e-2) | (determinant < 0)):
+        if not finite[i]:
             raise BadInput(f"{where}: pose {i} holds NaN or infinity; every entry must be finite")
-        rotation = pose[:, :3].astype(np.float64)
-        error = np.abs(rotation.T @ rotation - np.eye(3)).max()
-        if error > 1e-2 or np.linalg.det(rotation) < 0:
-            raise BadInput(
-                f"{where}: pose {i} is not a rotation (|R'R - 1| = {error:.3g}, det = "
-                f"{np.linalg.det(rotation):.3g}); remove scale or mirroring from the matrix"
-            )
+        raise BadInput(
+            f"{where}: pose {i} is not a rotation (|R'R - 1| = {error[i]:.3g}, det = {determinant[i]:.3g}); "
+            "remove scale or mirroring from the matrix"
+        )
 
 
 def _normalize(v: np.ndarray) -> np.ndarray:
