@@ -201,7 +201,7 @@ def check_tensors(what: str, state: dict[str, torch.Tensor], expected: dict) -> 
             raise BrokenFile(f"{what}: {name} holds a scale that is not positive")
     extra = [name for name in state if name not in expected]
     if extra:
-        raise BrokenFile(f"{what}: unexpected tensor {extra[0]}")
+        raise BrokenFile(f"{what}: unexpected tensor {short(extra[0])}")
 
 
 # ------------------------------------------------------------------------------------ single values

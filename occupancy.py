@@ -367,9 +367,12 @@ class OccupancyGrid(nn.Module):
 
 def _grown(cells: torch.Tensor, radius: list[int]) -> torch.Tensor:
     """A boolean grid `[X, Y, Z]` whose true cells spread so many cells along each axis, to both sides."""
-    grown = cells.float()[None, None]
-    for axis in range(3):  # separable: three passes instead of one cube
-        size = [1, 1, 1]
-        size[axis] = 2 * radius[axis] + 1
-        grown = F.max_pool3d(grown, size, stride=1, padding=[s // 2 for s in size])
-    return grown[0, 0] > 0
+    for axis, size in enumerate(cells.shape):
+        reached, wanted = 0, min(radius[axis], size - 1)
+        while reached < wanted:  # shifted by no more than it reaches and one, it leaves no gap, at the border neither
+            shift = min(reached + 1, wanted - reached)
+            grown = cells.clone()
+            grown.narrow(axis, shift, size - shift).logical_or_(cells.narrow(axis, 0, size - shift))
+            grown.narrow(axis, 0, size - shift).logical_or_(cells.narrow(axis, shift, size - shift))
+            cells, reached = grown, reached + shift
+    return cells
