@@ -253,17 +253,18 @@ def possible_focal(focal: float | np.ndarray, side: float | np.ndarray) -> bool 
 
 def check_poses(c2w: np.ndarray, where: str) -> None:
     """Raises BadInput unless `c2w [N, 3, 4]` are finite and their rotations orthonormal."""
-    for i, pose in enumerate(c2w):
-        if not np.isfinite(pose).all():
+    finite = np.isfinite(c2w).all((1, 2))
+    rotation = np.where(finite[:, None, None], c2w[:, :, :3], np.eye(3)).astype(np.float64)
+    with np.errstate(all="ignore"):  # absurd numbers overflow, and are no rotation either
+        error = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max((1, 2))
+        determinant = np.linalg.det(rotation)
+    for i in np.flatnonzero(~finite | ~(error <= 1e-2) | (determinant < 0)):
+        if not finite[i]:
             raise BadInput(f"{where}: pose {i} holds NaN or infinity; every entry must be finite")
-        rotation = pose[:, :3].astype(np.float64)
-        with np.errstate(all="ignore"):  # absurd numbers overflow, and are no rotation either
-            error, determinant = np.abs(rotation.T @ rotation - np.eye(3)).max(), np.linalg.det(rotation)
-        if not error <= 1e-2 or determinant < 0:
-            raise BadInput(
-                f"{where}: pose {i} is not a rotation (|R'R - 1| = {error:.3g}, det = {determinant:.3g}); "
-                "remove scale or mirroring from the matrix"
-            )
+        raise BadInput(
+            f"{where}: pose {i} is not a rotation (|R'R - 1| = {error[i]:.3g}, det = {determinant[i]:.3g}); "
+            "remove scale or mirroring from the matrix"
+        )
 
 
 def _normalize(v: np.ndarray) -> np.ndarray:
