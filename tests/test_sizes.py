@@ -158,8 +158,7 @@ def scene():
     return load_scene(config_parser().parse_args(TINY))
 
 
-@pytest.fixture(scope="module")
-def padded(scene):
+def pad(scene):
     """The same scene in a larger frame, with noise in what pads it."""
     count, height, width, channels = scene.images.shape
     noise = torch.Generator().manual_seed(0)
@@ -172,8 +171,16 @@ def padded(scene):
     return dataclasses.replace(scene, images=frame, cameras=cameras, valid=valid)
 
 
-def test_padding_does_not_carve(scene, padded):
-    alone, within = make_grid(scene, 24, CPU), make_grid(padded, 24, CPU)
+@pytest.fixture(scope="module")
+def padded(scene):
+    return pad(scene)
+
+
+def test_padding_does_not_carve_and_nothing_is_seen_in_it(scene):
+    """Of half of each image: what only the other half has seen lies in the padding."""
+    cameras = Cameras(scene.cameras.c2w, scene.cameras.K, 24, 12)
+    half = dataclasses.replace(scene, images=scene.images[:, :, :12], cameras=cameras, splits={"train": [0, 1, 2]})
+    alone, within = make_grid(half, 24, CPU), make_grid(pad(half), 24, CPU)
     assert torch.equal(alone.occupied, within.occupied) and torch.equal(alone.aabb, within.aabb)
     assert not alone.occupied.all()
 
