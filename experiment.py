@@ -8,7 +8,7 @@ import torch
 import distributed
 from checkpoints import atomic_write, load_checkpoint, load_newest, remove_partial_files, saving
 from errors import BadInput, BrokenFile
-from identity import check_same_run
+from identity import check_phase, check_same_run
 from occupancy import OccupancyGrid
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, RenderLimits, networks_of
 from run_log import check_wandb
@@ -168,8 +168,10 @@ def find_checkpoint(
     is of another run than the flags describe; nothing has been touched by then.
     """
     found = None if args.no_reload else distributed.from_main(lambda: load_newest(folder))
-    if found is not None and not args.render_only:
-        check_same_run(args, scene, phase, *found)
+    if found is not None:
+        check_phase(phase, *found)
+        if not args.render_only:
+            check_same_run(args, scene, *found)
     return found
 
 

@@ -262,6 +262,11 @@ def test_what_trains_nothing_refuses_nothing_and_leaves_the_flags_that_were(trai
     assert (base / "float" / "args.txt").read_bytes() == before
 
 
+@pytest.mark.parametrize("flags", [[], ["--render_only"]], ids=["training", "rendering"])
+def test_the_float_command_does_not_take_a_network_that_rounds(trained, capsys, flags):
+    is_refused(capsys, run_nerf, trained, "qat", *flags, says=("run_nerf_qat.py --quant qat",))
+
+
 def test_a_checkpoint_from_before_goes_on(trained, tmp_path):
     """One that knows nothing of its run, nor of the steps since its curve's last point."""
     base = tmp_path / "runs"

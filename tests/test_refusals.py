@@ -32,7 +32,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
     [
         ("a_file", "x", ("a_file", "Not a directory", "in its place")),
         ("a_file/below", "x", ("a_file", "Not a directory")),
-        ("/proc/logs", "x", ("/proc/logs", "could not be saved", "--basedir")),
+        ("/proc/logs", "x", ("/proc/logs", "could not be saved", "choose a folder")),
         ("runs", "n" * 300, ("too long", "shorter")),
         ("runs", "taken", ("taken", "File exists", "in its place")),
     ],
