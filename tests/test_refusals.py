@@ -258,7 +258,7 @@ def test_a_data_folder_whose_name_is_no_text(tmp_path):
 def test_a_run_whose_name_is_no_text_is_one_line(tmp_path, capsys):
     name = os.fsdecode(b"caf\xe9")  # TensorBoard's files cannot have it
     fails_cleanly(
-        capsys, run_nerf, *TINY, *FEW, "--basedir", tmp_path, "--expname", name, says=("\\udce9", "--expname")
+        capsys, run_nerf, *TINY, *FEW, "--basedir", tmp_path, "--expname", name, says=("\\udce9", "tensorboard")
     )
 
 
