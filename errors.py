@@ -1,8 +1,9 @@
 """What can go wrong for a user, each a one-line message, and how a command ends because of it."""
 
+import contextlib
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -75,6 +76,21 @@ def in_short(error: OSError | UnicodeError) -> str:
     """What the system says of a failure, without its number and the file's name."""
     reason = getattr(error, "strerror", None) or str(error)
     return reason.splitlines()[0][:200] if reason else type(error).__name__
+
+
+@contextlib.contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """Puts the file's name in front of what is found wrong with its content."""
+    try:
+        yield
+    except BrokenFile as error:
+        raise BrokenFile(f"{path}: {error}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's exception says, to be part of a message: one short line without control characters."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return "".join(letter if letter.isprintable() else "?" for letter in lines[0][:100])
 
 
 def exit_cleanly(main: Callable[[], None]) -> int:

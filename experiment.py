@@ -6,15 +6,17 @@ from pathlib import Path
 import torch
 
 import distributed
+from checkpoint_checks import WAY_OUT, describe_mismatch
 from checkpoints import atomic_write, load_checkpoint, load_newest, remove_partial_files, saving
 from errors import BadInput, BrokenFile
 from identity import check_phase, check_same_run
+from model_metadata import LARGEST_GRID, MOST_SAMPLES, MOST_STEPS, box_problem
 from occupancy import OccupancyGrid
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, RenderLimits, networks_of
 from run_log import check_wandb
 from run_nerf_helpers import FieldConfig, NeRF, make_field
 from scene import Scene
-from tensorf import TensorfConfig, TensorField, resolution_for
+from tensorf import TensorfConfig, TensorField, TensorNetwork, resolution_for
 
 FIELD_KINDS = ("nerf", "tensorf")
 
@@ -34,7 +36,7 @@ def prepare_device(args: argparse.Namespace) -> torch.device:
         device = distributed.local_device()
     else:
         device = select_device(args.device)
-    if args.amp == "fp16" and device.type != "cuda":
+    if args.amp == "fp16" and device.type in ("cpu", "mps"):
         raise BadInput(f"--amp fp16 needs a CUDA device, this is {device.type}; use --amp bf16")
     distributed.join(device, args.dist_timeout)
     return device
@@ -115,6 +117,7 @@ def make_renderer(
     tensor = args.model == "tensorf"
     if tensor and args.sampler != "occupancy":
         raise BadInput("--model tensorf: has one field in one box; add --sampler occupancy")
+    _check_cost(args)
     torch.manual_seed(args.seed)
     if args.sampler == "hierarchical":
         if args.filter_rays:
@@ -134,7 +137,16 @@ def make_renderer(
     grid = make_grid(scene, args.grid_resolution, device)
     field = make_tensor_field(args, grid.aabb) if tensor else make_field(field_config(args), network)
     step = args.march_step * float(grid.cell.max())
+    if grid.diagonal > MOST_STEPS * step:
+        raise BadInput(f"--march_step {args.march_step:g}: a ray would have more than {MOST_STEPS} samples; give more")
     return OccupancyRenderer(field, grid, ray_setup(args, scene), step, args.min_transmittance).to(device)
+
+
+def _check_cost(args: argparse.Namespace) -> None:
+    """Raises BadInput for what `model_metadata` lets no file ask for, before hours are spent on training."""
+    for flag, most in (("grid_resolution", LARGEST_GRID), ("N_samples", MOST_SAMPLES), ("N_importance", MOST_SAMPLES)):
+        if getattr(args, flag) > most:
+            raise BadInput(f"--{flag} {getattr(args, flag)}: model files hold {most} at most; give less")
 
 
 def make_grid(scene: Scene, resolution: int, device: torch.device) -> OccupancyGrid:
@@ -182,21 +194,43 @@ def load_networks(renderer: torch.nn.Module, path: Path, state: dict | None = No
     """
     state = load_checkpoint(path) if state is None else state
     _check_conventions(renderer, path, state)
+    load_tensors(renderer, state, path)
+
+
+def load_tensors(renderer: torch.nn.Module, state: dict, what: Path | str) -> None:
+    """The part of `load_networks` that is not about flags; `what` begins its messages."""
     for name, network in networks_of(renderer).items():
         stored = state.get(f"{name}_state_dict")
         if stored is None:
             raise BrokenFile(
-                f"{path}: has no {name}_state_dict; was it trained with another --sampler or --N_importance?"
+                f"{what}: has no {name}_state_dict; was it trained with another --sampler or --N_importance?"
             )
         try:
             network.load_state_dict(stored)
-        except RuntimeError as error:
             mismatch = describe_mismatch(network.state_dict(), stored)
+            if not mismatch and isinstance(network, TensorNetwork):
+                mismatch = network.problem()
+        except RuntimeError:
+            mismatch = describe_mismatch(network.state_dict(), stored)
+        if mismatch:
             raise BrokenFile(
-                f"{path}: {name} is of another architecture: {mismatch}; give the flags it was trained with"
-            ) from error
+                f"{what}: {name} is of another architecture: {mismatch}; give the flags it was trained with"
+            )
     if isinstance(renderer, OccupancyRenderer) and "grid_state_dict" in state:
-        renderer.grid.load_state_dict(state["grid_state_dict"])
+        load_grid(renderer.grid, state["grid_state_dict"], what)
+
+
+def load_grid(grid: OccupancyGrid, stored: dict[str, torch.Tensor], what: Path | str) -> None:
+    cells = stored.get("occupied")
+    if cells is not None and cells.ndim == 3 and cells.shape != grid.occupied.shape:
+        raise BrokenFile(
+            f"{what}: was trained with --grid_resolution {cells.shape[0]}, not {grid.resolution}; "
+            "give the same again, or choose another --expname"
+        )
+    mismatch = describe_mismatch(grid.state_dict(), stored) or box_problem(stored["aabb"])
+    if mismatch:
+        raise BrokenFile(f"{what}: its occupancy grid cannot be used: {mismatch}; {WAY_OUT}")
+    grid.load_state_dict(stored)
 
 
 def _check_conventions(renderer: torch.nn.Module, path: Path, state: dict) -> None:
@@ -211,17 +245,6 @@ def _check_conventions(renderer: torch.nn.Module, path: Path, state: dict) -> No
     if state.get("residual", False) != residual:
         word = "without" if residual else "with"
         raise BadInput(f"{path}: was trained {word} --residual; give the same flags again")
-
-
-def describe_mismatch(expected: dict, stored: dict) -> str:
-    """The first difference in names or shapes of two state dicts, in words; empty if none."""
-    for name, value in expected.items():
-        if name not in stored:
-            return f"no {name}"
-        if stored[name].shape != value.shape:
-            return f"{name} is {tuple(stored[name].shape)}, expected {tuple(value.shape)}"
-    unexpected = [name for name in stored if name not in expected]
-    return f"unexpected {unexpected[0]}" if unexpected else ""
 
 
 # ------------------------------------------------------------------------------------ run folder

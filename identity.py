@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import torch
 
-from errors import BadInput, BrokenFile
+from errors import BadInput
 from scene import Scene
 
 THUMBNAIL = 16  # pixels on each side that a training picture is averaged to
@@ -100,8 +100,6 @@ def check_same_run(args: argparse.Namespace, scene: Scene, path: Path, state: di
     """Raises BadInput where a checkpoint is of another run than the flags describe, and notes what has changed
     otherwise. Checkpoints that know nothing of their run pass."""
     before = state.get("identity", {})
-    if not isinstance(before, dict):
-        raise BrokenFile(f"{path}: what it says of its run cannot be read; choose another --expname")
     now = run_identity(args, scene, rounding=state.get("phase", "float") != "float")
     changed = [name for name in now if name in before and differ(name, before[name], now[name])]
     data = [name for name in OF_DATA if name in changed]
@@ -146,5 +144,5 @@ def short(value) -> str:
     if isinstance(value, torch.Tensor):
         value = [float(f"{number:.5g}") for number in value.flatten()[:6].tolist()]
         value = value[0] if len(value) == 1 else value
-    text = str(value)
+    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(value).split()))
     return text if len(text) <= 60 else f"{text[:60]}..."

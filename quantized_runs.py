@@ -14,8 +14,9 @@ from batches import Batch
 from checkpoints import checkpoint_files, load_checkpoint
 from datasets import load_scene
 from distillation import Distillation
+from errors import blaming
 from evaluation import RenderedViews, evaluate_views, render_video, stage_table, write_strip, write_views
-from experiment import load_networks, record_flags, render_limits
+from experiment import find_checkpoint, load_networks, record_flags, render_limits
 from identity import float_steps
 from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
 from model_file import FLOAT_BACKEND, load_renderer, save_float_model
@@ -34,16 +35,17 @@ def train_and_round(
     renderer: torch.nn.Module,
     scheme,
     folder: Path,
-    found: tuple[Path, dict] | None,
     float_phase: Phase,
+    found: tuple[Path, dict] | None = None,
 ) -> Trainer:
     """Trains `--N_iters` steps in float, then as many as the scheme wants through its rounding.
 
-    Goes on from the checkpoint `found`, if any. Leaves the float model's file in `folder` if there is one, and the
-    renderer with the scheme's networks.
+    Goes on from the newest checkpoint, or from `found` where it was looked for already. Leaves the float model's
+    file in `folder` if there is one, and the renderer with the scheme's networks.
     """
     # 1. A float network: resumed, taken from --ft_path, or trained.
     last_float_step = float_steps(args)
+    found = found or find_checkpoint(args, scene, folder, scheme.phase)
     state = found[1] if found else None
     phase = state.get("phase", "float") if found else None
     trainer = Trainer(args, scene, renderer, folder, float_phase)
@@ -67,7 +69,8 @@ def train_and_round(
 
     # 2. The same network, rounding as its file will; what can be calibrated is, from training rays.
     if rounds:
-        scheme.load_state_dict(state.get("scheme", {}))
+        with blaming(found[0]):
+            scheme.load_state_dict(state.get("scheme", {}))
     scheme.prepare()
     if not rounds:
         scheme.calibrate()
@@ -111,7 +114,7 @@ def rounding_trainer(args: argparse.Namespace, scene: Scene, scheme, folder: Pat
         phase.schedule = exponential_schedule(args, args.qat_lrate_scale, first)
     if args.distill > 0:
         teacher = distributed.from_main(lambda: load_renderer(folder / "model_float32.safetensors", CPU)[0])
-        distillation = Distillation(teacher.to(next(scheme.renderer.buffers()).device), args.distill)
+        distillation = Distillation(teacher.to(scheme.renderer.device), args.distill)
 
         def extra_loss(batch: Batch, rendering: Rendering, step: int) -> torch.Tensor:
             own = scheme.extra_loss(batch, rendering, step) if scheme.extra_loss else 0.0

@@ -1,6 +1,8 @@
 """What a dataset reader hands over: images, cameras, bounds, and a path for the video."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,39 +10,89 @@ import torch
 
 from errors import BadInput
 
+FAR_AWAY = 1e6  # world units, and for a lens pixels: nothing that is measured reaches farther
+
 
 @dataclass
 class Cameras:
     """Pinhole cameras with OpenGL axes (x right, y up, looking along -z).
 
     c2w: camera-to-world `[N, 3, 4]` float32, world units. K: intrinsics `[N, 3, 3]` in pixels,
-    with the principal point measured from the image's top left corner. height, width: pixels.
+    with the principal point measured from the image's top left corner. height, width: pixels, of
+    all images, or where these differ of the frame in whose top left corner each of them lies.
+    sizes: height and width of each image `[N, 2]`, int64 and always on the CPU; None: all fill the frame.
     """
 
     c2w: torch.Tensor
     K: torch.Tensor
     height: int
     width: int
+    sizes: torch.Tensor | None = None
+
+    def __post_init__(self):
+        if self.sizes is None:
+            self.sizes = torch.tensor([self.height, self.width]).expand(len(self.c2w), 2)
+
+    @classmethod
+    def of_sizes(cls, c2w: torch.Tensor, K: torch.Tensor, sizes: torch.Tensor) -> "Cameras":
+        """Cameras whose images have `sizes [N, 2]`, in the smallest frame that holds each."""
+        return cls(c2w, K, *sizes.amax(0).tolist(), sizes)
 
     def __len__(self) -> int:
         return len(self.c2w)
 
     def __getitem__(self, index) -> "Cameras":
-        """The cameras at a slice, list or index tensor; a single number gives one camera of N = 1."""
+        """The cameras at a slice, list or index tensor, in the same frame as all; a single number gives one
+        camera of N = 1, and its image alone."""
         if isinstance(index, int):
-            index = slice(index, index + 1)
-        return Cameras(self.c2w[index], self.K[index], self.height, self.width)
+            return Cameras(self.c2w[index, None], self.K[index, None], *self.size(index))
+        return Cameras(self.c2w[index], self.K[index], self.height, self.width, self.sizes[index])
+
+    def size(self, view: int) -> tuple[int, int]:
+        """Height and width of one image, pixels."""
+        height, width = self.sizes[view].tolist()
+        return height, width
 
     def to(self, device: torch.device) -> "Cameras":
-        return Cameras(self.c2w.to(device), self.K.to(device), self.height, self.width)
+        return Cameras(self.c2w.to(device), self.K.to(device), self.height, self.width, self.sizes)
 
     def scaled(self, factor: float) -> "Cameras":
-        """Cameras of the same field of view for images `factor` times smaller on each side."""
-        height, width = max(1, round(self.height / factor)), max(1, round(self.width / factor))
+        """Cameras of one size and of the same field of view, for images `factor` times smaller on each side."""
+        height, width = shrunk(self.height, factor), shrunk(self.width, factor)
         K = self.K.clone()
         K[:, 0] *= width / self.width
         K[:, 1] *= height / self.height
         return Cameras(self.c2w, K, height, width)
+
+    def along(self, path: torch.Tensor) -> "Cameras":
+        """Cameras at the poses of a path `[F, 3, 4]`: each the first here of the most common size."""
+        sizes = list(map(tuple, self.sizes.tolist()))
+        usual = most_common(sizes)
+        return Cameras(path, self.K[sizes.index(usual), None].repeat(len(path), 1, 1), *usual)
+
+
+def one_size(sizes: torch.Tensor) -> bool:
+    """Whether all images of `sizes [N, 2]` have one."""
+    return bool((sizes == sizes[0]).all())
+
+
+def covered(sizes: torch.Tensor) -> torch.Tensor | None:
+    """Which pixels `[N, H, W]` of the frame that images of `sizes [N, 2]` lie in are theirs; None: all."""
+    if one_size(sizes):
+        return None
+    height, width = sizes.amax(0).tolist()
+    in_rows, in_columns = torch.arange(height) < sizes[:, :1], torch.arange(width) < sizes[:, 1:]
+    return in_rows[:, :, None] & in_columns[:, None]
+
+
+def most_common(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The size that most images have, the first of those that are as common."""
+    return Counter(sizes).most_common(1)[0][0]
+
+
+def shrunk(side: int, factor: float) -> int:
+    """A side of an image, pixels, once it is `factor` times smaller."""
+    return max(1, round(side / factor))
 
 
 def pinhole(focal: float, height: int, width: int) -> torch.Tensor:
@@ -52,7 +104,8 @@ def pinhole(focal: float, height: int, width: int) -> torch.Tensor:
 class Scene:
     """A scene as the rest of the code sees it. World units are the dataset's own.
 
-    images: uint8 `[N, H, W, 3 or 4]`; a fourth channel is straight (not premultiplied) alpha.
+    images: uint8 `[N, H, W, 3 or 4]`; a fourth channel is straight (not premultiplied) alpha. Where
+    the views differ in size each lies in its top left corner, and what is beyond is not valid.
     splits: view numbers of `train`, `val` and `test`. near, far: along the optical axis, world
     units (for `ndc` scenes: in NDC, 0 and 1). aabb: `[2, 3]`, the box that holds the content, in
     the space the field is queried in. background: colour behind everything, `[3]` in [0, 1].
@@ -81,6 +134,12 @@ class Scene:
     def target(self, views: torch.Tensor) -> torch.Tensor:
         """Float images `[V, H, W, 3]` of some views over the scene's background."""
         return composite_over(self.images[views].float() / 255, torch.tensor(self.background))
+
+    def picture(self, view: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`target` of one view at its own size `[h, w, 3]`, and its valid pixels `[h, w]`; None: all."""
+        height, width = self.cameras.size(view)
+        target = self.target(torch.tensor([view]))[0, :height, :width]
+        return target, None if self.valid is None else self.valid[view, :height, :width]
 
 
 def composite_over(rgba: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
@@ -167,18 +226,37 @@ def focus_point(c2w: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(projector.sum(0), (projector @ origin).sum(0), rcond=None)[0][:, 0]
 
 
+def check_extent(what: str, numbers: np.ndarray, where: str) -> None:
+    """Raises BadInput where coordinates are not finite, or so large that float32 and model files do not hold them.
+
+    what: whose they are, in words; where: of which file.
+    """
+    farthest = np.abs(numbers).max()
+    if not farthest <= FAR_AWAY:  # nor is NaN
+        raise BadInput(
+            f"{where}: {what} reaches {farthest:g} units off; expected {FAR_AWAY:g} at most: mend or scale it"
+        )
+
+
+def possible_focal(focal: float | np.ndarray, side: float | np.ndarray) -> bool | np.ndarray:
+    """Whether a lens may have this focal length, pixels, for images with such a side."""
+    return (focal > 1e-3 * side) & (focal < FAR_AWAY)
+
+
 def check_poses(c2w: np.ndarray, where: str) -> None:
     """Raises BadInput unless `c2w [N, 3, 4]` are finite and their rotations orthonormal."""
-    for i, pose in enumerate(c2w):
-        if not np.isfinite(pose).all():
+    finite = np.isfinite(c2w).all((1, 2))
+    rotation = np.where(finite[:, None, None], c2w[:, :, :3], np.eye(3)).astype(np.float64)
+    with np.errstate(all="ignore"):  # absurd numbers overflow, and are no rotation either
+        error = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max((1, 2))
+        determinant = np.linalg.det(rotation)
+    for i in np.flatnonzero(~finite | ~(error <= 1e-2) | (determinant < 0)):
+        if not finite[i]:
             raise BadInput(f"{where}: pose {i} holds NaN or infinity; every entry must be finite")
-        rotation = pose[:, :3].astype(np.float64)
-        error = np.abs(rotation.T @ rotation - np.eye(3)).max()
-        if error > 1e-2 or np.linalg.det(rotation) < 0:
-            raise BadInput(
-                f"{where}: pose {i} is not a rotation (|R'R - 1| = {error:.3g}, det = "
-                f"{np.linalg.det(rotation):.3g}); remove scale or mirroring from the matrix"
-            )
+        raise BadInput(
+            f"{where}: pose {i} is not a rotation (|R'R - 1| = {error[i]:.3g}, det = {determinant[i]:.3g}); "
+            "remove scale or mirroring from the matrix"
+        )
 
 
 def _normalize(v: np.ndarray) -> np.ndarray:

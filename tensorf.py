@@ -17,6 +17,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from model_metadata import MOST_ENTRIES, box_problem
 from run_nerf_helpers import get_embedder
 
 # Which axes a plane spans (its columns, its rows), and the axis of the line that goes with it.
@@ -54,18 +55,17 @@ class TensorfConfig:
         return {"vm": TensorVM, "cp": TensorCP}[self.decomposition](self, resolution, aabb)
 
 
-def bilinear_corners(at: torch.Tensor, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+def bilinear_corners(
+    column: torch.Tensor, row: torch.Tensor, rows: int, columns: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The four entries of a `rows x columns` table around points, and their weights.
 
-    at: `[P, 2]`, column and row, in entries: 0 is the first one's centre, `columns - 1` the last
-    one's. Points outside count to the border. Returns flat numbers and weights, `[P, 4]`.
+    column, row: `[P]`, in entries: 0 is the first one's centre, `columns - 1` the last one's. Points
+    outside count to the border. Returns flat numbers and weights, `[P, 4]`.
     """
-    limit = torch.tensor([columns - 1, rows - 1], device=at.device)
-    at = at.clamp(min=torch.zeros_like(limit), max=limit)
-    low = at.floor().clamp(max=(limit - 1).clamp_min(0))
-    (right, down), (column, row) = (at - low).unbind(-1), low.long().unbind(-1)
+    (left_entry, right), (top_entry, down) = _between(column, columns), _between(row, rows)
     step_right, step_down = min(1, columns - 1), columns * min(1, rows - 1)
-    first = row * columns + column
+    first = top_entry * columns + left_entry
     index = torch.stack([first, first + step_right, first + step_down, first + step_right + step_down], -1)
     left, up = 1 - right, 1 - down
     return index, torch.stack([left * up, right * up, left * down, right * down], -1)
@@ -73,10 +73,16 @@ def bilinear_corners(at: torch.Tensor, rows: int, columns: int) -> tuple[torch.T
 
 def linear_corners(at: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The two entries of a line around points `at [P]`, and their weights, both `[P, 2]`."""
+    first, right = _between(at, count)
+    return torch.stack([first, first + min(1, count - 1)], -1), torch.stack([1 - right, right], -1)
+
+
+def _between(at: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of points `at [P]` along `count` entries: the number of the last entry that is not beyond each, so that
+    there is one more, and how far on it lies, in [0, 1]."""
     at = at.clamp(0, count - 1)
     low = at.floor().clamp(max=max(count - 2, 0))
-    right, first = at - low, low.long()
-    return torch.stack([first, first + min(1, count - 1)], -1), torch.stack([1 - right, right], -1)
+    return low.long(), at - low
 
 
 def look_up(table: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -105,17 +111,24 @@ class TensorNetwork(nn.Module, ABC):
 
     @abstractmethod
     def products(self, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """At points `[P, 3]` in entries: density components summed `[P]`, colour components `[P, M]`."""
+        """At points `[3, P]` in entries: density components summed `[P]`, colour components `[P, M]`."""
 
     @property
     @abstractmethod
     def resolution(self) -> tuple[int, int, int]:
         """Entries along x, y and z."""
 
+    def problem(self) -> str:
+        """Why nothing can be looked up in what was loaded, though its tensors have the right names; empty if it can."""
+        if not all(2 <= count <= MOST_ENTRIES for count in self.resolution):
+            return f"{self.resolution} entries along the axes, expected 2 to {MOST_ENTRIES}"
+        return box_problem(self.aabb)
+
     def in_entries(self, positions: torch.Tensor) -> torch.Tensor:
-        """World positions `[P, 3]` as numbers of entries along each axis: 0 and `resolution - 1` at the box's faces."""
-        last = torch.tensor(self.resolution, device=positions.device) - 1
-        return (positions - self.aabb[0]) / (self.aabb[1] - self.aabb[0]) * last
+        """World positions `[P, 3]` as numbers of entries `[3, P]` along each axis: 0 and `resolution - 1` at the
+        box's faces."""
+        unit = (positions - self.aabb[0]) / (self.aabb[1] - self.aabb[0])
+        return torch.stack([unit[:, axis] * (count - 1) for axis, count in enumerate(self.resolution)])
 
     def raw_density(self, positions: torch.Tensor) -> torch.Tensor:
         return self.products(self.in_entries(positions))[0]
@@ -142,8 +155,8 @@ class FactorNetwork(TensorNetwork):
         """Keeps only the entries that points inside `box [2, 3]` look at; the box becomes theirs."""
         at = self.in_entries(box)
         last = torch.tensor(self.resolution, device=box.device) - 1
-        low = at[0].floor().clamp(min=torch.zeros_like(last), max=last).long()
-        high = at[1].ceil().clamp(min=low + 1).clamp(max=last).long()
+        low = at[:, 0].floor().clamp(min=torch.zeros_like(last), max=last).long()
+        high = at[:, 1].ceil().clamp(min=low + 1).clamp(max=last).long()
         size = (self.aabb[1] - self.aabb[0]) / last
         self._slice(low.tolist(), (high + 1).tolist())
         self.aabb.copy_(self.aabb[0] + torch.stack([low, high]) * size)
@@ -166,6 +179,13 @@ class FactorNetwork(TensorNetwork):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def sizes_problem(resolution: tuple[int, int, int], planes: list[Sequence[int]], lines: list[int]) -> str:
+    """Where planes of `[H, W]` entries and lines do not belong to one box of entries; empty if they do."""
+    expected = [(resolution[row], resolution[column]) for column, row in PLANES], [resolution[axis] for axis in LINES]
+    fits = ([tuple(plane) for plane in planes], lines) == expected
+    return "" if fits else "planes and lines of different numbers of entries"
+
+
 class TensorVM(FactorNetwork):
     """Planes times lines; for axis i both have `density_ranks[i] + color_ranks[i]` channels."""
 
@@ -173,12 +193,9 @@ class TensorVM(FactorNetwork):
         super().__init__(config, aabb, sum(config.color_ranks))
         ranks = [d + c for d, c in zip(config.density_ranks, config.color_ranks, strict=True)]
         self.planes = nn.ParameterList(
-            0.1 * torch.randn(resolution[row], resolution[column], r)
-            for (column, row), r in zip(PLANES, ranks, strict=True)
+            _small(0.1, resolution[row], resolution[column], r) for (column, row), r in zip(PLANES, ranks, strict=True)
         )
-        self.lines = nn.ParameterList(
-            0.1 * torch.randn(resolution[axis], r) for axis, r in zip(LINES, ranks, strict=True)
-        )
+        self.lines = nn.ParameterList(_small(0.1, resolution[axis], r) for axis, r in zip(LINES, ranks, strict=True))
 
     def factors(self) -> list[nn.Parameter]:
         return [*self.planes, *self.lines]
@@ -187,13 +204,17 @@ class TensorVM(FactorNetwork):
     def resolution(self) -> tuple[int, int, int]:
         return self.planes[0].shape[1], self.planes[0].shape[0], self.lines[0].shape[0]
 
+    def problem(self) -> str:
+        sizes = [plane.shape[:2] for plane in self.planes], [len(line) for line in self.lines]
+        return super().problem() or sizes_problem(self.resolution, *sizes)
+
     def products(self, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        density, components = at.new_zeros(len(at)), []
-        for plane, line, axes, axis, rank in zip(
+        density, components = at.new_zeros(at.shape[1]), []
+        for plane, line, (column, row), axis, rank in zip(
             self.planes, self.lines, PLANES, LINES, self.config.density_ranks, strict=True
         ):
-            product = look_up(plane, *bilinear_corners(at[:, axes], *plane.shape[:2]))
-            product = product * look_up(line, *linear_corners(at[:, axis], len(line)))
+            product = look_up(plane, *bilinear_corners(at[column], at[row], *plane.shape[:2]))
+            product = product * look_up(line, *linear_corners(at[axis], len(line)))
             density = density + product[:, :rank].sum(-1)
             components.append(product[:, rank:])
         return density, torch.cat(components, -1)
@@ -218,7 +239,7 @@ class TensorCP(FactorNetwork):
     def __init__(self, config: TensorfConfig, resolution: tuple[int, int, int], aabb: torch.Tensor):
         super().__init__(config, aabb, sum(config.color_ranks))
         rank = sum(config.density_ranks) + sum(config.color_ranks)
-        self.lines = nn.ParameterList(0.2 * torch.randn(count, rank) for count in resolution)
+        self.lines = nn.ParameterList(_small(0.2, count, rank) for count in resolution)
 
     def factors(self) -> list[nn.Parameter]:
         return list(self.lines)
@@ -230,7 +251,7 @@ class TensorCP(FactorNetwork):
     def products(self, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         product = 1.0
         for axis, line in enumerate(self.lines):
-            product = product * look_up(line, *linear_corners(at[:, axis], len(line)))
+            product = product * look_up(line, *linear_corners(at[axis], len(line)))
         rank = sum(self.config.density_ranks)
         return product[:, :rank].sum(-1), product[:, rank:]
 
@@ -242,6 +263,12 @@ class TensorCP(FactorNetwork):
     def upsample(self, resolution: tuple[int, int, int]) -> None:
         for axis, (line, count) in enumerate(zip(self.lines, resolution, strict=True)):
             self.lines[axis] = nn.Parameter(_interpolate(line[:, None], count, 1)[:, 0])
+
+
+def _small(size: float, *shape: int) -> torch.Tensor:
+    """Normal random numbers, but for a skeleton: on the meta device they import seconds of torch's compiler."""
+    values = torch.empty(shape)
+    return values if values.is_meta else values.normal_().mul_(size)
 
 
 def _interpolate(table: torch.Tensor, rows: int, columns: int) -> torch.Tensor:

@@ -19,13 +19,14 @@ from tqdm import tqdm
 
 import distributed
 from batches import Batch, RayBatches, render_batch
+from checkpoint_checks import WAY_OUT, fitting_optimizer_state
 from checkpoints import save_checkpoint
 from errors import BadInput, BrokenFile, Interrupted, TrainingFailed, Unsaved
 from evaluation import colorize_depth, evaluate_views, render_video, write_views
-from experiment import render_limits
+from experiment import load_tensors, render_limits
 from identity import run_identity
 from interrupts import signals_call
-from optimizers import exponential_schedule, make_optimizers
+from optimizers import Together, exponential_schedule, make_optimizers
 from progress import progress_bar
 from rendering import OccupancyRenderer, Rays, Rendering, networks_of, render_image
 from run_log import RunLog, gpu_watts
@@ -48,7 +49,7 @@ def compile_fields(renderer: torch.nn.Module, backend: str | Callable = "inducto
     compiled is dropped (`start_anew`), since its fake-quantisers stood otherwise. Raises BadInput
     where a compiler that the device needs is missing.
     """
-    on_cpu = next(renderer.parameters()).device.type == "cpu"
+    on_cpu = renderer.device.type == "cpu"
     if on_cpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         raise BadInput("--compile needs a C++ compiler on a CPU (g++, clang++ or $CXX), none found; leave it out")
     if not on_cpu and not find_spec("triton"):
@@ -95,7 +96,7 @@ class Trainer:
     ):
         self.args, self.scene, self.renderer, self.folder = args, scene, renderer, folder
         self.phase = phase
-        self.device = next(renderer.parameters()).device
+        self.device = renderer.device
         if args.compile:
             compile_fields(renderer)
         self.batches = RayBatches(args, scene, self.device)
@@ -119,6 +120,7 @@ class Trainer:
         """New optimisers, for the parameters that the renderer has now."""
         self.parameters = list(self.renderer.parameters())
         self.optimizers = make_optimizers(self.args, self.renderer)
+        self.together = Together(self.optimizers)
         self.base_rates = {name: [group["lr"] for group in o.param_groups] for name, o in self.optimizers.items()}
 
     # ---------------------------------------------------------------------------------- one step
@@ -130,10 +132,11 @@ class Trainer:
         with record_function("batch"):
             batch = self.batches.draw(self.renderer, self.step + 1)
         if batch.total_samples == 0:
-            self._fail_if_not_finite(self._last_mse)  # what empties a grid may be NaN
+            self._fail_if_not_finite(float(self._last_mse))  # what empties a grid may be NaN
             raise TrainingFailed(
                 f"step {self.step + 1}: no ray meets an occupied cell, the field has emptied; "
-                "lower --grid_threshold, or start anew with a lower --lrate or another --aabb (see --plot_cameras)"
+                "go on with a lower --grid_threshold, or start anew (--no_reload) with a lower --lrate or another "
+                "--aabb, which --plot_cameras shows"
             )
         share = len(batch.rays) / batch.total_rays  # sums over processes are then means over all rays
         with record_function("forward"):
@@ -171,12 +174,11 @@ class Trainer:
                 group["lr"] = rate * self.phase.schedule(self.step)
             if name == "muon":
                 optimizer.param_groups[0]["weight_decay"] = self.phase.weight_decay(self.step)
-            self.scaler.unscale_(optimizer)  # before they are measured or clipped
+        self.scaler.unscale_(self.together)  # before they are measured or clipped
         if self.args.grad_clip > 0 or _due(self.step + 1, self.args.i_print):
             limit = self.args.grad_clip if self.args.grad_clip > 0 else math.inf
             self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
-        for optimizer in self.optimizers.values():
-            self.scaler.step(optimizer)
+        self.scaler.step(self.together)
         self.scaler.update()
 
     def autocast(self) -> contextlib.AbstractContextManager:
@@ -253,16 +255,15 @@ class Trainer:
             self.seconds += time.perf_counter() - started
             bar.update()
             if self.step % LOOK_INTERVAL == 0 or self.step == last_step:
-                mean_mse = torch.stack(self.recent).mean()
+                mean_mse, psnr, drawn, content = self._look(self.recent, rendering, batch)
                 self._fail_if_not_finite(mean_mse)
-                self._fail_if_collapsed(rendering, batch)
-                psnr = float(mse2psnr(mean_mse))
+                self._fail_if_collapsed(drawn, content)
                 rays_per_second = window_rays / (time.perf_counter() - window_start)
                 bar.set_postfix_str(f"PSNR {psnr:.2f} dB, {rays_per_second / 1000:.1f}k rays/s")
                 if _due(self.step, self.args.i_print):
                     self.curve.append((self.step, round(psnr, 3)))
                     if log:
-                        values = self._scalars(float(mean_mse), rays_per_second, batch)
+                        values = self._scalars(mean_mse, psnr, rays_per_second, batch)
                         self.unsaved.attempt(log.scalars, values, self.step)
                 window_start, window_rays = time.perf_counter(), 0
                 if self.step % LOOK_INTERVAL == 0:
@@ -272,31 +273,39 @@ class Trainer:
                 self.save()
                 raise Interrupted(f"stopped at step {self.step}; saved, the same command resumes")
 
-    def _fail_if_not_finite(self, mse: torch.Tensor) -> None:
-        if not torch.isfinite(mse):
-            raise TrainingFailed(
-                f"step {self.step}: the loss is not finite; the last checkpoint is kept: "
-                "go on from it with --grad_clip 1, or start anew with a lower --lrate"
-            )
-
-    def _fail_if_collapsed(self, rendering: Rendering, batch: Batch) -> None:
-        """Says of a collapse when it is first seen, and gives up when it stays."""
-        # Nothing drawn, or one flat colour drawn everywhere, where the photographs have content.
+    @staticmethod
+    def _look(recent: list[torch.Tensor], rendering: Rendering, batch: Batch) -> list[float]:
+        """What is shown and checked, for one wait: the mean of recent MSEs, its PSNR in dB, and how much the
+        colours that the field drew, and those of the photographs, vary from ray to ray."""
+        mse = torch.stack(recent).mean()
         leaving = (1 - rendering.opacity.detach())[:, None]
         drawn = (rendering.rgb.detach() - leaving * batch.background).std(0).max()
-        if drawn > 1e-3 or batch.target.std(0).max() < 1e-2:
+        return torch.stack([mse, mse2psnr(mse), drawn, batch.target.std(0).max()]).tolist()
+
+    def _fail_if_not_finite(self, mse: float) -> None:
+        if not math.isfinite(mse):
+            raise TrainingFailed(
+                f"step {self.step}: the loss is not finite; the last checkpoint is kept: go on from it with "
+                "--grad_clip 1, or start anew (--no_reload) with a lower --lrate"
+            )
+
+    def _fail_if_collapsed(self, drawn: float, content: float) -> None:
+        """Says of a collapse when it is first seen, and gives up when it stays; see `_look`."""
+        # Nothing drawn, or one flat colour drawn everywhere, where the photographs have content.
+        if drawn > 1e-3 or content < 1e-2:
             self._collapsed_since = None
             return
         if self._collapsed_since is None:
             self._collapsed_since = self.step
             tqdm.write(
                 f"warning: collapse at step {self.step}: every ray has the background's colour or one flat colour; "
-                "if it stays, start anew with a lower --lrate, --density_activation softplus or --precrop_iters 500"
+                "if it stays, start anew (--no_reload) with a lower --lrate, --density_activation softplus or "
+                "--precrop_iters 500"
             )
         elif self.step - self._collapsed_since >= COLLAPSE_PATIENCE:
             raise TrainingFailed(
-                f"step {self.step}: collapsed to a flat colour since step {self._collapsed_since}; start anew, with a "
-                "lower --lrate, --density_activation softplus or --precrop_iters 500"
+                f"step {self.step}: collapsed to a flat colour since step {self._collapsed_since}; start anew "
+                "(--no_reload) with a lower --lrate, --density_activation softplus or --precrop_iters 500"
             )
 
     def _periodic(self, log: RunLog | None, last_step: int) -> None:
@@ -323,10 +332,10 @@ class Trainer:
         if pictures or test or video:
             distributed.wait_for_main()
 
-    def _scalars(self, mse: float, rays_per_second: float, batch: Batch) -> dict[str, float]:
+    def _scalars(self, mse: float, psnr: float, rays_per_second: float, batch: Batch) -> dict[str, float]:
         values = {
             "train/mse": mse,
-            "train/psnr": -10 * math.log10(mse),
+            "train/psnr": psnr,
             "train/gradient_norm": float(self.gradient_norm),
             "train/rays_per_second": rays_per_second,
         }
@@ -348,7 +357,7 @@ class Trainer:
             "view/rgb": rgb.clamp(0, 1),
             "view/depth": colorize_depth(picture.depth, picture.opacity),
             "view/opacity": opacity.clamp(0, 1),
-            "view/error": (rgb - self.scene.target(torch.tensor([view]))[0]).abs().clamp(0, 1),
+            "view/error": (rgb - self.scene.picture(view)[0]).abs().clamp(0, 1),
         }
 
     # -------------------------------------------------------------------------------- checkpoints
@@ -388,25 +397,26 @@ class Trainer:
 
     def load_state_dict(self, state: dict) -> None:
         """Goes on where `state` was saved: the next step is the one an unbroken run would take."""
-        for name, network in networks_of(self.renderer).items():
-            network.load_state_dict(state[f"{name}_state_dict"])
+        what = f"checkpoint of step {state.get('global_step')}"
+        if "global_step" not in state:
+            raise BrokenFile(f"{what}: does not say its step, so nothing can go on from it; give it to --ft_path")
+        load_tensors(self.renderer, state, what)
         for name, optimizer in self.optimizers.items():
             try:
-                optimizer.load_state_dict(state[f"{name}_state_dict"])
-            except (KeyError, ValueError) as error:
+                optimizer.load_state_dict(fitting_optimizer_state(optimizer, state.get(f"{name}_state_dict")))
+            except BrokenFile as error:
                 raise BrokenFile(
-                    f"checkpoint of step {state['global_step']}: its optimiser state is not one of "
-                    f"--optimizer {self.args.optimizer} ({error}); give the one it was trained with"
+                    f"{what}: its optimiser state is not one of --optimizer {self.args.optimizer} ({error}); "
+                    f"give the one it was trained with, or {WAY_OUT}"
                 ) from error
-        if isinstance(self.renderer, OccupancyRenderer):
-            self.renderer.grid.load_state_dict(state["grid_state_dict"])
         self.step = state["global_step"]
         if "trainer" in state:  # nerf-pytorch's checkpoints have none
             self.seconds, self.rays = state["trainer"]["seconds"], state["trainer"]["rays"]
             self.curve = [tuple(point) for point in state["trainer"].get("curve", [])]
             self.recent = list(state["trainer"].get("recent", torch.empty(0)).to(self.device))
             self.batches.load_state_dict(state["trainer"]["batches"])
-            self.scaler.load_state_dict(state["trainer"].get("scaler", {}) if self.scaler.is_enabled() else {})
+            if self.scaler.is_enabled() and state["trainer"].get("scaler"):
+                self.scaler.load_state_dict(state["trainer"]["scaler"])
             before, now = state["trainer"].get("processes", 1), distributed.world_size()
             if before != now:
                 print(

@@ -2,11 +2,12 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from test_training import HIERARCHICAL, TINY, make_trainer
 
-from batches import RayBatches, pixel_numbers
+from batches import RayBatches, packed_bits, pixel_numbers
 from datasets import load_scene
 from errors import BadInput
 from evaluation import evaluate_views
@@ -107,6 +108,12 @@ def test_pixel_numbers_count_the_true_ones():
     assert numbers.tolist() == chosen.view(-1).nonzero()[:, 0].tolist()
 
 
+@pytest.mark.parametrize("count", [0, 1, 8, 13, 40])
+def test_packed_bits_are_numpys(count):
+    bits = torch.rand(count, generator=torch.Generator().manual_seed(count)) < 0.5
+    assert packed_bits(bits).tolist() == np.packbits(bits.numpy()).tolist()
+
+
 def test_resume_with_masks_is_bit_for_bit(scene, tmp_path):
     with_mask = masked(scene, random_mask(scene))
     whole = make_trainer(with_mask, tmp_path / "whole", TINY)
@@ -133,7 +140,7 @@ def test_measures_are_taken_on_valid_pixels(scene):
     assert (all_valid.psnr, all_valid.ssim) == (everything.psnr, everything.ssim)
     valid[:, :, 12:] = False
     half = evaluate_views(renderer, masked(scene, valid), [view], RenderLimits(rays=4096))
-    a, b = (pictures[0, :, :12].float() / 255 for pictures in (everything.images, everything.targets))
+    a, b = (pictures[0][:, :12].float() / 255 for pictures in (everything.images, everything.targets))
     assert half.psnr == [pytest.approx(psnr(a, b), abs=1e-9)]
     assert half.ssim == [pytest.approx(ssim(a, b), abs=1e-9)]  # the same windows
     valid[:, 8:] = False
