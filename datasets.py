@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from errors import BadInput
@@ -15,7 +16,7 @@ from load_nerfstudio import load_nerfstudio_scene
 from load_nsvf import load_nsvf_scene
 from load_procedural import load_procedural_scene
 from load_tiny_nerf import load_tiny_nerf_scene
-from scene import Scene
+from scene import Scene, check_extent
 
 
 def load_scene(args: argparse.Namespace) -> Scene:
@@ -23,13 +24,15 @@ def load_scene(args: argparse.Namespace) -> Scene:
     scene = READERS[dataset_type(args)](args)
     for note in scene.notes:
         print(f"note: {note}")
-    if scene.near >= scene.far:
+    if not scene.near < scene.far:
         raise BadInput(f"--near {scene.near:g} is not below --far {scene.far:g}; distances are in world units")
     if args.aabb:
         box = torch.tensor(args.aabb).view(2, 3)
         if not (box[0] < box[1]).all():
             raise BadInput(f"--aabb {args.aabb}: every x0 y0 z0 must be below its x1 y1 z1")
         scene.aabb = box
+    where = f"--datadir {args.datadir}, --near, --far or --aabb"
+    check_extent("what is to be seen", np.array([scene.near, scene.far, *scene.aabb.flatten().tolist()]), where)
     if args.path_frames:
         keep = torch.linspace(0, len(scene.render_path), args.path_frames + 1)[:-1].long()
         scene.render_path = scene.render_path[keep]

@@ -9,7 +9,7 @@ import torch
 from errors import BadInput
 from images import check_one_size, image_sizes, list_images, read_images
 from run_nerf_helpers import camera_rays, ndc_rays
-from scene import Cameras, Scene, check_poses, covered, focus_point, look_at, shrunk
+from scene import Cameras, Scene, check_extent, check_poses, covered, focus_point, look_at, possible_focal, shrunk
 
 BOUND_FACTOR = 0.75  # the nearest content comes to lie at 1 / 0.75, just behind the NDC near plane
 NDC_NEAR = 1.0  # NDC is built on the plane z = -1, world units after rescaling
@@ -56,6 +56,8 @@ def load_llff_scene(
 
     scale = 1 / (BOUND_FACTOR * bounds.min())
     c2w[:, :, 3] *= scale
+    check_extent("in units of the nearest bound, a camera", c2w[:, :, 3], str(file))
+    check_extent("in units of the nearest bound, a far one", scale * bounds, str(file))
     c2w = recenter_poses(c2w)
     if spherify:
         c2w, sphere_scale = spherify_poses(c2w)
@@ -115,7 +117,9 @@ def _read_poses_bounds(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for found, good, expected in (
         ("NaN or infinity", np.isfinite(table).all(1), "finite numbers"),
         ("a height, width or focal <= 0", (hwf > 0).all(1), "pixels"),
+        ("a focal length that no lens has", possible_focal(hwf[:, 2], hwf[:, 1]), "about the width, in pixels"),
         ("bounds out of order", (bounds[:, 0] > 0) & (bounds[:, 0] < bounds[:, 1]), "0 < near < far"),
+        ("absurd numbers", (np.abs(table) < 1e30).all(1) & (bounds[:, 0] > 1e-30), "coordinates"),
     ):
         if not good.all():
             raise BadInput(f"{file}: row {good.argmin()} holds {found}; expected {expected}: run imgs2poses.py")

@@ -8,7 +8,7 @@ import torch
 
 from errors import BadInput
 from images import image_size, list_images, read_images
-from scene import Cameras, Scene, check_poses, depth_range, level_orbit
+from scene import Cameras, Scene, check_extent, check_poses, depth_range, level_orbit, possible_focal
 
 SPLITS = {"0_": "train", "1_": "val", "2_": "test"}  # by what a file's name begins with
 # Tanks and Temples' boxes are tight around what the masks leave. TensoRF and VQRF scale their corners by
@@ -136,6 +136,7 @@ def _read_box(file: Path) -> np.ndarray:
     box = np.array(numbers[:6]).reshape(2, 3)
     if not (box[0] < box[1]).all():
         raise BadInput(f"{file}: corners {box.tolist()}; expected every x0 y0 z0 below its x1 y1 z1: mend the file")
+    check_extent("the box", box, str(file))
     return box
 
 
@@ -148,6 +149,7 @@ def _read_pose(file: Path) -> np.ndarray:
     if np.abs(matrix[3] - [0, 0, 0, 1]).max() > 1e-6:
         raise BadInput(f"{file}: last row is {matrix[3].tolist()}; expected 0 0 0 1: is the matrix transposed?")
     check_poses(matrix[None, :3], str(file))
+    check_extent("the camera", matrix[:3, 3], str(file))
     return matrix[:3] * [1, -1, -1, 1]
 
 
@@ -166,7 +168,8 @@ def _read_intrinsics(file: Path, height: int, width: int) -> np.ndarray:
         )
     off_diagonal = max(abs(K[0, 1]), abs(K[1, 0]), *np.abs(K[2] - [0, 0, 1]))
     inside = 0 < K[0, 2] < width and 0 < K[1, 2] < height
-    if not (K[0, 0] > 0 and K[1, 1] > 0 and inside and off_diagonal < 1e-6):
+    focals = possible_focal(K[0, 0], width) and possible_focal(K[1, 1], height)
+    if not (focals and inside and off_diagonal < 1e-6):
         raise BadInput(
             f"{file}: focal and principal point come out as {K.tolist()}; expected pixels of the full-size image, "
             f"{width}x{height}, without skew: mend the file"

@@ -20,14 +20,14 @@ from checkpoint_checks import check_plain
 from checkpoints import atomic_write, digest
 from errors import BadInput, BrokenFile, UserError, first_line
 from int8_model import Int8Field, Int8Network, skeleton
-from model_metadata import FAR_AWAY, MOST_FRAMES, check_metadata, check_tensors, short
+from model_metadata import MOST_FRAMES, check_metadata, check_tensors, short
 from occupancy import OccupancyGrid
 from onnx_model import OnnxField
 from packing import pack_bits, unpack_bits
 from quantization import layer_inputs
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, networks_of
 from run_nerf_helpers import FieldConfig, RadianceField, make_field
-from scene import Cameras, check_poses
+from scene import FAR_AWAY, Cameras, check_poses
 from tensorf_file import load_tensor_field
 
 FORMAT, VERSION = "nerf-qat", 3

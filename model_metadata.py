@@ -9,6 +9,7 @@ import math
 import torch
 
 from errors import BrokenFile
+from scene import FAR_AWAY
 
 LARGEST_GRID = 512  # cells on a side: a bit each in the file, three bytes in memory
 LARGEST_PICTURE = 65_536  # pixels on a side
@@ -16,7 +17,6 @@ MOST_PIXELS = 2**27  # of a picture
 MOST_FRAMES = 100_000  # of the video path
 MOST_STEPS = 10_000  # of a ray through the box, beyond which a picture would take forever
 MOST_SAMPLES = 4096  # of a ray, of the coarse and of the fine field each
-FAR_AWAY = 1e6  # world units
 SMALLEST_SIDE = 1e-6  # of a box, world units
 MOST_ENTRIES = 4096  # of a plane or line along an axis
 CODERS = ("range", "lzma")  # of `entropy_coding`

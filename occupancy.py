@@ -104,10 +104,9 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
         # NumPy's zeros take memory only where they are written: what merely renders never looks at them.
         self.register_buffer("density", torch.from_numpy(np.zeros(shape, np.float32)))
-        # Derived from `occupied`, `allowed` and `aabb` whenever these change, see `_refresh`.
+        # Derived from `occupied` whenever that changes, see `_refresh`.
         self.register_buffer("_near_occupied", None, persistent=False)
         self.register_buffer("_box_of_occupied", None, persistent=False)
-        self.register_buffer("_allowed_cells", None, persistent=False)
         self._near_reach: float | None = None
         self._cell_sides: list[float] | None = None
 
@@ -229,7 +228,7 @@ class OccupancyGrid(nn.Module):
     def _dilated(self, reach: float) -> torch.Tensor:
         """`occupied`, grown so that a look-up at a point covers all cells within `reach` of it."""
         if self._near_reach != reach:
-            radius = [int(reach / side) + 1 for side in self.cell_sides]
+            radius = [min(int(reach / side) + 1, self.resolution) for side in self.cell_sides]
             self._near_occupied, self._near_reach = _grown(self.occupied, radius), reach
         return self._near_occupied
 
@@ -252,19 +251,16 @@ class OccupancyGrid(nn.Module):
         """To be called when `occupied` has changed."""
         self._near_reach = self._box_of_occupied = None
 
-    def _refresh_all(self) -> None:
-        self._refresh()
-        self._allowed_cells = self._cell_sides = None
-
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
-        self._refresh_all()
+        self._refresh()
+        self._cell_sides = None
 
     def set_occupied(self, occupied: torch.Tensor) -> None:
         """Takes a boolean grid `[X, Y, Z]` as it is, for good: it also becomes `allowed`."""
         self.occupied.copy_(occupied)
         self.allowed.copy_(occupied)
-        self._refresh_all()
+        self._refresh()
 
     @torch.no_grad()
     def carve(self, cameras, alpha: torch.Tensor) -> None:
@@ -330,9 +326,7 @@ class OccupancyGrid(nn.Module):
         `alpha_threshold`. The remembered density is a maximum that decays by `decay` at each look,
         so that one unlucky point does not erase a cell (Instant-NGP, appendix C).
         """
-        if self._allowed_cells is None:
-            self._allowed_cells = self.allowed.view(-1).nonzero()[:, 0]
-        candidates = self._allowed_cells
+        candidates = true_places(self.allowed.view(-1))
         shift = torch.rand((len(candidates), 3), device=candidates.device, generator=generator) - 0.5
         points = self.cell_centers(candidates) + shift * self.cell
         seen = torch.cat([density(part) for part in points.split(chunk)])

@@ -62,7 +62,10 @@ def train_and_round(
         record_flags(args, folder)
         trainer.train(last_float_step)
         if distributed.is_main() and trains_in_float(args):
-            save_float_model(folder / "model_float32.safetensors", renderer, scene.render_path)
+            file = folder / "model_float32.safetensors"
+            trainer.unsaved.attempt(save_float_model, file, renderer, scene.render_path)
+            if args.distill > 0 and trainer.unsaved.holds(file):  # who teaches is read from it
+                trainer.unsaved.raise_first()
 
     # 2. The same network, rounding as its file will; what can be calibrated is, from training rays.
     if rounds:
@@ -72,7 +75,7 @@ def train_and_round(
     if not rounds:
         scheme.calibrate()
         if distributed.is_main() and scheme.calibrated_file:
-            scheme.save(folder / scheme.calibrated_file)
+            trainer.unsaved.attempt(scheme.save, folder / scheme.calibrated_file)
 
     # 3. Training goes on through the rounding.
     if scheme.steps:
@@ -124,14 +127,18 @@ def rounding_trainer(args: argparse.Namespace, scene: Scene, scheme, folder: Pat
 def evaluate(
     args: argparse.Namespace, scene: Scene, scheme, folder: Path, trainer: Trainer, backend: str, noted: dict
 ) -> None:
-    """Measures every stage on the test views, each as its file renders, and writes it all.
+    """Measures every stage on the test views, each as its file renders, and writes it all. A stage on the way whose
+    file could not be written is left out.
 
     noted: what `metrics.json` is to say of the last one beyond that.
     """
-    device, test = trainer.device, scene.splits["test"]
+    device, test, unsaved = trainer.device, scene.splits["test"], trainer.unsaved
     models: dict[str, dict] = {}
     pictures: dict[str, RenderedViews] = {}
     for name, file in scheme.files().items():
+        if file and (unsaved.holds(folder / file) or not (folder / file).is_file()):
+            print(f"note: {name} is not measured, {folder / file} could not be written")
+            continue
         model = load_renderer(folder / file, device, backend)[0] if file else scheme.renderer
         pictures[name] = evaluate_views(model, scene, test, render_limits(args), label=name)
         models[name] = pictures[name].summary()
@@ -140,7 +147,7 @@ def evaluate(
             models[name]["backend"] = FLOAT_BACKEND if name == "float32" else backend
     models[scheme.name] |= noted
     final = pictures[scheme.name]
-    unsaved, facts = trainer.unsaved, run_facts(args.expname, args.config, device)
+    facts = run_facts(args.expname, args.config, device)
     unsaved.attempt(write_metrics, folder / "metrics.json", facts, trainer.summary(), models)
     unsaved.attempt(write_views, final, folder / f"testset_{trainer.step:06d}")
     columns = {name: pictures[name].images for name in ("float32", scheme.name) if name in pictures}

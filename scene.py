@@ -10,6 +10,8 @@ import torch
 
 from errors import BadInput
 
+FAR_AWAY = 1e6  # world units, and for a lens pixels: nothing that is measured reaches farther
+
 
 @dataclass
 class Cameras:
@@ -224,13 +226,31 @@ def focus_point(c2w: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(projector.sum(0), (projector @ origin).sum(0), rcond=None)[0][:, 0]
 
 
+def check_extent(what: str, numbers: np.ndarray, where: str) -> None:
+    """Raises BadInput where coordinates are not finite, or so large that float32 and model files do not hold them.
+
+    what: whose they are, in words; where: of which file.
+    """
+    farthest = np.abs(numbers).max()
+    if not farthest <= FAR_AWAY:  # nor is NaN
+        raise BadInput(
+            f"{where}: {what} reaches {farthest:g} units off; expected {FAR_AWAY:g} at most: mend or scale it"
+        )
+
+
+def possible_focal(focal: float | np.ndarray, side: float | np.ndarray) -> bool | np.ndarray:
+    """Whether a lens may have this focal length, pixels, for images with such a side."""
+    return (focal > 1e-3 * side) & (focal < FAR_AWAY)
+
+
 def check_poses(c2w: np.ndarray, where: str) -> None:
     """Raises BadInput unless `c2w [N, 3, 4]` are finite and their rotations orthonormal."""
     finite = np.isfinite(c2w).all((1, 2))
     rotation = np.where(finite[:, None, None], c2w[:, :, :3], np.eye(3)).astype(np.float64)
-    error = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max((1, 2))
-    determinant = np.linalg.det(rotation)
-    for i in np.flatnonzero(~finite | (error > 1e-2) | (determinant < 0)):
+    with np.errstate(all="ignore"):  # absurd numbers overflow, and are no rotation either
+        error = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max((1, 2))
+        determinant = np.linalg.det(rotation)
+    for i in np.flatnonzero(~finite | ~(error <= 1e-2) | (determinant < 0)):
         if not finite[i]:
             raise BadInput(f"{where}: pose {i} holds NaN or infinity; every entry must be finite")
         raise BadInput(
