@@ -102,7 +102,8 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("aabb", aabb.float().clone())
         self.register_buffer("allowed", torch.ones(shape, dtype=torch.bool))
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
-        self.register_buffer("density", torch.zeros(shape))
+        # NumPy's zeros take memory only where they are written: what merely renders never looks at them.
+        self.register_buffer("density", torch.from_numpy(np.zeros(shape, np.float32)))
         # Derived from `occupied` whenever that changes, see `_refresh`.
         self.register_buffer("_near_occupied", None, persistent=False)
         self.register_buffer("_box_of_occupied", None, persistent=False)
