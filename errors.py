@@ -3,11 +3,22 @@
 import sys
 from collections.abc import Callable
 
+LONGEST = 600  # characters of a message, whatever it quotes
+
 
 class UserError(Exception):
     """Anything a user can mend. The message is one line: what, found, expected, way out."""
 
     exit_status = 2
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """`text` as any terminal shows it: what cannot be printed is escaped, and the middle of what is long left out."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 200]} [...] {text[-190:]}"
 
 
 class BadInput(UserError):

@@ -9,7 +9,7 @@ from typing import TypeVar
 import cv2
 import imageio.v3 as imageio
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from errors import BadInput
 
@@ -27,23 +27,31 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """An image file as uint8 `[H, W, 3 or 4]`. Grey becomes RGB (with alpha, RGBA); 16-bit is rounded to 8.
+    """An image file as uint8 `[H, W, 3 or 4]`, four where it has alpha or a transparent colour.
 
+    Whatever else its pixels are (grey, palette, CMYK, ...) becomes RGB; 16 bits are rounded to 8.
     Raises BadInput for a file that is missing, empty or not a whole image.
     """
-    # Told which plugin, or else it tries video, DICOM, TIFF, ...
-    image = _decode(path, lambda: np.asarray(imageio.imread(path, plugin="pillow")))
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=-1)
-    elif image.ndim == 3 and image.shape[-1] == 2:
-        image = image[..., [0, 0, 0, 1]]
-    if image.ndim != 3 or image.shape[-1] not in (3, 4):
-        raise BadInput(f"{path}: image of shape {image.shape}; expected RGB or RGBA")
-    if image.dtype == np.uint16:
-        return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if image.dtype != np.uint8:
-        raise BadInput(f"{path}: image of type {image.dtype}; expected 8 or 16 bits per channel")
-    return image
+
+    def pixels() -> np.ndarray:
+        with Image.open(path) as image:
+            return _as_bytes(image)
+
+    return decode(path, pixels)
+
+
+def _as_bytes(image: Image.Image) -> np.ndarray:
+    if image.mode == "F" or image.mode.startswith("I"):  # one number a pixel, of more than 8 bits
+        levels = np.asarray(image).astype(np.float64)
+        full = 1 if image.mode == "F" else 65535
+        if not (levels.min() >= 0 and levels.max() <= full):  # nor NaN
+            raise ValueError(f"values from {levels.min():g} to {levels.max():g}, expected 0 to {full}")
+        grey = np.floor(255 / full * levels + 0.5).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if image.mode == "LAB":
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+    return np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -53,19 +61,20 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.height, image.width
 
-    return _decode(path, header)
+    return decode(path, header)
 
 
-def _decode(path: Path, decoder: Callable[[], Value]) -> Value:
+def decode(path: Path, decoder: Callable[[], Value]) -> Value:
+    """What `decoder` makes of an image file. Raises BadInput where there is none, or for whatever that raises."""
     try:
         there = path.is_file()
     except OSError:  # a name that is too long for any file
         there = False
     if not there:
         raise BadInput(f"{path}: no such image; the pose file names it, so restore it or drop its frame")
-    if path.stat().st_size == 0:
-        raise BadInput(f"{path}: image has 0 bytes; download or export it again")
     try:
+        if path.stat().st_size == 0:
+            raise ValueError("it has 0 bytes")
         return decoder()
     except Exception as error:  # whatever it raises
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
@@ -84,8 +93,8 @@ def read_images(
 
     def read(i: int) -> tuple[np.ndarray, tuple[int, ...]]:
         image = read_image(paths[i])
-        shape = image.shape
-        return area_downsample(image if prepare is None else prepare(i, image), factor), shape
+        image = image if prepare is None else prepare(i, image)
+        return area_downsample(image, factor), image.shape
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(read, range(len(paths)))
@@ -100,6 +109,14 @@ def read_images(
                 )
             images[i] = image
     return images
+
+
+def without_idle_alpha(images: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Images `[N, H, W, C]` without a channel of alpha that hides nothing in any of them, and notes."""
+    if images.shape[-1] == 3 or not all((image[..., 3] == 255).all() for image in images):
+        return images, []
+    note = "alpha is 255 in every pixel: it hides nothing, and images are taken as RGB; --random_bkgd has no effect"
+    return np.ascontiguousarray(images[..., :3]), [note]
 
 
 def _describe(shape: tuple[int, ...]) -> str:

@@ -8,6 +8,9 @@ import torch
 
 from errors import BadInput
 
+FARTHEST = 1e12  # world units: beyond, a position is damage and not a map coordinate
+FAR_OFF = 200  # radii of a scene, beyond which float32 positions are off by more than 1e-5 of it
+
 
 @dataclass
 class Cameras:
@@ -167,18 +170,29 @@ def focus_point(c2w: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(projector.sum(0), (projector @ origin).sum(0), rcond=None)[0][:, 0]
 
 
-def check_poses(c2w: np.ndarray, where: str) -> None:
-    """Raises BadInput unless `c2w [N, 3, 4]` are finite and their rotations orthonormal."""
+def check_poses(c2w: np.ndarray, where: str, called: str = "pose") -> None:
+    """Raises BadInput unless `c2w [N, 3, 4]` are finite, not too far off, and their rotations orthonormal.
+
+    called: what one is in messages, before its number.
+    """
     for i, pose in enumerate(c2w):
         if not np.isfinite(pose).all():
-            raise BadInput(f"{where}: pose {i} holds NaN or infinity; every entry must be finite")
+            raise BadInput(f"{where}: {called} {i} holds NaN or infinity; every entry must be finite")
+        if np.abs(pose[:, 3]).max() > FARTHEST:
+            raise BadInput(f"{where}: {called} {i} stands {np.abs(pose[:, 3]).max():g} units off; drop it")
         rotation = pose[:, :3].astype(np.float64)
         error = np.abs(rotation.T @ rotation - np.eye(3)).max()
         if error > 1e-2 or np.linalg.det(rotation) < 0:
             raise BadInput(
-                f"{where}: pose {i} is not a rotation (|R'R - 1| = {error:.3g}, det = "
+                f"{where}: {called} {i} is not a rotation (|R'R - 1| = {error:.3g}, det = "
                 f"{np.linalg.det(rotation):.3g}); remove scale or mirroring from the matrix"
             )
+
+
+def far_offset(c2w: np.ndarray, center: np.ndarray, radius: float) -> np.ndarray:
+    """What to take from positions before they become float32, `[3]`: nothing, or where numbers are large beside
+    the scene (map coordinates), its `center`, so that no digits are lost. radius: of the scene."""
+    return center if np.abs(c2w[:, :, 3]).max() > FAR_OFF * radius else np.zeros(3)
 
 
 def _normalize(v: np.ndarray) -> np.ndarray:
