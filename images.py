@@ -20,9 +20,10 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")  # compared in lower case
 
 def list_images(folder: Path) -> list[Path]:
     """The image files of a folder by name, without hidden ones; none if there is no such folder."""
-    if not folder.is_dir():
+    try:
+        files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+    except (OSError, ValueError):  # also where no folder can have that name
         return []
-    files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
     return sorted(p for p in files if not p.name.startswith("."))  # macOS leaves "._a.png" beside "a.png"
 
 

@@ -1,0 +1,282 @@
+"""`transforms*.json`: its frames as views. What the readers of Blender's, nerfstudio's and Instant-NGP's files share.
+
+Every key of these programs that would change what is seen is heeded, refused, or said not to be heeded.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from captures import Lens, SeenPoints, View
+from errors import BadInput
+from exif import doubt_notes, orientation_of, read_header
+from file_names import FileFinder, is_file, natural_key, with_slashes
+from lens_keys import number, read_lens, stated_size
+from point_cloud import read_ply_points
+from scene import check_poses
+from text_files import read_text
+
+# Instant-NGP fits scenes into a cube: a position p of the file is NGP_SCALE * p + NGP_OFFSET there, where the cube
+# has its middle at a half and aabb_scale as its side.
+NGP_SCALE, NGP_OFFSET, NGP_MIDDLE = 0.33, 0.5, 0.5
+MOST_POINTS = 10_000  # of a point cloud: bounds need no more, and each is looked for in each view
+NOT_HEEDED = {  # keys, of the head or of frames, and what is done instead
+    "depth_file_path": "depth is not learnt from",
+    "depth_path": "depth is not learnt from",
+    "rolling_shutter": "rows are taken to be exposed at one time",
+    "transform_matrix_end": "cameras are taken to stand still at transform_matrix_start",
+    "time": "the scene is taken to stand still",
+    "driver_parameters": "light is taken to be the same in all views",
+    "light_dir": "light is taken to be the same in all views",
+    "envmap": "the background is of one colour",
+    "white_transparent": "white is a colour",
+    "black_transparent": "black is a colour",
+    "fix_premult": "alpha is taken to be straight",
+    "sharpen": "images are used as they are",
+    "sharpness_discard_threshold": "no frame is left out for its blur",
+    "fisheye_crop_radius": "no pixel is left out for it: use a mask",
+    "render_aabb": "the box is that of aabb_scale",
+}
+
+
+@dataclass
+class Frame:
+    """number: in the file's list. pose: `[3, 4]`. image: None where there is no such file."""
+
+    number: int
+    values: dict
+    pose: np.ndarray
+    name: str
+    image: Path | None = None
+    moved: bool = False
+
+
+@dataclass
+class Transforms:
+    """A file's views, in the order of their names, each image once; and the frames that have no image."""
+
+    path: Path
+    head: dict
+    finder: FileFinder
+    views: list[View]
+    missing: list[Frame]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def no_image(self) -> str:
+        """What is wrong with a file that has no view."""
+        if not self.missing:
+            return f"{self.path}: no frames; expected a list of file_path and transform_matrix"
+        name = self.path.parent / self.missing[0].name
+        return (
+            f"{name}: no such image, nor any other of the {len(self.missing)} that {self.path.name} names; restore them"
+        )
+
+    def find(self, name: str) -> Path | None:
+        """The file that one of its names means."""
+        return self.finder.find(name) or self.finder.find_moved(name)
+
+
+def read_transforms(path: Path, hint: str, skip: int = 1) -> Transforms:
+    """Reads a file. hint: what to say where there is none. skip: every skip-th frame is taken.
+
+    Frames without an image are left out with a note. Raises BadInput for whatever else is wrong.
+    """
+    head = read_json(path, hint)
+    frames, notes = _ordered(path, head, _read_frames(path, head))
+    finder = FileFinder(path.parent)
+    frames = _find_images(finder, frames, notes)
+    frames = _once_each(path, frames, notes)[::skip]
+    there = [frame for frame in frames if frame.image is not None]
+    missing = [frame for frame in frames if frame.image is None]
+    if missing and there:
+        notes.append(
+            f"{path}: {len(missing)} of {len(frames)} frames have no image and are left out: {missing[0].name}, ..."
+        )
+    moved = [frame for frame in there if frame.moved]
+    if moved:
+        one = moved[0]
+        notes.append(
+            f"{path}: {len(moved)} images are not where it says: {one.image} is read for {one.name}, and so on"
+        )
+    views, doubtful = _views(path, head, finder, there)
+    return Transforms(
+        path, head, finder, views, missing, notes + _key_notes(path, head, frames) + doubt_notes(path, doubtful)
+    )
+
+
+def read_json(path: Path, hint: str) -> dict:
+    """The content of a file with `frames`, an object whose `frames` is a list of objects."""
+    if not is_file(path):
+        raise BadInput(f"{path}: not found; {hint}; check --datadir")
+    try:
+        content = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not readable as JSON ({error}); export it again") from error
+    frames = content.get("frames") if isinstance(content, dict) else None
+    if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
+        raise BadInput(f"{path}: no frames; expected a list of file_path and transform_matrix")
+    return content
+
+
+# ---------------------------------------------------------------------------------------- frames
+
+
+def _read_frames(path: Path, head: dict) -> list[Frame]:
+    for key in ("from_mitsuba", "normal_mts_args"):
+        if head.get(key):
+            raise BadInput(f"{path}: {key} means other camera axes than are read here; turn the poses to OpenGL's axes")
+    frames = []
+    for i, values in enumerate(head["frames"]):
+        where = f"{path}: frame {i}"
+        matrix = values.get("transform_matrix", values.get("transform_matrix_start"))
+        try:
+            pose = np.array(matrix, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise BadInput(f"{where} has no valid transform_matrix ({error}); mend or drop it") from error
+        if pose.shape not in ((4, 4), (3, 4)):
+            raise BadInput(f"{where} has a transform_matrix of shape {pose.shape}; expected 4x4")
+        frames.append(Frame(i, values, pose[:3], file_name(path, where, values, "file_path")))
+    if frames:
+        check_poses(np.stack([frame.pose for frame in frames]), str(path), called="frame")
+    return frames
+
+
+def file_name(path: Path, where: str, values: dict, key: str) -> str:
+    name = values.get(key)
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise BadInput(f"{where}: {key} is {name!r}; expected a file's name, relative to {path.name}")
+    return name
+
+
+def _ordered(path: Path, head: dict, frames: list[Frame]) -> tuple[list[Frame], list[str]]:
+    """Frames in the order of their names; n_frames, as Instant-NGP means it, is how many of them count."""
+    ordered = sorted(frames, key=lambda frame: natural_key(with_slashes(frame.name)))
+    notes = []
+    if ordered != frames:
+        notes.append(f"{path}: frames are taken in the order of their names, not as they are listed")
+    count = number(str(path), head, "n_frames")
+    if count is not None and 1 <= count < len(frames):
+        notes.append(f"{path}: n_frames is {count:g}: the other {len(frames) - int(count)} frames are left out")
+        ordered = ordered[: int(count)]
+    return ordered, notes
+
+
+def _find_images(finder: FileFinder, frames: list[Frame]) -> list[Frame]:
+    """Frames with their images; one that is found elsewhere than its name says is no other frame's."""
+    found = [replace(frame, image=finder.find(frame.name)) for frame in frames]
+    taken = {frame.image for frame in found}
+    for frame in found:
+        if frame.image is None:
+            image = finder.find_moved(frame.name)
+            frame.moved = image is not None and image not in taken
+            frame.image = image if frame.moved else None
+    return found
+
+
+def _once_each(path: Path, frames: list[Frame], notes: list[str]) -> list[Frame]:
+    """Frames without those whose image an earlier one has."""
+    first: dict[Path | str, Frame] = {}
+    for frame in frames:
+        first.setdefault(frame.image.resolve() if frame.image else frame.name, frame)
+    if len(first) < len(frames):
+        notes.append(
+            f"{path}: {len(frames) - len(first)} frames name an image that another frame has; each counts once"
+        )
+    return list(first.values())
+
+
+# ----------------------------------------------------------------------------------------- views
+
+
+def _views(path: Path, head: dict, finder: FileFinder, frames: list[Frame]) -> tuple[list[View], int]:
+    """A view for each frame, and how many carry an EXIF orientation that may or may not be meant."""
+    views, doubtful = [], 0
+    for frame in frames:
+        where = f"{path}: frame {frame.number}"
+        size = stated_size(where, head, frame.values)
+        header = read_header(frame.image)
+        orientation, doubt = orientation_of(header, size)
+        doubtful += doubt
+        lens = read_lens(where, head, frame.values, size or header.turned(orientation))
+        mask = None
+        if frame.values.get("mask_path") is not None:
+            name = file_name(path, where, frame.values, "mask_path")
+            mask = finder.find(name) or finder.find_moved(name) or path.parent / with_slashes(name)
+        hidden = frame.image.with_name(f"dynamic_mask_{frame.image.stem}.png")  # Instant-NGP's
+        views.append(View(frame.image, lens, frame.pose, mask, hidden if is_file(hidden) else None, orientation))
+    return views, doubtful
+
+
+def _key_notes(path: Path, head: dict, frames: list[Frame]) -> list[str]:
+    notes = []
+    for key, instead in NOT_HEEDED.items():
+        holders = [values for values in (head, *(frame.values for frame in frames)) if _says_something(values.get(key))]
+        if holders:
+            notes.append(f"{path}: {key} is not heeded: {instead}")
+    return notes
+
+
+def _says_something(value: object) -> bool:
+    """False for what switches a key off: null, false, 0, empty, or a list of such."""
+    return any(map(_says_something, value)) if isinstance(value, list) else bool(value)
+
+
+# ---------------------------------------------------------------------------------------- bounds
+
+
+def stated_box(path: Path, head: dict) -> np.ndarray | None:
+    """The box `[2, 3]`, in the file's units, that Instant-NGP takes for all content: aabb_scale times its unit cube,
+    which `aabb`, or scale and offset, put somewhere. None where the file states no bounds."""
+    side, scale = number(str(path), head, "aabb_scale"), number(str(path), head, "scale")
+    aabb = _numbers(path, head, "aabb", (2, 3))
+    if side is None and aabb is None:
+        return None
+    offset = np.full(3, NGP_OFFSET)
+    if head.get("offset") is not None:
+        offset = offset * 0 + _numbers(path, head, "offset", (3,) if isinstance(head["offset"], list) else ())
+    scale = NGP_SCALE if scale is None else scale
+    if not scale > 0 or not (side is None or side > 0) or not (aabb is None or (aabb[0] < aabb[1]).all()):
+        raise BadInput(
+            f"{path}: aabb_scale {side}, scale {scale:g}, aabb {head.get('aabb')}: no box; mend or drop them"
+        )
+    middle = (NGP_MIDDLE - offset) / scale if aabb is None else aabb.mean(0)
+    half = np.full(3, 0.5 / scale) if aabb is None else 0.5 * (aabb[1] - aabb[0])
+    half = half * (1 if side is None else side)
+    return np.stack([middle - half, middle + half])
+
+
+def _numbers(path: Path, head: dict, key: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    if head.get(key) is None:
+        return None
+    try:
+        value = np.array(head[key], dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadInput(f"{path}: {key} is no numbers ({error}); mend or drop it") from error
+    if value.shape != shape or not (np.abs(value) < 1e9).all():
+        raise BadInput(f"{path}: {key} is {head[key]}; expected finite numbers of shape {shape}: mend or drop it")
+    return value
+
+
+def stated_points(transforms: Transforms) -> tuple[SeenPoints | None, list[str]]:
+    """The points of ply_file_path, with those that each view has in its frame; and notes."""
+    path, head = transforms.path, transforms.head
+    if head.get("ply_file_path") is None:
+        return None, []
+    file = transforms.find(file_name(path, str(path), head, "ply_file_path"))
+    if file is None:
+        return None, [f"{path}: its ply_file_path {head['ply_file_path']} is not there: bounds are not taken from it"]
+    points = read_ply_points(file)
+    points = points[:: len(points) // MOST_POINTS + 1]
+    return SeenPoints(points, [_in_frame(points, view.lens, view.c2w) for view in transforms.views]), []
+
+
+def _in_frame(points: np.ndarray, lens: Lens, c2w: np.ndarray) -> np.ndarray:
+    """Which of `points [P, 3]` a pinhole of that lens has in its picture."""
+    x, y, z = ((points - c2w[:, 3]) @ c2w[:, :3]).T  # cameras look along -z
+    depth = np.maximum(-z, 1e-9)
+    column, row = lens.cx + lens.fx * x / depth, lens.cy - lens.fy * y / depth
+    inside = (column >= 0) & (column <= lens.width) & (row >= 0) & (row <= lens.height)
+    return np.flatnonzero((z < 0) & inside)
