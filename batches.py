@@ -5,6 +5,7 @@ With several processes (`distributed.py`) each draws the whole batch alike and k
 
 import argparse
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,14 +14,17 @@ import torch
 
 import distributed
 from errors import BadInput
-from occupancy import Samples
+from occupancy import Crossing, Samples
 from progress import brief_bar
 from rendering import OccupancyRenderer, Rays, RaySetup, Rendering, make_rays
-from run_nerf_helpers import camera_rays
+from run_nerf_helpers import camera_rays, round_up
 from scene import Scene, composite_over
 
 RAYS_AT_ONCE = 16384  # of all training rays, where they are gone through
 PIXELS_AT_ONCE = 2**22  # of all training pixels, likewise
+# Room for stretches of rays near occupied cells: times as many as the step before had, in blocks of so many,
+# so that a device need not be waited for to say how many there are.
+STRETCH_SLACK, STRETCHES_AT_ONCE = 1.25, 1024
 
 
 @dataclass
@@ -35,6 +39,19 @@ class Batch:
     total_rays: int
     samples: Samples | None = None
     total_samples: int | None = None
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What of the rays drawn fits into a batch. total_rays: the first so many of all processes.
+    total_samples: of all rays drawn. samples, most: of this process's share of the rays that fit, in
+    all and of one ray. stretches: of RUN points that were to be looked into."""
+
+    total_rays: int
+    total_samples: int
+    samples: int
+    most: int
+    stretches: int
 
 
 class RayBatches:
@@ -54,6 +71,7 @@ class RayBatches:
         self.seed = args.seed
         self.generator = torch.Generator(device).manual_seed(args.seed)
         self.samples_per_ray = 16.0  # a running estimate, only for the occupancy sampler
+        self.stretches_per_ray: float | None = None  # likewise, of the latest step
         self._noise = torch.Generator(device)
         batch_flag = "samples_per_batch" if args.sampler == "occupancy" else "N_rand"
         distributed.check_divides(f"--{batch_flag}", getattr(args, batch_flag))
@@ -74,10 +92,12 @@ class RayBatches:
         self.candidates = candidates.to(self.images.device)
         if self.args.precrop_iters <= 0:
             return
-        top, left, tall, wide = self._window(step=1)
+        middles = [self._middle_of(*self.cameras.size(view)) for view in range(len(self.cameras))]
+        middles = torch.tensor(middles, device=self.images.device)
         parts = []
-        for part in self.candidates.split(PIXELS_AT_ONCE):  # their places take six times the room
-            _, row, column = self._places(part)
+        for part in self.candidates.split(PIXELS_AT_ONCE):  # their places take ten times the room
+            view, row, column = self._places(part)
+            top, left, tall, wide = middles[view].unbind(-1)
             parts.append(part[(row >= top) & (row < top + tall) & (column >= left) & (column < left + wide)])
         self._middle = torch.cat(parts)
         if len(self._middle) == 0:
@@ -131,23 +151,36 @@ class RayBatches:
         wanted = self.args.samples_per_batch
         batch = self._rays(max(distributed.world_size(), int(1.05 * wanted / self.samples_per_ray)), step, renderer)
         jitter = self._uniform(batch.total_rays)[distributed.share()] if self.args.perturb > 0 else None
-        samples = renderer.march(batch.rays, jitter)
-        counts = torch.bincount(samples.ray, minlength=len(batch.rays))
-        up_to = torch.cumsum(distributed.gather_shares(counts, batch.total_rays), 0)
-        batch.samples, batch.total_samples = samples, int(up_to[-1])
-        per_ray = max(batch.total_samples / batch.total_rays, 0.1)
+        crossing = renderer.cross(batch.rays, jitter, self._stretches(len(batch.rays)))
+        counts, fitting = self._count(crossing, batch.total_rays)
+        if fitting.stretches > len(crossing.ray):
+            crossing = renderer.cross(batch.rays, jitter)
+            counts, fitting = self._count(crossing, batch.total_rays)
+        self.stretches_per_ray = fitting.stretches / len(batch.rays)
+        per_ray = max(fitting.total_samples / batch.total_rays, 0.1)
         self.samples_per_ray = 0.9 * self.samples_per_ray + 0.1 * per_ray
-        if batch.total_samples <= wanted:
-            return batch
-        return self._first(batch, max(distributed.world_size(), int((up_to <= wanted).sum())))
-
-    @staticmethod
-    def _first(batch: Batch, total_rays: int) -> Batch:
-        """A batch of the first `total_rays` of all processes, which is this process's share of them."""
-        rays = distributed.size_of_share(total_rays)
-        samples = batch.samples.first(int(torch.searchsorted(batch.samples.ray, rays)))
+        rays = distributed.size_of_share(fitting.total_rays)
+        samples = crossing.samples(counts[:rays], fitting.samples, fitting.most)
         background = batch.background[:rays] if batch.background.ndim == 2 else batch.background
-        return Batch(batch.rays[:rays], batch.target[:rays], background, total_rays, samples, batch.total_samples)
+        return Batch(
+            batch.rays[:rays], batch.target[:rays], background, fitting.total_rays, samples, fitting.total_samples
+        )
+
+    def _stretches(self, rays: int) -> int | None:
+        """How many stretches of so many rays to look into, by what there were lately; None: ask how many there are."""
+        if self.stretches_per_ray is None:
+            return None
+        return round_up(math.ceil(STRETCH_SLACK * self.stretches_per_ray * rays), STRETCHES_AT_ONCE)
+
+    def _count(self, crossing: Crossing, total_rays: int) -> tuple[torch.Tensor, "Fitting"]:
+        """Samples of each of this process's rays `[R]`, and what fits: the step's only wait for the device."""
+        counts = crossing.counts()
+        up_to = torch.cumsum(distributed.gather_shares(counts, total_rays), 0)
+        fitting_rays = (up_to <= self.args.samples_per_batch).sum().clamp_min(distributed.world_size())
+        nth = torch.arange(distributed.rank(), total_rays, distributed.world_size(), device=counts.device)
+        kept = torch.where(nth < fitting_rays, counts, 0)
+        numbers = [fitting_rays, up_to[-1], kept.sum(), kept.amax(), crossing.found]
+        return counts, Fitting(*torch.stack(numbers).tolist())
 
     def _rays(self, count: int, step: int, renderer: torch.nn.Module) -> Batch:
         """This process's share of `count` rays."""
@@ -162,17 +195,17 @@ class RayBatches:
         at = column + setup.pixel_offset, row + setup.pixel_offset
         return make_rays(*camera_rays(*at, self.cameras.K[view], self.cameras.c2w[view]), setup, self.cameras)
 
-    def _window(self, step: int) -> tuple[int, int, int, int]:
-        """Top, left, height and width of the part of the images that a step sees, pixels."""
-        height, width = self.images.shape[1:3]
-        if step > self.args.precrop_iters:
-            return 0, 0, height, width
+    def _middle_of(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Top, left, height and width of the part of an image that cropped steps see, pixels."""
         tall, wide = int(height * self.args.precrop_frac), int(width * self.args.precrop_frac)
         return (height - tall) // 2, (width - wide) // 2, tall, wide
 
     def _pixels(self, count: int, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """View, row and column of `count` random pixels."""
-        top, left, tall, wide = self._window(step)
+        height, width = self.images.shape[1:3]
+        top, left, tall, wide = 0, 0, height, width
+        if step <= self.args.precrop_iters:
+            top, left, tall, wide = self._middle_of(height, width)
         view = self._integers(len(self.images), 1 if self.args.no_batching else count).expand(count)
         row = top + self._integers(max(tall, 1), count)
         column = left + self._integers(max(wide, 1), count)

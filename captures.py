@@ -19,9 +19,9 @@ from capture_frame import CAMERA_RADIUS, LEAST_NEAR, bounds_of_box, bounds_of_po
 from errors import BadInput
 from exif import STORED, read_header
 from exif import upright as turned
-from images import read_images, without_idle_alpha
+from images import hidden_share, read_images, without_idle_alpha
 from masks import read_mask, shrink_mask
-from scene import Cameras, Scene
+from scene import Cameras, Scene, covered, one_size, shrunk
 
 SUBJECT_HALF_BOX, SURROUNDINGS_HALF_BOX = 1.5, 8.0  # world units: subjects that are cut out, and all else
 CUT_OUT = 0.25  # of all pixels' alpha is missing, or more: less is a hole or a corner of a photograph
@@ -52,12 +52,12 @@ class Lens:
         return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]])
 
     def resized(self, width: int, height: int, where: str) -> "Lens":
-        """The lens for the same picture at another size. Raises BadInput where the aspect differs."""
+        """The lens for the same picture, which is `where`, at another size. Raises BadInput if the aspect differs."""
         x, y = width / self.width, height / self.height
         if abs(x / y - 1) > 0.01 + 1 / min(width, height):  # each side was rounded to a whole pixel
             raise BadInput(
-                f"{where}: made for images of {self.width}x{self.height}, but they are {width}x{height}, another "
-                "aspect; use the images that the cameras were computed from, neither cropped nor turned"
+                f"{where} is {width}x{height}, its camera is for {self.width}x{self.height}, another aspect; use "
+                "the images that the cameras were computed from, neither cropped nor turned"
             )
         return replace(self, width=width, height=height, fx=self.fx * x, fy=self.fy * y, cx=self.cx * x, cy=self.cy * y)
 
@@ -130,7 +130,7 @@ def capture_scene(
     """
     if not factor >= 1:
         raise BadInput(f"--factor {factor:g}: images can only be made smaller; give 1 or more")
-    images, valid, K = read_views(views, factor, where)
+    images, valid, K, sizes = read_views(views, factor, where)
     if images.shape[-1] == 3 and needs_alpha:
         raise BadInput(
             f"{views[0].image}: image is RGB, but --white_bkgd and --random_bkgd need RGBA; leave them out, "
@@ -143,11 +143,12 @@ def capture_scene(
         f"moved {np.round(move.center, 3).tolist()} to the origin, up to z, and scaled by {move.scale:.4g}: cameras "
         "stand within about 4 units; --near, --far and --aabb are in these units, --plot_cameras shows them"
     ]
-    images, alpha_notes = without_idle_alpha(images)
+    hidden = hidden_share(images, int(sizes.prod(1).sum()))
+    images, alpha_notes = without_idle_alpha(images, hidden)
     notes += alpha_notes
     bounds = None if points is None else bounds_of_points(c2w, move.points(points.positions), points.seen)
     if bounds is None:
-        half = SUBJECT_HALF_BOX if hidden_share(images) >= CUT_OUT else SURROUNDINGS_HALF_BOX
+        half = SUBJECT_HALF_BOX if hidden >= CUT_OUT else SURROUNDINGS_HALF_BOX
         known = box is not None
         box = move.box(box) if known else np.array([[-half] * 3, [half] * 3])
         bounds = *bounds_of_box(c2w, box, LEAST_NEAR), box
@@ -159,20 +160,23 @@ def capture_scene(
         if not known and np.median((c2w[:, :, 3] * c2w[:, :, 2]).sum(-1)) < 0.1 * CAMERA_RADIUS:
             notes.append("cameras look at no common point, so that box is a guess: give --near, --far and --aabb")
     scene_near, scene_far, box = bounds
-    if valid is not None:
-        share = 1 - float(valid.float().mean())
+    if valid is not None and (share := 1 - int(valid.sum()) / int(sizes.prod(1).sum())):
         notes.append(f"{share:.1%} of pixels are not learnt from: masked, or outside the photograph once undistorted")
-    height, width = images.shape[1:3]
-    path = camera_path(c2w)
+    if not one_size(sizes):
+        notes.append(
+            f"images of {len(sizes.unique(dim=0))} sizes: each is learnt from and measured at its own, "
+            "videos have that of the most"
+        )
+    cameras = Cameras.of_sizes(torch.tensor(c2w, dtype=torch.float32), K, sizes)
     return Scene(
         name=name,
         images=torch.from_numpy(images),
-        cameras=Cameras(torch.tensor(c2w, dtype=torch.float32), K, height, width),
+        cameras=cameras,
         splits=splits,
         near=scene_near if near is None else near,
         far=scene_far if far is None else far,
         aabb=torch.tensor(box, dtype=torch.float32),
-        render_path=Cameras(path, K[:1].repeat(len(path), 1, 1), height, width),
+        render_path=cameras.along(camera_path(c2w)),
         background=(1.0, 1.0, 1.0) if white_background else (0.0, 0.0, 0.0),
         valid=valid,
         notes=notes,
@@ -184,20 +188,25 @@ def capture_scene(
 
 def read_views(
     views: Sequence[View], factor: float, where: str
-) -> tuple[np.ndarray, torch.Tensor | None, torch.Tensor]:
-    """Images uint8 `[N, H, W, C]` as pinholes see them, valid bool `[N, H, W]` or None for all, K `[N, 3, 3]`.
+) -> tuple[np.ndarray, torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """Images uint8 `[N, H, W, C]` as pinholes see them, valid bool `[N, H, W]` or None for all, K `[N, 3, 3]`,
+    and heights and widths `[N, 2]`, of which the images' frame is the largest.
 
-    A shrunk pixel is valid if all pixels that it averages are.
+    A shrunk pixel is valid if all pixels that it averages are; those beyond an image's own size are not.
     """
-    full_height, full_width = views[0].size()
-    lenses = [view.lens.resized(full_width, full_height, where) for view in views]
+    paths = [view.image for view in views]
+    full = [view.size() for view in views]
+    lenses = [
+        view.lens.resized(width, height, f"{where}: {view.image}")
+        for view, (height, width) in zip(views, full, strict=True)
+    ]
     maps = lru_cache(2)(undistortion_map)  # views of one camera share them; each is as large as four images
-    valid: list[np.ndarray | None] = [None] * len(views)
+    masks: list[np.ndarray | None] = [None] * len(views)
 
     def prepare(i: int, image: np.ndarray) -> np.ndarray:
         image = turned(image, views[i].orientation)
         good = views[i].counted(image.shape[:2])
-        if not lenses[i].is_pinhole and image.shape[:2] == (full_height, full_width):  # else refused in a moment
+        if not lenses[i].is_pinhole:
             columns, rows, inside = maps(lenses[i])
             image = _undistort(image, columns, rows)
             if good is not None:
@@ -205,21 +214,25 @@ def read_views(
                 inside = inside & (straight[..., 0] == 255)  # of what is interpolated all is good
             good = inside
         if good is not None and not good.all():
-            valid[i] = shrink_mask(good, factor)
-            if not valid[i].any():
-                masks = [str(path) for path in (views[i].mask, views[i].hidden) if path is not None]
-                mend = f"mend {' and '.join(masks)}" if masks else "calibrate again"
+            masks[i] = shrink_mask(good, factor)
+            if not masks[i].any():
+                named = [str(path) for path in (views[i].mask, views[i].hidden) if path is not None]
+                mend = f"mend {' and '.join(named)}" if named else "calibrate again"
                 raise BadInput(f"{views[i].image}: no pixel is left to learn from; drop the frame, or {mend}")
         return image
 
-    images = read_images([view.image for view in views], factor, prepare)
-    height, width = images.shape[1:3]
-    scale = np.array([[width / full_width], [height / full_height], [1]])
-    K = torch.tensor(np.stack([lens.matrix() * scale for lens in lenses]), dtype=torch.float32)
-    if all(part is None for part in valid):
-        return images, None, K
-    everything = np.ones((height, width), bool)
-    return images, torch.from_numpy(np.stack([everything if part is None else part for part in valid])), K
+    images = read_images(paths, factor, prepare, full)
+    sizes = torch.tensor([[shrunk(side, factor) for side in size] for size in full])
+    scales = np.ones((len(views), 3, 1))
+    scales[:, :2, 0] = (sizes.numpy() / full)[:, ::-1]  # x before y
+    K = torch.tensor(np.stack([lens.matrix() for lens in lenses]) * scales, dtype=torch.float32)
+    valid = covered(sizes)
+    if any(mask is not None for mask in masks):
+        valid = torch.ones(images.shape[:3], dtype=torch.bool) if valid is None else valid
+        for whole, (height, width), mask in zip(valid, sizes.tolist(), masks, strict=True):
+            if mask is not None:
+                whole[:height, :width] = torch.from_numpy(mask)
+    return images, valid, K, sizes
 
 
 def undistortion_map(lens: Lens) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -267,10 +280,3 @@ def _undistort(image: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.n
     pixels = cv2.remap(pixels, columns, rows, cv2.INTER_LINEAR, borderMode=border)
     pixels[..., :3] *= 255 / np.maximum(pixels[..., 3:], 1e-3)
     return pixels.round().clip(0, 255).astype(np.uint8)
-
-
-def hidden_share(images: np.ndarray) -> float:
-    """How much of all pictures `[N, H, W, C]` alpha hides, 0 to 1."""
-    if images.shape[-1] == 3:
-        return 0.0
-    return 1 - float(np.mean([image[..., 3].mean() for image in images])) / 255

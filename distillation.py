@@ -29,7 +29,7 @@ class Distillation:
             return rendering.rgb.new_zeros(())
         with torch.no_grad():
             density, rgb = query_samples(self.teacher.field, batch.rays, batch.samples)
-            importance = packed_weights(density, batch.samples, len(batch.rays))[0]
+            importance = packed_weights(density, batch.samples)[0]
         length = batch.samples.length
         of_density = (torch.exp(-rendering.density * length) - torch.exp(-density * length)).square().mean()
         of_color = (importance[:, None] * (rendering.sample_rgb - rgb).square()).sum()

@@ -1,5 +1,7 @@
 """Reading, shrinking and writing 8-bit images, with errors a user can act on."""
 
+import itertools
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +14,13 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from errors import BadInput
+from scene import shrunk
 
 Value = TypeVar("Value")
 
+# Where sizes differ, so many pixels may be empty in the frames of one size that hold them, or as many as are not.
+MOST_PADDING = 2**26
+EXPORT_AGAIN = "all must be alike: export them again at one size and format"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")  # compared in lower case
 
 
@@ -83,41 +89,86 @@ def decode(path: Path, decoder: Callable[[], Value]) -> Value:
 
 
 def read_images(
-    paths: Sequence[Path], factor: float = 1, prepare: Callable[[int, np.ndarray], np.ndarray] | None = None
+    paths: Sequence[Path],
+    factor: float = 1,
+    prepare: Callable[[int, np.ndarray], np.ndarray] | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
 ) -> np.ndarray:
-    """Images of one size as uint8 `[N, H, W, C]`, N >= 1, each shrunk by `factor` as soon as it is read.
+    """Images as uint8 `[N, H, W, C]`, N >= 1, each shrunk by `factor` as soon as it is read.
 
     prepare: given each image's number and its pixels at full size, returns what to shrink; called in
-    several threads. At no time is more than one full-size image a thread in memory.
-    Raises BadInput where sizes or channel counts differ.
+    several threads. At no time is more than one full-size image a thread in memory. sizes: the files'
+    own heights and widths, `image_size` of each, where these may differ: then every image lies in the
+    top left corner of the smallest frame that holds each, black beyond. None: all have one size.
+    Raises BadInput where sizes differ that must not, or channel counts.
     """
+    if sizes is None:
+        sizes = image_sizes(paths)
+        check_one_size(paths, sizes)
+    small = [(shrunk(height, factor), shrunk(width, factor)) for height, width in sizes]
+    frame = _frame(paths, sizes, small)
 
-    def read(i: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    def read(i: int) -> np.ndarray:
         image = read_image(paths[i])
-        image = image if prepare is None else prepare(i, image)
-        return area_downsample(image, factor), image.shape
+        return area_downsample(image if prepare is None else prepare(i, image), factor)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(read, range(len(paths)))
-        image, first = next(results)
-        images = np.empty((len(paths), *image.shape), np.uint8)
-        images[0] = image
-        for i, (image, shape) in enumerate(results, start=1):  # in order, each freed once it is copied
-            if shape != first:
-                raise BadInput(
-                    f"{paths[i]}: image is {_describe(shape)} but {paths[0]} is {_describe(first)}; "
-                    "all must be alike: export them again at one size and format"
-                )
-            images[i] = image
+        first = next(results)
+        images = np.zeros((len(paths), *frame, first.shape[-1]), np.uint8)
+        for i, image in enumerate(itertools.chain([first], results)):  # in order, each freed once it is copied
+            if image.shape[-1] != first.shape[-1]:
+                raise _unlike(paths[i], paths[0])
+            images[i, : small[i][0], : small[i][1]] = image
     return images
 
 
-def without_idle_alpha(images: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Images `[N, H, W, C]` without a channel of alpha that hides nothing in any of them, and notes."""
-    if images.shape[-1] == 3 or not all((image[..., 3] == 255).all() for image in images):
+def hidden_share(images: np.ndarray, pixels: int | None = None) -> float:
+    """How much of pictures `[N, H, W, C]` alpha hides, 0 to 1. pixels: of all of them, where their sizes differ."""
+    if images.shape[-1] == 3:
+        return 0.0
+    opaque = sum(int(image[..., 3].sum(dtype=np.int64)) for image in images)
+    return 1 - opaque / (255 * (images[..., 0].size if pixels is None else pixels))
+
+
+def without_idle_alpha(images: np.ndarray, hidden: float) -> tuple[np.ndarray, list[str]]:
+    """Images `[N, H, W, C]` without alpha if none of them is `hidden` by it, and notes."""
+    if images.shape[-1] == 3 or hidden:
         return images, []
     note = "alpha is 255 in every pixel: it hides nothing, and images are taken as RGB; --random_bkgd has no effect"
     return np.ascontiguousarray(images[..., :3]), [note]
+
+
+def image_sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
+    return [image_size(path) for path in paths]
+
+
+def check_one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], way_out: str = EXPORT_AGAIN) -> None:
+    """Raises BadInput, which ends with `way_out`, where the files have several `sizes`."""
+    for path, size in zip(paths, sizes, strict=True):
+        if size != sizes[0]:
+            raise _unlike(path, paths[0], way_out)
+
+
+def _unlike(path: Path, first: Path, way_out: str = EXPORT_AGAIN) -> BadInput:
+    found, expected = (_describe(read_image(file).shape) for file in (path, first))
+    return BadInput(f"{path}: image is {found} but {first} is {expected}; {way_out}")
+
+
+def _frame(
+    paths: Sequence[Path], sizes: Sequence[tuple[int, int]], small: Sequence[tuple[int, int]]
+) -> tuple[int, int]:
+    """Height and width that hold images which become as `small`. Raises BadInput where too much would be empty."""
+    height, width = np.max(small, axis=0).tolist()
+    pixels = sum(map(math.prod, small))
+    if height * width * len(small) - pixels > max(pixels, MOST_PADDING):
+        largest = max(range(len(sizes)), key=lambda i: math.prod(sizes[i]))
+        found = f"{sizes[largest][1]}x{sizes[largest][0]}"
+        raise BadInput(
+            f"{paths[largest]}: image is {found}, most are far smaller, and all are kept in frames of "
+            f"{width}x{height}, which takes too much memory; shrink the large ones, or drop them"
+        )
+    return height, width
 
 
 def _describe(shape: tuple[int, ...]) -> str:
@@ -132,11 +183,11 @@ def area_downsample(image: np.ndarray, factor: float) -> np.ndarray:
     """
     if factor == 1:
         return image
-    height, width = round(image.shape[0] / factor), round(image.shape[1] / factor)
+    height, width = (shrunk(side, factor) for side in image.shape[:2])
     pixels = image.astype(np.float32)
     if image.shape[-1] == 4:
         pixels[..., :3] *= pixels[..., 3:] / 255
-    pixels = cv2.resize(pixels, (max(1, width), max(1, height)), interpolation=cv2.INTER_AREA)
+    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     if image.shape[-1] == 4:
         pixels[..., :3] *= 255 / np.maximum(pixels[..., 3:], 1e-3)
     return pixels.round().clip(0, 255).astype(np.uint8)

@@ -5,13 +5,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from captures import read_views
+from capture_frame import bounds_of_box, bounds_of_points
+from captures import View, read_views
 from errors import BadInput
-from images import without_idle_alpha
-from scene import Cameras, Scene, focus_point
+from images import hidden_share, without_idle_alpha
+from scene import Cameras, Scene, focus_point, near_origin, orbit_path
+from transforms import Transforms, name_order, read_transforms, stated_box, stated_points
 
 # The authors' scenes: cameras 4.03 units from the origin, everything within +-1.5.
 STANDARD_RADIUS, STANDARD_NEAR, STANDARD_FAR, STANDARD_HALF_BOX = 4.03, 2.0, 6.0, 1.5
+LEAST_NEAR = 0.1  # of the cameras' distance, where a stated box reaches up to them
 
 
 def load_blender_scene(
@@ -37,31 +40,99 @@ def load_blender_scene(
         raise BadInput(f"{root}: no such data folder; check --datadir, or run bash scripts/download_example_data.sh")
     if not factor >= 1:
         raise BadInput(f"--factor {factor:g}: images can only be made smaller; give 1 or more")
-    files = _read_files(root, max(testskip, 1))
-    views, splits, notes = _join(root, files, max(testskip, 1))
-    images, valid, K = read_views(views, factor, str(root))
+    views, splits, files, notes = _read_splits(root, max(testskip, 1))
+    images, valid, K, sizes = read_views(views, factor, str(root))
     if images.shape[-1] == 3 and needs_alpha:
         raise BadInput(
             f"{views[0].image}: image is RGB, but --white_bkgd, --random_bkgd and carving need RGBA; "
             "leave them out, or export the images with an alpha channel"
         )
-    images, alpha_notes = without_idle_alpha(images)
-    bounds = _bounds(files["train"], np.stack([view.c2w for view in views]))
-    path_poses = _video(files, bounds)
-    height, width = images.shape[1:3]
+    images, alpha_notes = without_idle_alpha(images, hidden_share(images, int(sizes.prod(1).sum())))
+    c2w, offset, move_notes = near_origin(np.stack([view.c2w for view in views]))
+    scene_near, scene_far, box, center, bound_notes = _bounds(files["train"], c2w, offset)
+    cameras = Cameras.of_sizes(torch.tensor(c2w, dtype=torch.float32), K, sizes)
+    path = orbit_path(float(np.median(np.linalg.norm(c2w[:, :, 3] - center, axis=-1))), frames=40, target=center)
+    if not files["test"].views and files["test"].missing:  # as BlenderNeRF means them
+        path = np.stack([frame.pose for frame in files["test"].missing])
+        path = torch.tensor(path - np.concatenate([np.zeros((3, 3)), offset[:, None]], axis=1), dtype=torch.float32)
     return Scene(
         name=root.resolve().name,
         images=torch.from_numpy(images),
-        cameras=Cameras(torch.tensor(bounds.moved([view.c2w for view in views])), K, height, width),
+        cameras=cameras,
         splits=splits,
-        near=bounds.near if near is None else near,
-        far=bounds.far if far is None else far,
-        aabb=torch.tensor(bounds.box, dtype=torch.float32),
-        render_path=Cameras(path_poses, K[:1].repeat(len(path_poses), 1, 1), height, width),
+        near=scene_near if near is None else near,
+        far=scene_far if far is None else far,
+        aabb=box,
+        render_path=cameras.along(path),
         background=(1.0, 1.0, 1.0) if white_background else (0.0, 0.0, 0.0),
         valid=valid,
-        notes=notes + alpha_notes + bounds.notes,
+        notes=[*notes, *alpha_notes, *move_notes, *bound_notes],
     )
+
+
+def _read_splits(
+    root: Path, testskip: int
+) -> tuple[list[View], dict[str, list[int]], dict[str, Transforms], list[str]]:
+    """All views, those of each split by number, what each file holds, and notes."""
+    files, notes = {}, []
+    for split in ("train", "val", "test"):
+        path = root / f"transforms_{split}.json"
+        if split != "train" and not path.exists():  # folders of one's own often have no val
+            files[split] = Transforms.empty(path)
+            continue
+        hint = "a Blender-format folder needs transforms_train.json"
+        learnt = split == "train"  # in whichever order
+        files[split] = read_transforms(path, hint, skip=1 if learnt else testskip, as_listed=learnt)
+        notes += files[split].notes
+    if not files["train"].views:
+        raise BadInput(files["train"].no_image)
+    views: list[View] = []
+    number: dict[Path, int] = {}
+    splits: dict[str, list[int]] = {}
+    for split, file in files.items():
+        splits[split] = []
+        for view in file.views:
+            if number.setdefault(view.image.resolve(), len(views)) == len(views):
+                views.append(view)
+            splits[split].append(number[view.image.resolve()])
+        both = set(splits["train"]).intersection(splits[split]) if split != "train" else ()
+        if both:
+            splits[split] = [i for i in splits[split] if i not in both]
+            notes.append(f"{file.path}: {len(both)} images are training views too, and are not measured on")
+    by_name = sorted(splits["train"], key=lambda i: name_order(str(views[i].image)))
+    return views, splits, files, notes + _fill_test(root, splits, files["test"], by_name[::testskip])
+
+
+def _fill_test(root: Path, splits: dict[str, list[int]], test: Transforms, of_train: list[int]) -> list[str]:
+    """Puts other views where there are no test views; returns what to say of it."""
+    if splits["test"]:
+        return []
+    splits["test"] = splits["val"] or of_train
+    used = "val views" if splits["val"] else "TRAINING views, which says nothing of new views"
+    notes = []
+    if test.missing and not test.views:
+        notes.append(f"{test.path}: none of its {len(test.missing)} images is there: its poses are the video's path")
+    return [*notes, f"no test views in {root}: test measures are taken on {used}"]
+
+
+def _bounds(train: Transforms, c2w: np.ndarray, offset: np.ndarray) -> tuple:
+    """What `bounds_of_cameras` gives for poses that `offset` was taken from, by what the file says of its bounds."""
+    near, far, box, center, notes = bounds_of_cameras(c2w)
+    points, point_notes = stated_points(train)
+    of_points = None
+    if points is not None:
+        of_points = bounds_of_points(c2w[: len(train.views)], points.positions - offset, points.seen)
+    stated = stated_box(train.path, train.head)
+    if of_points is not None:
+        near, far, stated = of_points
+    elif stated is not None:
+        stated = stated - offset
+        radius = float(np.median(np.linalg.norm(c2w[:, :, 3] - center, axis=-1)))
+        near, far = bounds_of_box(c2w, stated, LEAST_NEAR * radius)
+    else:
+        return near, far, box, center, [*point_notes, *notes]
+    note = f"{train.path} says where content ends: box {np.round(stated, 2).tolist()}, near {near:.3g}, far {far:.3g}"
+    return near, far, torch.tensor(stated, dtype=torch.float32), center, [*point_notes, note]
 
 
 def bounds_of_cameras(c2w: np.ndarray) -> tuple[float, float, torch.Tensor, np.ndarray, list[str]]:

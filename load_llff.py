@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from errors import BadInput
-from images import list_images, read_images
+from images import check_one_size, image_sizes, list_images, read_images
 from run_nerf_helpers import camera_rays, ndc_rays
-from scene import Cameras, Scene, check_poses, focus_point, look_at
+from scene import Cameras, Scene, check_poses, covered, focus_point, look_at, shrunk
 
 BOUND_FACTOR = 0.75  # the nearest content comes to lie at 1 / 0.75, just behind the NDC near plane
 NDC_NEAR = 1.0  # NDC is built on the plane z = -1, world units after rescaling
@@ -46,9 +46,13 @@ def load_llff_scene(
     c2w, hwf, bounds = _read_poses_bounds(file)
     if ndc and np.ptp(hwf[:, 2]) > 1e-3 * hwf[0, 2]:
         raise BadInput(f"{file}: {np.ptp(hwf[:, 2]):g} px between focals; NDC needs one: add --no_ndc")
-    images, notes = _read_photographs(root, max(factor, 1), len(c2w))
-    height, width = images.shape[1:3]
-    K = _intrinsics(hwf, height, width, file)
+    paths, shrink, notes = _find_photographs(root, max(factor, 1), len(c2w))
+    full = image_sizes(paths)
+    if ndc:
+        check_one_size(paths, full, "NDC needs one size: add --no_ndc")
+    images = _on_black(read_images(paths, shrink, sizes=full))
+    sizes = torch.tensor([[shrunk(side, shrink) for side in size] for size in full])
+    K = _intrinsics(hwf, sizes, file, paths)
 
     scale = 1 / (BOUND_FACTOR * bounds.min())
     c2w[:, :, 3] *= scale
@@ -59,7 +63,7 @@ def load_llff_scene(
     bounds *= scale
     path = torch.from_numpy(circular_path(c2w) if spherify else spiral_path(c2w, bounds)).float()
 
-    cameras = Cameras(torch.from_numpy(c2w).float(), K, height, width)
+    cameras = Cameras.of_sizes(torch.from_numpy(c2w).float(), K, sizes)
     near = 0.9 * float(bounds.min()) if near is None else near
     far = float(bounds.max()) if far is None else far
     return Scene(
@@ -70,8 +74,9 @@ def load_llff_scene(
         near=0.0 if ndc else near,
         far=1.0 if ndc else far,
         aabb=_ndc_box(cameras, file) if ndc else _frustum_box(cameras, near, far),
-        render_path=Cameras(path, K[:1].repeat(len(path), 1, 1), height, width),
+        render_path=cameras.along(path),
         ndc=ndc,
+        valid=covered(sizes),
         notes=notes,
     )
 
@@ -120,8 +125,8 @@ def _read_poses_bounds(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return c2w, hwf, bounds
 
 
-def _read_photographs(root: Path, factor: int, count: int) -> tuple[np.ndarray, list[str]]:
-    """RGB uint8 `[count, H, W, 3]`, `factor` times smaller than the originals, and notes for the user."""
+def _find_photographs(root: Path, factor: int, count: int) -> tuple[list[Path], int, list[str]]:
+    """`count` photographs, by how much to shrink them to be `factor` times smaller than the originals, and notes."""
     folders = {int(p.name[7:]): p for p in root.iterdir() if re.fullmatch(r"images_[1-9]\d*", p.name)}
     if (root / "images").is_dir():
         folders[1] = root / "images"
@@ -141,28 +146,34 @@ def _read_photographs(root: Path, factor: int, count: int) -> tuple[np.ndarray, 
             f"{folder}: {len(paths)} images but poses_bounds.npy has {count} poses; they pair up in order of "
             "name: remove the images without a pose, or restore those that are missing"
         )
-    images = read_images(paths, factor // found)
-    if images.shape[-1] == 4:  # photographs lie on black, so that opaque ones stay as they are
-        rgb, alpha = images[..., :3], images[..., 3:].astype(np.uint16)
-        images = ((rgb * alpha + 127) // 255).astype(np.uint8)
     made = [f"{root}: no images_{factor}, so it was averaged from {folder.name}"] if found != factor else []
-    return images, made
+    return paths, factor // found, made
 
 
-def _intrinsics(hwf: np.ndarray, height: int, width: int, file: Path) -> torch.Tensor:
-    """Centred pinholes `[N, 3, 3]` for the images as read, from sizes and focals as they were in COLMAP."""
-    scale_x, scale_y = width / hwf[:, 1], height / hwf[:, 0]
-    slack = 0.01 + 1 / min(height, width)  # each side was rounded to a whole pixel
+def _on_black(images: np.ndarray) -> np.ndarray:
+    """RGB uint8 `[N, H, W, 3]`; where there is alpha, over black: opaque photographs stay as they are."""
+    if images.shape[-1] == 3:
+        return images
+    rgb, alpha = images[..., :3], images[..., 3:].astype(np.uint16)
+    return ((rgb * alpha + 127) // 255).astype(np.uint8)
+
+
+def _intrinsics(hwf: np.ndarray, sizes: torch.Tensor, file: Path, paths: list[Path]) -> torch.Tensor:
+    """Centred pinholes `[N, 3, 3]` for images of `sizes [N, 2]`, from sizes and focals as they were in COLMAP."""
+    heights, widths = sizes.numpy().T
+    scale_x, scale_y = widths / hwf[:, 1], heights / hwf[:, 0]
+    slack = 0.01 + 1 / np.minimum(heights, widths)  # each side was rounded to a whole pixel
     odd = np.abs(scale_x / scale_y - 1) > slack
     if odd.any():
-        posed = f"{hwf[odd.argmax(), 1]:g}x{hwf[odd.argmax(), 0]:g}"
+        i = odd.argmax()
         raise BadInput(
-            f"{file}: poses of {posed} images, but the images are {width}x{height}, another aspect; "
-            "use the images that the poses were made from, neither cropped nor turned"
+            f"{file}: pose {i} is for {hwf[i, 1]:g}x{hwf[i, 0]:g} images, but {paths[i].name} is "
+            f"{widths[i]}x{heights[i]}, another aspect; use the images that the poses were made from, neither cropped "
+            "nor turned"
         )
     K = np.zeros((len(hwf), 3, 3), dtype=np.float32)
     K[:, 0, 0], K[:, 1, 1] = hwf[:, 2] * scale_x, hwf[:, 2] * scale_y
-    K[:, 0, 2], K[:, 1, 2], K[:, 2, 2] = width / 2, height / 2, 1
+    K[:, 0, 2], K[:, 1, 2], K[:, 2, 2] = widths / 2, heights / 2, 1
     return torch.from_numpy(K)
 
 
@@ -241,8 +252,8 @@ def _in_frame(c2w: np.ndarray, frame: np.ndarray) -> np.ndarray:
 
 def _corner_rays(cameras: Cameras) -> tuple[torch.Tensor, torch.Tensor]:
     """Origins and directions `[N, 4, 3]` through the images' corners, the directions at z-depth 1."""
-    columns = torch.tensor([0.0, 1, 0, 1]) * cameras.width
-    rows = torch.tensor([0.0, 0, 1, 1]) * cameras.height
+    rows = torch.tensor([0.0, 0, 1, 1]) * cameras.sizes[:, :1]
+    columns = torch.tensor([0.0, 1, 0, 1]) * cameras.sizes[:, 1:]
     return camera_rays(columns, rows, cameras.K[:, None], cameras.c2w[:, None])
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from errors import BadInput
 from images import decode
+from scene import shrunk
 
 
 def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
@@ -41,5 +42,5 @@ def shrink_mask(good: np.ndarray, factor: float) -> np.ndarray:
     """Bool `[H, W]` as small as `area_downsample` makes images: false where any part of a pixel is."""
     if factor == 1:
         return good
-    height, width = max(1, round(good.shape[0] / factor)), max(1, round(good.shape[1] / factor))
+    height, width = (shrunk(side, factor) for side in good.shape)
     return cv2.resize((~good).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) < 1e-6

@@ -229,7 +229,7 @@ def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) ->
         )
     if tensors:
         raise BrokenFile(f"unexpected tensor {next(iter(tensors))}")
-    return renderer, cameras
+    return renderer.to(device), cameras
 
 
 def _unpack_weights(config: FieldConfig, state: dict[str, torch.Tensor], weight_bits: dict[str, int]) -> None:

@@ -25,17 +25,66 @@ class Samples:
 
     ray: index of each sample's ray `[P]`. t: multiples of the ray's direction `[P]`.
     length: what each sample stands for along its ray `[P]`, in the units of the box.
+    counts: how many each ray has `[R]`; most: the largest of them.
     """
 
     ray: torch.Tensor
     t: torch.Tensor
     length: torch.Tensor
+    counts: torch.Tensor
+    most: int
 
     def __len__(self) -> int:
         return len(self.ray)
 
-    def first(self, count: int) -> "Samples":
-        return Samples(self.ray[:count], self.t[:count], self.length[:count])
+
+@dataclass
+class Crossing:
+    """Stretches of rays near occupied cells, and which of their points lie in one: samples not yet listed.
+
+    ray: of each stretch `[W]`, ascending. t: of its points `[W, RUN]`, multiples of the direction.
+    inside: which of them count, likewise. found: how many stretches there are, `[]`; only where it
+    is not above W is nothing missing. num_rays: R, of all. step: units of the box.
+    """
+
+    ray: torch.Tensor
+    t: torch.Tensor
+    inside: torch.Tensor
+    found: torch.Tensor
+    num_rays: int
+    step: float
+
+    def counts(self) -> torch.Tensor:
+        """Samples of each ray, `[R]`."""
+        return self.found.new_zeros(self.num_rays).index_add_(0, self.ray, self.inside.sum(-1))
+
+    def all_samples(self) -> Samples:
+        """Lists them all. A device is waited for, to say how many."""
+        counts = self.counts()
+        total, most = torch.stack([counts.sum(), counts.amax()]).tolist() if len(counts) else (0, 0)
+        return self.samples(counts, total, most)
+
+    def samples(self, counts: torch.Tensor, total: int, most: int) -> Samples:
+        """Lists the samples of the first rays: `counts [R']` of each, `total` in all, `most` of one."""
+        index = true_places(self.inside.view(-1), total)[:total]
+        return Samples(
+            ray=self.ray.index_select(0, index // RUN),
+            t=self.t.view(-1).index_select(0, index),
+            length=self.t.new_full((total,), self.step),
+            counts=counts,
+            most=most,
+        )
+
+
+def true_places(mask: torch.Tensor, at_most: int | None = None) -> torch.Tensor:
+    """Numbers, ascending, of the true entries of `mask [N]`.
+
+    A device has to be waited for to say how many there are. With `at_most` it is not asked: it gives
+    so many, and 0 for each that there are fewer. A CPU, which nobody waits for, always lists them all.
+    """
+    if at_most is None or mask.device.type == "cpu":
+        return mask.nonzero()[:, 0]
+    return torch.nonzero_static(mask, size=at_most, fill_value=0)[:, 0]
 
 
 class OccupancyGrid(nn.Module):
@@ -54,9 +103,24 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("allowed", torch.ones(shape, dtype=torch.bool))
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
         self.register_buffer("density", torch.zeros(shape))
-        # Derived from `occupied` whenever that changes, see `_refresh`.
+        # Derived from `occupied`, `allowed` and `aabb` whenever these change, see `_refresh`.
         self.register_buffer("_near_occupied", None, persistent=False)
-        self._near_radius: tuple[int, ...] | None = None
+        self.register_buffer("_box_of_occupied", None, persistent=False)
+        self.register_buffer("_allowed_cells", None, persistent=False)
+        self._near_reach: float | None = None
+        self._cell_sides: list[float] | None = None
+
+    @property
+    def cell_sides(self) -> list[float]:
+        """Those of `cell`, asked of the device once."""
+        if self._cell_sides is None:
+            self._cell_sides = self.cell.tolist()
+        return self._cell_sides
+
+    @property
+    def diagonal(self) -> float:
+        """Of the box, in its units."""
+        return self.resolution * math.hypot(*self.cell_sides)
 
     @property
     def cell(self) -> torch.Tensor:
@@ -92,81 +156,114 @@ class OccupancyGrid(nn.Module):
         step: float,
         jitter: torch.Tensor | None = None,
     ) -> Samples:
-        """Points every `step` along each ray that lie in occupied cells.
+        """Points every `step` along each ray that lie in occupied cells, of all rays; see `cross`."""
+        return self.cross(origins, directions, near, far, step, jitter).all_samples()
+
+    @torch.no_grad()
+    def cross(
+        self,
+        origins: torch.Tensor,
+        directions: torch.Tensor,
+        near: float,
+        far: float,
+        step: float,
+        jitter: torch.Tensor | None = None,
+        at_most: int | None = None,
+    ) -> Crossing:
+        """Which points, spaced evenly by `step` along each ray, lie in occupied cells.
 
         origins, directions: `[R, 3]`, directions of any length. near, far: multiples of the
         direction. step: units of the box. jitter: `[R]` in [0, 1), where in its step each ray's
-        points sit (0.5 where none is given). Not differentiable, by design.
+        points sit (0.5 where none is given). at_most: look into so many stretches of RUN points
+        only, so that a device need not be waited for. Not differentiable, by design.
         """
         norm = directions.norm(dim=-1)
-        t_in, t_out = self._clip(origins, directions, near, far)
+        t_in, t_out = self._clip(self.aabb, origins, directions, near, far)
         dt = step / norm
-        counts = ((t_out - t_in) / dt).ceil().clamp_min(0)
         offset = torch.full_like(norm, 0.5) if jitter is None else jitter
-        runs = int((counts.max() / RUN).ceil()) if len(counts) else 0
-        if runs == 0:
-            empty = torch.zeros(0, device=origins.device)
-            return Samples(empty.long(), empty, empty)
+        # Steps count from where a ray enters the grid, but only those in the box of occupied cells are
+        # looked at. One more on either side covers the rounding of where it is entered and left.
+        inner_in, inner_out = self._clip(self._occupied_box(), origins, directions, near, far)
+        first = ((inner_in - t_in) / dt).floor().sub(1).clamp_min(0)
+        steps = ((torch.minimum(inner_out, t_out) - t_in) / dt).ceil() + 1 - first
+        steps = torch.where(inner_in < inner_out, steps, 0)  # most rays that meet the grid miss that box
+        # As many as the longest ray has; where a device would have to be waited for, as any could have.
+        exact = norm.device.type == "cpu" and len(norm) > 0
+        longest = float(steps.max()) if exact else self.diagonal / step + 3
+        runs = max(1, math.ceil(longest / RUN))
 
         # Which runs of RUN steps come near an occupied cell? One look-up at the middle of each.
         near_occupied = self._dilated(0.5 * RUN * step)
-        first_step = torch.arange(runs, device=origins.device) * RUN
-        t_middle = t_in[:, None] + (first_step + 0.5 * RUN) * dt[:, None]
+        run_start = torch.arange(runs, device=origins.device) * RUN
+        t_middle = t_in[:, None] + (first[:, None] + run_start + 0.5 * RUN) * dt[:, None]
         middle = origins[:, None] + t_middle[..., None] * directions[:, None]
-        worth = near_occupied.view(-1).take(self.flat_index(middle)) & (first_step < counts[:, None])
-        index = worth.view(-1).nonzero()[:, 0]
+        worth = near_occupied.view(-1).take(self.flat_index(middle)) & (run_start < steps[:, None])
+        index = true_places(worth.view(-1), at_most)
         ray = index // runs
         run = index - runs * ray
 
         # Then the single points of those runs.
-        number = run[:, None] * RUN + torch.arange(RUN, device=origins.device)
-        t_in, t_out, dt, offset = (a.index_select(0, ray)[:, None] for a in (t_in, t_out, dt, offset))
+        first, t_in, t_out, dt, offset = (a.index_select(0, ray)[:, None] for a in (first, t_in, t_out, dt, offset))
+        number = first + (run[:, None] * RUN + torch.arange(RUN, device=origins.device))
         t = t_in + (number + offset) * dt
         points = origins.index_select(0, ray)[:, None] + t[..., None] * directions.index_select(0, ray)[:, None]
-        keep = self.occupied.view(-1).take(self.flat_index(points)) & (t < t_out)
-        index = keep.view(-1).nonzero()[:, 0]
-        return Samples(
-            ray.index_select(0, index // RUN), t.view(-1).index_select(0, index), t.new_full((len(index),), step)
-        )
+        inside = self.occupied.view(-1).take(self.flat_index(points)) & (t < t_out)
+        found = worth.sum()
+        if at_most is not None:  # what fills up the list is no stretch of its own
+            inside &= (torch.arange(len(index), device=origins.device) < found)[:, None]
+        return Crossing(ray, t, inside, found, len(origins), step)
 
+    @staticmethod
     def _clip(
-        self, origins: torch.Tensor, directions: torch.Tensor, near: float, far: float
+        box: torch.Tensor, origins: torch.Tensor, directions: torch.Tensor, near: float, far: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where rays enter and leave the box, within [near, far], as multiples of the direction."""
+        """Where rays enter and leave a box `[2, 3]`, within [near, far], as multiples of the direction."""
         tiny = torch.finfo(directions.dtype).tiny
         safe = torch.where(directions.abs() < tiny, torch.full_like(directions, tiny), directions)
-        hits = (self.aabb[:, None] - origins) / safe  # [2, R, 3]
+        hits = (box[:, None] - origins) / safe  # [2, R, 3]
         t_in = hits.amin(0).amax(-1).clamp_min(near)
         t_out = hits.amax(0).amin(-1).clamp_max(far)
         return t_in, t_out
 
     def _dilated(self, reach: float) -> torch.Tensor:
         """`occupied`, grown so that a look-up at a point covers all cells within `reach` of it."""
-        radius = tuple(int(reach / size) + 1 for size in self.cell.tolist())
-        if self._near_radius != radius:
-            grown = self.occupied.float()[None, None]
-            kernel = tuple(2 * r + 1 for r in radius)
-            for axis in range(3):  # separable: three passes instead of one cube
-                size = [1, 1, 1]
-                size[axis] = kernel[axis]
-                grown = F.max_pool3d(grown, size, stride=1, padding=[s // 2 for s in size])
-            self._near_occupied, self._near_radius = grown[0, 0] > 0, radius
+        if self._near_reach != reach:
+            radius = [int(reach / side) + 1 for side in self.cell_sides]
+            self._near_occupied, self._near_reach = _grown(self.occupied, radius), reach
         return self._near_occupied
+
+    def _occupied_box(self) -> torch.Tensor:
+        """A box `[2, 3]` that holds all occupied cells and a tenth of a cell around them, against rounding."""
+        if self._box_of_occupied is None:
+            numbers = torch.arange(self.resolution, device=self.aabb.device)
+            low, high = [], []
+            for others in ((1, 2), (0, 2), (0, 1)):
+                there = self.occupied.any(others[1]).any(others[0])
+                low.append(torch.where(there, numbers, self.resolution).amin())
+                high.append(torch.where(there, numbers, -1).amax())
+            ends = torch.stack([torch.stack(low) - 0.1, torch.stack(high) + 1.1])
+            self._box_of_occupied = self.aabb[0] + ends * self.cell
+        return self._box_of_occupied
 
     # ------------------------------------------------------------------------------ what is where
 
     def _refresh(self) -> None:
-        self._near_radius = None
+        """To be called when `occupied` has changed."""
+        self._near_reach = self._box_of_occupied = None
+
+    def _refresh_all(self) -> None:
+        self._refresh()
+        self._allowed_cells = self._cell_sides = None
 
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
-        self._refresh()
+        self._refresh_all()
 
     def set_occupied(self, occupied: torch.Tensor) -> None:
         """Takes a boolean grid `[X, Y, Z]` as it is, for good: it also becomes `allowed`."""
         self.occupied.copy_(occupied)
         self.allowed.copy_(occupied)
-        self._refresh()
+        self._refresh_all()
 
     @torch.no_grad()
     def carve(self, cameras, alpha: torch.Tensor) -> None:
@@ -176,35 +273,38 @@ class OccupancyGrid(nn.Module):
         least a part of it (what none sees, none can teach), and if, in every view whose frame
         contains it whole, something opaque lies within its projected radius.
         """
-        seen = torch.zeros(self.resolution**3, dtype=torch.bool, device=self.aabb.device)
-        survivors = torch.arange(self.resolution**3, device=self.aabb.device)
+        device = self.aabb.device
+        seen = torch.zeros(self.resolution**3, dtype=torch.bool, device=device)
+        survivors = torch.arange(self.resolution**3, device=device)
         radius = 0.5 * float(self.cell.norm())
-        for view in range(len(cameras)):
-            camera = cameras[view].to(self.aabb.device)
-            pose, K = camera.c2w[0], camera.K[0]
+        c2w, intrinsics, masks = cameras.c2w.to(device), cameras.K.tolist(), alpha.to(device)
+        for view, (pose, K) in enumerate(zip(c2w, intrinsics, strict=True)):
+            height, width = cameras.size(view)
+            mask = masks[view, :height, :width]
             local = (self.cell_centers(survivors) - pose[:, 3]) @ pose[:, :3]
             depth = -local[:, 2]
-            x = K[0, 0] * local[:, 0] / depth + K[0, 2]
-            y = -K[1, 1] * local[:, 1] / depth + K[1, 2]
+            x = K[0][0] * local[:, 0] / depth + K[0][2]
+            y = -K[1][1] * local[:, 1] / depth + K[1][2]
             # Cells so near that they cover an eighth of the frame are left to other views.
-            focal = float(K[0, 0])
-            judged = depth > radius + 8 * focal * radius / camera.width
-            nearest = float(depth[judged].min()) if judged.any() else math.inf
+            focal = K[0][0]
+            judged = depth > radius + 8 * focal * radius / width
+            nearest = float(torch.where(judged, depth, torch.inf).amin())
             # The largest footprint of any cell in this view, plus the half pixel of its own centre.
             reach = int(np.ceil(focal * radius / (nearest - radius) + 0.5))
-            mask = alpha[view].to(self.aabb.device).float()[None, None]
-            mask = F.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
-            inside = (x >= reach) & (x < camera.width - reach) & (y >= reach) & (y < camera.height - reach)
+            opaque = F.max_pool2d(mask.float()[None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
+            inside = (x >= reach) & (x < width - reach) & (y >= reach) & (y < height - reach)
             inside &= judged
             footprint = focal * radius / depth
-            in_part = (x > -footprint) & (x < camera.width + footprint) & (depth > 0)
-            in_part &= (y > -footprint) & (y < camera.height + footprint)
-            seen[survivors[in_part]] = True
-            column = x.nan_to_num().long().clamp(0, camera.width - 1)
-            row = y.nan_to_num().long().clamp(0, camera.height - 1)
-            survivors = survivors[mask[row, column] | ~inside]
+            in_part = (x > -footprint) & (x < width + footprint) & (depth > 0)
+            in_part &= (y > -footprint) & (y < height + footprint)
+            seen[survivors] |= in_part
+            column = x.nan_to_num().long().clamp(0, width - 1)
+            row = y.nan_to_num().long().clamp(0, height - 1)
+            survivors = survivors[opaque[row, column] | ~inside]
+            if not len(survivors):
+                break
         carved = torch.zeros_like(self.allowed)
-        carved.view(-1)[survivors[seen[survivors]]] = True
+        carved.view(-1)[survivors] = seen[survivors]
         self.set_occupied(carved)
 
     def bounding_box(self) -> torch.Tensor:
@@ -229,7 +329,9 @@ class OccupancyGrid(nn.Module):
         `alpha_threshold`. The remembered density is a maximum that decays by `decay` at each look,
         so that one unlucky point does not erase a cell (Instant-NGP, appendix C).
         """
-        candidates = self.allowed.view(-1).nonzero()[:, 0]
+        if self._allowed_cells is None:
+            self._allowed_cells = self.allowed.view(-1).nonzero()[:, 0]
+        candidates = self._allowed_cells
         shift = torch.rand((len(candidates), 3), device=candidates.device, generator=generator) - 0.5
         points = self.cell_centers(candidates) + shift * self.cell
         seen = torch.cat([density(part) for part in points.split(chunk)])
@@ -261,3 +363,13 @@ class OccupancyGrid(nn.Module):
         cells = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=resolution**3)
         grid.set_occupied(torch.from_numpy(cells.astype(bool)).view(grid.occupied.shape))
         return grid
+
+
+def _grown(cells: torch.Tensor, radius: list[int]) -> torch.Tensor:
+    """A boolean grid `[X, Y, Z]` whose true cells spread so many cells along each axis, to both sides."""
+    grown = cells.float()[None, None]
+    for axis in range(3):  # separable: three passes instead of one cube
+        size = [1, 1, 1]
+        size[axis] = 2 * radius[axis] + 1
+        grown = F.max_pool3d(grown, size, stride=1, padding=[s // 2 for s in size])
+    return grown[0, 0] > 0

@@ -102,7 +102,7 @@ def rounding_trainer(args: argparse.Namespace, scene: Scene, scheme, folder: Pat
         phase.schedule = exponential_schedule(args, args.qat_lrate_scale, first)
     if args.distill > 0:
         teacher = distributed.from_main(lambda: load_renderer(folder / "model_float32.safetensors", CPU)[0])
-        distillation = Distillation(teacher.to(next(scheme.renderer.buffers()).device), args.distill)
+        distillation = Distillation(teacher.to(scheme.renderer.device), args.distill)
 
         def extra_loss(batch: Batch, rendering: Rendering, step: int) -> torch.Tensor:
             own = scheme.extra_loss(batch, rendering, step) if scheme.extra_loss else 0.0

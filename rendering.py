@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 from torch.profiler import record_function
 
-from occupancy import OccupancyGrid, Samples
+from occupancy import Crossing, OccupancyGrid, Samples
 from run_nerf_helpers import get_rays, iterate_chunks, ndc_rays, round_up, sample_pdf
 
 # Rows given to a network are padded to a multiple of this: CPU matrix kernels are prepared anew
@@ -85,7 +85,7 @@ def make_rays(origins: torch.Tensor, directions: torch.Tensor, setup: RaySetup, 
     """World-space origins and directions `[R, 3]` as the renderers want them, warped if NDC."""
     viewdirs = directions / directions.norm(dim=-1, keepdim=True)
     if setup.ndc_near is not None:
-        focal = float(cameras.K[0, 0, 0])
+        focal = cameras.K[0, 0, 0]
         origins, directions = ndc_rays(cameras.height, cameras.width, focal, setup.ndc_near, origins, directions)
     return Rays(origins, directions, viewdirs)
 
@@ -121,12 +121,11 @@ def weights_from_density(
 
 
 def packed_weights(
-    density: torch.Tensor, samples: Samples, num_rays: int, transmittance: torch.Tensor | None = None
+    density: torch.Tensor, samples: Samples, transmittance: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`weights_from_density` for packed samples: weights `[P]` and the remainder `[num_rays]`."""
-    counts = torch.bincount(samples.ray, minlength=num_rays)
-    before = torch.cumsum(counts, 0) - counts
-    widest = max(1, int(counts.max())) if num_rays else 1
+    """`weights_from_density` for packed samples: weights `[P]` and the remainder `[R]`."""
+    num_rays, widest = len(samples.counts), max(1, samples.most)
+    before = torch.cumsum(samples.counts, 0) - samples.counts
     # Sample i of a ray goes to column i of the ray's row.
     row_start = torch.arange(num_rays, device=density.device) * widest - before
     place = row_start.index_select(0, samples.ray) + torch.arange(len(samples), device=density.device)
@@ -197,7 +196,24 @@ def query_samples(
 # ------------------------------------------------------------------------------------ renderers
 
 
-class OccupancyRenderer(nn.Module):
+class Renderer(nn.Module):
+    """What all renderers have: how pixels become rays, and the device that they live on.
+
+    background: what stands behind everything, `[3]`, there.
+    """
+
+    def __init__(self, setup: RaySetup):
+        super().__init__()
+        self.setup = setup
+        self.register_buffer("background", torch.tensor(setup.background), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where rays have to be, and where whatever is made for its fields belongs."""
+        return self.background.device
+
+
+class OccupancyRenderer(Renderer):
     """One field, queried only at the points of a ray that lie in occupied cells.
 
     step: distance between points, units of the box. min_transmittance: when rendering, a ray that
@@ -213,10 +229,9 @@ class OccupancyRenderer(nn.Module):
         step: float,
         min_transmittance: float = 1e-3,
     ):
-        super().__init__()
+        super().__init__(setup)
         self.field = field
         self.grid = grid
-        self.setup = setup
         self.step = step
         self.min_transmittance = min_transmittance
 
@@ -227,11 +242,19 @@ class OccupancyRenderer(nn.Module):
 
     def bytes_per_ray(self) -> int:
         """An upper bound while rendering: a ray through occupied cells only."""
-        diagonal = float((self.grid.aabb[1] - self.grid.aabb[0]).norm())
-        return math.ceil(diagonal / self.step) * BYTES_PER_SAMPLE + LEAST_AT_ONCE * self.field.config.bytes_per_row
+        return (
+            math.ceil(self.grid.diagonal / self.step) * BYTES_PER_SAMPLE
+            + LEAST_AT_ONCE * self.field.config.bytes_per_row
+        )
 
     def march(self, rays: Rays, jitter: torch.Tensor | None = None) -> Samples:
-        return self.grid.march(rays.origins, rays.directions, self.setup.near, self.setup.far, self.step, jitter)
+        """The samples of rays; a device is waited for twice."""
+        return self.cross(rays, jitter).all_samples()
+
+    def cross(self, rays: Rays, jitter: torch.Tensor | None = None, at_most: int | None = None) -> Crossing:
+        """The same before they are listed; see `OccupancyGrid.cross`."""
+        bounds = self.setup.near, self.setup.far
+        return self.grid.cross(rays.origins, rays.directions, *bounds, self.step, jitter, at_most)
 
     def forward(
         self,
@@ -248,7 +271,7 @@ class OccupancyRenderer(nn.Module):
         if raw_noise_std > 0:
             noise = raw_noise_std * torch.randn(len(samples), device=samples.t.device, generator=generator)
         density, rgb = query_samples(self.field, rays, samples, noise)
-        weights, leaving = packed_weights(density, samples, len(rays))
+        weights, leaving = packed_weights(density, samples)
         color = _sum_per_ray(weights[:, None] * rgb, samples.ray, len(rays))
         t_sum = _sum_per_ray(weights.detach() * samples.t, samples.ray, len(rays))
         color, depth, opacity = _finish(color, t_sum, leaving, rays, self.setup, background)
@@ -259,21 +282,22 @@ class OccupancyRenderer(nn.Module):
         with record_function("traversal"):
             samples = self.march(rays)
         num_rays, device = len(rays), rays.origins.device
-        counts = torch.bincount(samples.ray, minlength=num_rays)
-        next_sample = torch.cumsum(counts, 0) - counts
-        last_sample = next_sample + counts
+        next_sample = torch.cumsum(samples.counts, 0) - samples.counts
+        last_sample = next_sample + samples.counts
         color = torch.zeros(num_rays, 3, device=device)
         t_sum = torch.zeros(num_rays, device=device)
         leaving = torch.ones(num_rays, device=device)
         queries = 0
         while True:
+            # A device is waited for twice a round: to tell which rays go on, and how many samples there are.
             alive = ((next_sample < last_sample) & (leaving > self.min_transmittance)).nonzero()[:, 0]
             if len(alive) == 0:
                 break
             block = min(MOST_AT_ONCE, max(LEAST_AT_ONCE, ROWS_PER_ROUND // len(alive)))
             # [alive, block] sample numbers, of which those past the end of a ray fall away.
             number = next_sample[alive, None] + torch.arange(block, device=device)
-            there = (number < last_sample[alive, None]).view(-1).nonzero()[:, 0]
+            within = number < last_sample[alive, None]
+            there = within.view(-1).nonzero()[:, 0]
             index, nth_alive = number.view(-1).index_select(0, there), there // block
             ray = alive.index_select(0, nth_alive)
             t, length = samples.t.index_select(0, index), samples.length.index_select(0, index)
@@ -281,8 +305,8 @@ class OccupancyRenderer(nn.Module):
             positions = torch.addcmul(live.origins, t[:, None], live.directions)
             density, rgb = query(self.field, positions, live.viewdirs, ROWS_RENDERING)
             with record_function("compositing"):
-                part = Samples(nth_alive, t, length)
-                weights, leaving[alive] = packed_weights(density, part, len(alive), leaving[alive])
+                part = Samples(nth_alive, t, length, within.sum(-1), most=block)
+                weights, leaving[alive] = packed_weights(density, part, leaving[alive])
                 color.index_add_(0, ray, weights[:, None] * rgb)
                 t_sum.index_add_(0, ray, weights * t)
             next_sample[alive] += block
@@ -291,7 +315,7 @@ class OccupancyRenderer(nn.Module):
         return Rendering(color, depth, opacity, queries=queries)
 
 
-class HierarchicalRenderer(nn.Module):
+class HierarchicalRenderer(Renderer):
     """NeRF's stratified coarse pass and importance-sampled fine pass (sec. 5.2).
 
     n_samples: stratified points of the coarse pass. n_importance: points drawn from its weights;
@@ -309,9 +333,8 @@ class HierarchicalRenderer(nn.Module):
         perturb: bool = True,
         netchunk: int = 65536,
     ):
-        super().__init__()
+        super().__init__(setup)
         self.coarse, self.fine = coarse, fine
-        self.setup = setup
         self.n_samples, self.n_importance = n_samples, n_importance
         self.lindisp, self.perturb = lindisp, perturb
         self.netchunk = netchunk
@@ -396,10 +419,9 @@ def render_image(renderer: nn.Module, camera, limits: RenderLimits = RenderLimit
     renderer.eval()
     setup = renderer.setup
     origins, directions = get_rays(camera.height, camera.width, camera.K[0], camera.c2w[0], setup.pixel_offset)
-    background = torch.tensor(setup.background, device=origins.device)
     rays = make_rays(origins.reshape(-1, 3), directions.reshape(-1, 3), setup, camera)
     at_once = max(1, min(limits.rays, (limits.memory - FIXED_BYTES) // renderer.bytes_per_ray()))
-    parts = [renderer(rays[c], background) for c in iterate_chunks(len(rays), at_once)]
+    parts = [renderer(rays[c], renderer.background) for c in iterate_chunks(len(rays), at_once)]
     renderer.train(was_training)
     shape = (camera.height, camera.width)
     return Rendering(

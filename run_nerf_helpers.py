@@ -21,9 +21,12 @@ def img2mse(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.mean((x - y) ** 2)
 
 
+BEST_PSNR = 100.0  # dB, of what is equal: infinity would leave no mean and no curve
+
+
 def mse2psnr(mse: torch.Tensor) -> torch.Tensor:
     """Peak signal-to-noise ratio in dB of a *mean* squared error on colours in [0, 1]."""
-    return -10.0 * torch.log10(mse)
+    return (-10.0 * torch.log10(mse)).clamp_max(BEST_PSNR)
 
 
 def to8b(x: torch.Tensor) -> torch.Tensor:
@@ -346,7 +349,7 @@ def get_rays(
 
 
 def ndc_rays(
-    H: int, W: int, focal: float, near: float, rays_o: torch.Tensor, rays_d: torch.Tensor
+    H: int, W: int, focal: float | torch.Tensor, near: float, rays_o: torch.Tensor, rays_d: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rays of a forward-facing scene in normalised device coordinates (NeRF, appendix C).
 

@@ -1,6 +1,8 @@
 """What a dataset reader hands over: images, cameras, bounds, and a path for the video."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from errors import BadInput
 
 FARTHEST = 1e12  # world units: beyond, a position is damage and not a map coordinate
-FAR_OFF = 200  # radii of a scene, beyond which float32 positions are off by more than 1e-5 of it
+NEAREST_TO_FAR = 1e-3  # size of a scene over its distance from the origin, below which float32 is too coarse
 
 
 @dataclass
@@ -17,33 +19,81 @@ class Cameras:
     """Pinhole cameras with OpenGL axes (x right, y up, looking along -z).
 
     c2w: camera-to-world `[N, 3, 4]` float32, world units. K: intrinsics `[N, 3, 3]` in pixels,
-    with the principal point measured from the image's top left corner. height, width: pixels.
+    with the principal point measured from the image's top left corner. height, width: pixels, of
+    all images, or where these differ of the frame in whose top left corner each of them lies.
+    sizes: height and width of each image `[N, 2]`, int64 and always on the CPU; None: all fill the frame.
     """
 
     c2w: torch.Tensor
     K: torch.Tensor
     height: int
     width: int
+    sizes: torch.Tensor | None = None
+
+    def __post_init__(self):
+        if self.sizes is None:
+            self.sizes = torch.tensor([self.height, self.width]).expand(len(self.c2w), 2)
+
+    @classmethod
+    def of_sizes(cls, c2w: torch.Tensor, K: torch.Tensor, sizes: torch.Tensor) -> "Cameras":
+        """Cameras whose images have `sizes [N, 2]`, in the smallest frame that holds each."""
+        return cls(c2w, K, *sizes.amax(0).tolist(), sizes)
 
     def __len__(self) -> int:
         return len(self.c2w)
 
     def __getitem__(self, index) -> "Cameras":
-        """The cameras at a slice, list or index tensor; a single number gives one camera of N = 1."""
+        """The cameras at a slice, list or index tensor, in the same frame as all; a single number gives one
+        camera of N = 1, and its image alone."""
         if isinstance(index, int):
-            index = slice(index, index + 1)
-        return Cameras(self.c2w[index], self.K[index], self.height, self.width)
+            return Cameras(self.c2w[index, None], self.K[index, None], *self.size(index))
+        return Cameras(self.c2w[index], self.K[index], self.height, self.width, self.sizes[index])
+
+    def size(self, view: int) -> tuple[int, int]:
+        """Height and width of one image, pixels."""
+        height, width = self.sizes[view].tolist()
+        return height, width
 
     def to(self, device: torch.device) -> "Cameras":
-        return Cameras(self.c2w.to(device), self.K.to(device), self.height, self.width)
+        return Cameras(self.c2w.to(device), self.K.to(device), self.height, self.width, self.sizes)
 
     def scaled(self, factor: float) -> "Cameras":
-        """Cameras of the same field of view for images `factor` times smaller on each side."""
-        height, width = max(1, round(self.height / factor)), max(1, round(self.width / factor))
+        """Cameras of one size and of the same field of view, for images `factor` times smaller on each side."""
+        height, width = shrunk(self.height, factor), shrunk(self.width, factor)
         K = self.K.clone()
         K[:, 0] *= width / self.width
         K[:, 1] *= height / self.height
         return Cameras(self.c2w, K, height, width)
+
+    def along(self, path: torch.Tensor) -> "Cameras":
+        """Cameras at the poses of a path `[F, 3, 4]`: each the first here of the most common size."""
+        sizes = list(map(tuple, self.sizes.tolist()))
+        usual = most_common(sizes)
+        return Cameras(path, self.K[sizes.index(usual), None].repeat(len(path), 1, 1), *usual)
+
+
+def one_size(sizes: torch.Tensor) -> bool:
+    """Whether all images of `sizes [N, 2]` have one."""
+    return bool((sizes == sizes[0]).all())
+
+
+def covered(sizes: torch.Tensor) -> torch.Tensor | None:
+    """Which pixels `[N, H, W]` of the frame that images of `sizes [N, 2]` lie in are theirs; None: all."""
+    if one_size(sizes):
+        return None
+    height, width = sizes.amax(0).tolist()
+    in_rows, in_columns = torch.arange(height) < sizes[:, :1], torch.arange(width) < sizes[:, 1:]
+    return in_rows[:, :, None] & in_columns[:, None]
+
+
+def most_common(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The size that most images have, the first of those that are as common."""
+    return Counter(sizes).most_common(1)[0][0]
+
+
+def shrunk(side: int, factor: float) -> int:
+    """A side of an image, pixels, once it is `factor` times smaller."""
+    return max(1, round(side / factor))
 
 
 def pinhole(focal: float, height: int, width: int) -> torch.Tensor:
@@ -55,7 +105,8 @@ def pinhole(focal: float, height: int, width: int) -> torch.Tensor:
 class Scene:
     """A scene as the rest of the code sees it. World units are the dataset's own.
 
-    images: uint8 `[N, H, W, 3 or 4]`; a fourth channel is straight (not premultiplied) alpha.
+    images: uint8 `[N, H, W, 3 or 4]`; a fourth channel is straight (not premultiplied) alpha. Where
+    the views differ in size each lies in its top left corner, and what is beyond is not valid.
     splits: view numbers of `train`, `val` and `test`. near, far: along the optical axis, world
     units (for `ndc` scenes: in NDC, 0 and 1). aabb: `[2, 3]`, the box that holds the content, in
     the space the field is queried in. background: colour behind everything, `[3]` in [0, 1].
@@ -84,6 +135,12 @@ class Scene:
     def target(self, views: torch.Tensor) -> torch.Tensor:
         """Float images `[V, H, W, 3]` of some views over the scene's background."""
         return composite_over(self.images[views].float() / 255, torch.tensor(self.background))
+
+    def picture(self, view: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`target` of one view at its own size `[h, w, 3]`, and its valid pixels `[h, w]`; None: all."""
+        height, width = self.cameras.size(view)
+        target = self.target(torch.tensor([view]))[0, :height, :width]
+        return target, None if self.valid is None else self.valid[view, :height, :width]
 
 
 def composite_over(rgba: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
@@ -170,29 +227,42 @@ def focus_point(c2w: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(projector.sum(0), (projector @ origin).sum(0), rcond=None)[0][:, 0]
 
 
-def check_poses(c2w: np.ndarray, where: str, called: str = "pose") -> None:
-    """Raises BadInput unless `c2w [N, 3, 4]` are finite, not too far off, and their rotations orthonormal.
-
-    called: what one is in messages, before its number.
-    """
-    for i, pose in enumerate(c2w):
+def check_poses(c2w: np.ndarray, where: str, first: int = 0) -> None:
+    """Raises BadInput unless `c2w [N, 3, 4]`, numbered from `first`, are finite, not too far off, and their
+    rotations orthonormal."""
+    for i, pose in enumerate(c2w, start=first):
         if not np.isfinite(pose).all():
-            raise BadInput(f"{where}: {called} {i} holds NaN or infinity; every entry must be finite")
+            raise BadInput(f"{where}: pose {i} holds NaN or infinity; every entry must be finite")
         if np.abs(pose[:, 3]).max() > FARTHEST:
-            raise BadInput(f"{where}: {called} {i} stands {np.abs(pose[:, 3]).max():g} units off; drop it")
+            raise BadInput(f"{where}: pose {i} stands {np.abs(pose[:, 3]).max():g} units off; drop it")
         rotation = pose[:, :3].astype(np.float64)
         error = np.abs(rotation.T @ rotation - np.eye(3)).max()
         if error > 1e-2 or np.linalg.det(rotation) < 0:
             raise BadInput(
-                f"{where}: {called} {i} is not a rotation (|R'R - 1| = {error:.3g}, det = "
+                f"{where}: pose {i} is not a rotation (|R'R - 1| = {error:.3g}, det = "
                 f"{np.linalg.det(rotation):.3g}); remove scale or mirroring from the matrix"
             )
 
 
-def far_offset(c2w: np.ndarray, center: np.ndarray, radius: float) -> np.ndarray:
-    """What to take from positions before they become float32, `[3]`: nothing, or where numbers are large beside
-    the scene (map coordinates), its `center`, so that no digits are lost. radius: of the scene."""
-    return center if np.abs(c2w[:, :, 3]).max() > FAR_OFF * radius else np.zeros(3)
+def near_origin(c2w: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Poses `[N, 3, 4]` whose positions float32 resolves, what was taken from them `[3]`, and notes.
+
+    That is nothing, but for map coordinates, which are large beside the scene: of these, the point looked at.
+    """
+    eyes = c2w[:, :, 3]
+    middle = eyes.mean(0)
+    around = np.concatenate([c2w[:, :, :3], (eyes - middle)[..., None]], axis=-1)
+    center = focus_point(around)
+    extent = max(np.median(np.linalg.norm(around[:, :, 3] - center, axis=-1)), np.abs(around[:, :, 3]).max())
+    if not 1e-9 < extent / max(np.abs(eyes).max(), 1e-9) < NEAREST_TO_FAR:  # less is no scene, but one place
+        return c2w, np.zeros(3), []
+    offset = middle + center
+    around[:, :, 3] -= center
+    note = (
+        f"positions are large numbers, as on a map: {np.round(offset, 3).tolist()} is moved to the origin; --near, "
+        "--far and --aabb are in the moved units"
+    )
+    return around, offset, [note]
 
 
 def _normalize(v: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ class Scheme:
 
     def fit_budget(self) -> None:
         """Gives every layer the bits that cost least in a file of `--quant_budget` bytes."""
-        batches = RayBatches(self.args, self.scene, next(self.renderer.buffers()).device)
+        batches = RayBatches(self.args, self.scene, self.renderer.device)
         drawn = [batches.draw(self.renderer, self.args.precrop_iters + 1) for _ in range(self.args.calibration_batches)]
         layers = quantized_layers(self.renderer)
         counts = {name: layer.weight.numel() for name, layer in layers.items()}
@@ -224,7 +224,7 @@ def layer_bits(default: dict[str, int], given: list[str]) -> dict[str, int]:
 
 def run_batches(args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module) -> None:
     """Sends `--calibration_batches` training batches through, for whatever observes them."""
-    batches = RayBatches(args, scene, next(renderer.buffers()).device)
+    batches = RayBatches(args, scene, renderer.device)
     renderer.train()
     with torch.no_grad():
         for _ in range(args.calibration_batches):

@@ -54,18 +54,17 @@ class TensorfConfig:
         return {"vm": TensorVM, "cp": TensorCP}[self.decomposition](self, resolution, aabb)
 
 
-def bilinear_corners(at: torch.Tensor, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+def bilinear_corners(
+    column: torch.Tensor, row: torch.Tensor, rows: int, columns: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The four entries of a `rows x columns` table around points, and their weights.
 
-    at: `[P, 2]`, column and row, in entries: 0 is the first one's centre, `columns - 1` the last
-    one's. Points outside count to the border. Returns flat numbers and weights, `[P, 4]`.
+    column, row: `[P]`, in entries: 0 is the first one's centre, `columns - 1` the last one's. Points
+    outside count to the border. Returns flat numbers and weights, `[P, 4]`.
     """
-    limit = torch.tensor([columns - 1, rows - 1], device=at.device)
-    at = at.clamp(min=torch.zeros_like(limit), max=limit)
-    low = at.floor().clamp(max=(limit - 1).clamp_min(0))
-    (right, down), (column, row) = (at - low).unbind(-1), low.long().unbind(-1)
+    (left_entry, right), (top_entry, down) = _between(column, columns), _between(row, rows)
     step_right, step_down = min(1, columns - 1), columns * min(1, rows - 1)
-    first = row * columns + column
+    first = top_entry * columns + left_entry
     index = torch.stack([first, first + step_right, first + step_down, first + step_right + step_down], -1)
     left, up = 1 - right, 1 - down
     return index, torch.stack([left * up, right * up, left * down, right * down], -1)
@@ -73,10 +72,16 @@ def bilinear_corners(at: torch.Tensor, rows: int, columns: int) -> tuple[torch.T
 
 def linear_corners(at: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The two entries of a line around points `at [P]`, and their weights, both `[P, 2]`."""
+    first, right = _between(at, count)
+    return torch.stack([first, first + min(1, count - 1)], -1), torch.stack([1 - right, right], -1)
+
+
+def _between(at: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of points `at [P]` along `count` entries: the number of the last entry that is not beyond each, so that
+    there is one more, and how far on it lies, in [0, 1]."""
     at = at.clamp(0, count - 1)
     low = at.floor().clamp(max=max(count - 2, 0))
-    right, first = at - low, low.long()
-    return torch.stack([first, first + min(1, count - 1)], -1), torch.stack([1 - right, right], -1)
+    return low.long(), at - low
 
 
 def look_up(table: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -105,7 +110,7 @@ class TensorNetwork(nn.Module, ABC):
 
     @abstractmethod
     def products(self, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """At points `[P, 3]` in entries: density components summed `[P]`, colour components `[P, M]`."""
+        """At points `[3, P]` in entries: density components summed `[P]`, colour components `[P, M]`."""
 
     @property
     @abstractmethod
@@ -113,9 +118,10 @@ class TensorNetwork(nn.Module, ABC):
         """Entries along x, y and z."""
 
     def in_entries(self, positions: torch.Tensor) -> torch.Tensor:
-        """World positions `[P, 3]` as numbers of entries along each axis: 0 and `resolution - 1` at the box's faces."""
-        last = torch.tensor(self.resolution, device=positions.device) - 1
-        return (positions - self.aabb[0]) / (self.aabb[1] - self.aabb[0]) * last
+        """World positions `[P, 3]` as numbers of entries `[3, P]` along each axis: 0 and `resolution - 1` at the
+        box's faces."""
+        unit = (positions - self.aabb[0]) / (self.aabb[1] - self.aabb[0])
+        return torch.stack([unit[:, axis] * (count - 1) for axis, count in enumerate(self.resolution)])
 
     def raw_density(self, positions: torch.Tensor) -> torch.Tensor:
         return self.products(self.in_entries(positions))[0]
@@ -142,8 +148,8 @@ class FactorNetwork(TensorNetwork):
         """Keeps only the entries that points inside `box [2, 3]` look at; the box becomes theirs."""
         at = self.in_entries(box)
         last = torch.tensor(self.resolution, device=box.device) - 1
-        low = at[0].floor().clamp(min=torch.zeros_like(last), max=last).long()
-        high = at[1].ceil().clamp(min=low + 1).clamp(max=last).long()
+        low = at[:, 0].floor().clamp(min=torch.zeros_like(last), max=last).long()
+        high = at[:, 1].ceil().clamp(min=low + 1).clamp(max=last).long()
         size = (self.aabb[1] - self.aabb[0]) / last
         self._slice(low.tolist(), (high + 1).tolist())
         self.aabb.copy_(self.aabb[0] + torch.stack([low, high]) * size)
@@ -188,12 +194,12 @@ class TensorVM(FactorNetwork):
         return self.planes[0].shape[1], self.planes[0].shape[0], self.lines[0].shape[0]
 
     def products(self, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        density, components = at.new_zeros(len(at)), []
-        for plane, line, axes, axis, rank in zip(
+        density, components = at.new_zeros(at.shape[1]), []
+        for plane, line, (column, row), axis, rank in zip(
             self.planes, self.lines, PLANES, LINES, self.config.density_ranks, strict=True
         ):
-            product = look_up(plane, *bilinear_corners(at[:, axes], *plane.shape[:2]))
-            product = product * look_up(line, *linear_corners(at[:, axis], len(line)))
+            product = look_up(plane, *bilinear_corners(at[column], at[row], *plane.shape[:2]))
+            product = product * look_up(line, *linear_corners(at[axis], len(line)))
             density = density + product[:, :rank].sum(-1)
             components.append(product[:, rank:])
         return density, torch.cat(components, -1)
@@ -230,7 +236,7 @@ class TensorCP(FactorNetwork):
     def products(self, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         product = 1.0
         for axis, line in enumerate(self.lines):
-            product = product * look_up(line, *linear_corners(at[:, axis], len(line)))
+            product = product * look_up(line, *linear_corners(at[axis], len(line)))
         rank = sum(self.config.density_ranks)
         return product[:, :rank].sum(-1), product[:, rank:]
 

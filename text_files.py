@@ -3,26 +3,29 @@
 import codecs
 from pathlib import Path
 
-from errors import BadInput
-
 WIDE_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }  # in this order: UTF-32's mark begins with UTF-16's
+RENAME = "give images names of ASCII letters"
 
 
 def read_text(path: Path) -> str:
-    """A file's text: UTF-8, with a byte order mark or without. Raises BadInput for other encodings, and OSError."""
+    """A file's text: UTF-8, with a byte order mark or without. Raises OSError, and ValueError, which says what to do,
+    for other encodings."""
     content = path.read_bytes()
     for mark, name in WIDE_MARKS.items():
         if content.startswith(mark):
-            raise BadInput(f"{path}: text is in {name}; expected UTF-8: save it again with that encoding")
+            raise ValueError(f"its text is in {name}: save it as UTF-8")
+    return decoded(content, "utf-8-sig")
+
+
+def decoded(content: bytes, encoding: str = "utf-8") -> str:
+    """Text of bytes. Raises ValueError, which says what to do."""
     try:
-        return content.decode("utf-8-sig")
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise BadInput(
-            f"{path}: byte {content[error.start]:#04x} at {error.start} is no UTF-8 text; save it again with that "
-            "encoding, and give images whose names are not ASCII other names"
-        ) from error
+        found = f"byte {content[error.start]:#04x} in {content[max(0, error.start - 10) : error.start + 10]!r}"
+        raise ValueError(f"{found} is no UTF-8 text: save it as UTF-8, or {RENAME}") from error

@@ -46,7 +46,7 @@ def compile_fields(renderer: torch.nn.Module, backend: str | Callable = "inducto
     compiled is dropped (`start_anew`), since its fake-quantisers stood otherwise. Raises BadInput
     where a compiler that the device needs is missing.
     """
-    on_cpu = next(renderer.parameters()).device.type == "cpu"
+    on_cpu = renderer.device.type == "cpu"
     if on_cpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         raise BadInput("--compile needs a C++ compiler on a CPU (g++, clang++ or $CXX), none found; leave it out")
     if not on_cpu and not find_spec("triton"):
@@ -93,7 +93,7 @@ class Trainer:
     ):
         self.args, self.scene, self.renderer, self.folder = args, scene, renderer, folder
         self.phase = phase
-        self.device = next(renderer.parameters()).device
+        self.device = renderer.device
         if args.compile:
             compile_fields(renderer)
         self.batches = RayBatches(args, scene, self.device)
@@ -125,7 +125,7 @@ class Trainer:
         with record_function("batch"):
             batch = self.batches.draw(self.renderer, self.step + 1)
         if batch.total_samples == 0:
-            self._fail_if_not_finite(self._last_mse)  # what empties a grid may be NaN
+            self._fail_if_not_finite(float(self._last_mse))  # what empties a grid may be NaN
             raise TrainingFailed(
                 f"step {self.step + 1}: no ray meets an occupied cell, the field has emptied; "
                 "lower --grid_threshold or --lrate, or check --aabb with --plot_cameras"
@@ -246,17 +246,16 @@ class Trainer:
                 self.seconds += time.perf_counter() - started
                 bar.update()
                 if self.step % LOOK_INTERVAL == 0 or self.step == last_step:
-                    mean_mse = torch.stack(recent).mean()
+                    mean_mse, psnr, drawn, content = self._look(recent, rendering, batch)
                     self._fail_if_not_finite(mean_mse)
-                    self._fail_if_collapsed(rendering, batch)
-                    psnr = float(mse2psnr(mean_mse))
+                    self._fail_if_collapsed(drawn, content)
                     elapsed = time.perf_counter() - window_start
                     rays_per_second = window_rays / elapsed
                     bar.set_postfix_str(f"PSNR {psnr:.2f} dB, {rays_per_second / 1000:.1f}k rays/s")
                     if _due(self.step, self.args.i_print):
                         self.curve.append((self.step, round(psnr, 3)))
                     if main and _due(self.step, self.args.i_print):
-                        log.scalars(self._scalars(float(mean_mse), rays_per_second, batch), self.step)
+                        log.scalars(self._scalars(mean_mse, psnr, rays_per_second, batch), self.step)
                     recent, window_start, window_rays = [], time.perf_counter(), 0
                 self._periodic(log, last_step)
                 if self._stop_wanted or (distributed.world_size() == 1 and stop.requested):
@@ -265,19 +264,26 @@ class Trainer:
         if log:
             log.close()
 
-    def _fail_if_not_finite(self, mse: torch.Tensor) -> None:
-        if not torch.isfinite(mse):
+    @staticmethod
+    def _look(recent: list[torch.Tensor], rendering: Rendering, batch: Batch) -> list[float]:
+        """What is shown and checked, for one wait: the mean of recent MSEs, its PSNR in dB, and how much the
+        colours that the field drew, and those of the photographs, vary from ray to ray."""
+        mse = torch.stack(recent).mean()
+        leaving = (1 - rendering.opacity.detach())[:, None]
+        drawn = (rendering.rgb.detach() - leaving * batch.background).std(0).max()
+        return torch.stack([mse, mse2psnr(mse), drawn, batch.target.std(0).max()]).tolist()
+
+    def _fail_if_not_finite(self, mse: float) -> None:
+        if not math.isfinite(mse):
             raise TrainingFailed(
                 f"step {self.step}: the loss is not finite; the last checkpoint is kept, "
                 "lower --lrate or set --grad_clip 1"
             )
 
-    def _fail_if_collapsed(self, rendering: Rendering, batch: Batch) -> None:
-        """Says of a collapse when it is first seen, and gives up when it stays."""
+    def _fail_if_collapsed(self, drawn: float, content: float) -> None:
+        """Says of a collapse when it is first seen, and gives up when it stays; see `_look`."""
         # Nothing drawn, or one flat colour drawn everywhere, where the photographs have content.
-        leaving = (1 - rendering.opacity.detach())[:, None]
-        drawn = (rendering.rgb.detach() - leaving * batch.background).std(0).max()
-        if drawn > 1e-3 or batch.target.std(0).max() < 1e-2:
+        if drawn > 1e-3 or content < 1e-2:
             self._collapsed_since = None
             return
         if self._collapsed_since is None:
@@ -316,10 +322,10 @@ class Trainer:
         if pictures or test or video:
             distributed.wait_for_main()
 
-    def _scalars(self, mse: float, rays_per_second: float, batch: Batch) -> dict[str, float]:
+    def _scalars(self, mse: float, psnr: float, rays_per_second: float, batch: Batch) -> dict[str, float]:
         values = {
             "train/mse": mse,
-            "train/psnr": -10 * math.log10(mse),
+            "train/psnr": psnr,
             "train/gradient_norm": float(self.gradient_norm),
             "train/rays_per_second": rays_per_second,
         }
@@ -341,7 +347,7 @@ class Trainer:
             "view/rgb": rgb.clamp(0, 1),
             "view/depth": colorize_depth(picture.depth, picture.opacity),
             "view/opacity": opacity.clamp(0, 1),
-            "view/error": (rgb - self.scene.target(torch.tensor([view]))[0]).abs().clamp(0, 1),
+            "view/error": (rgb - self.scene.picture(view)[0]).abs().clamp(0, 1),
         }
 
     # -------------------------------------------------------------------------------- checkpoints

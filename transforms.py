@@ -21,6 +21,7 @@ from text_files import read_text
 # Instant-NGP fits scenes into a cube: a position p of the file is NGP_SCALE * p + NGP_OFFSET there, where the cube
 # has its middle at a half and aabb_scale as its side.
 NGP_SCALE, NGP_OFFSET, NGP_MIDDLE = 0.33, 0.5, 0.5
+EXPECTED = "expected camera_angle_x or fl_x, and a list of file_path and transform_matrix"
 MOST_POINTS = 10_000  # of a point cloud: bounds need no more, and each is looked for in each view
 NOT_HEEDED = {  # keys, of the head or of frames, and what is done instead
     "depth_file_path": "depth is not learnt from",
@@ -64,11 +65,16 @@ class Transforms:
     missing: list[Frame]
     notes: list[str] = field(default_factory=list)
 
+    @classmethod
+    def empty(cls, path: Path) -> "Transforms":
+        """Of a file that is not there."""
+        return cls(path, {}, FileFinder(path.parent), [], [])
+
     @property
     def no_image(self) -> str:
         """What is wrong with a file that has no view."""
         if not self.missing:
-            return f"{self.path}: no frames; expected a list of file_path and transform_matrix"
+            return f"{self.path}: no frames; {EXPECTED}"
         name = self.path.parent / self.missing[0].name
         return (
             f"{name}: no such image, nor any other of the {len(self.missing)} that {self.path.name} names; restore them"
@@ -79,15 +85,18 @@ class Transforms:
         return self.finder.find(name) or self.finder.find_moved(name)
 
 
-def read_transforms(path: Path, hint: str, skip: int = 1) -> Transforms:
-    """Reads a file. hint: what to say where there is none. skip: every skip-th frame is taken.
+def read_transforms(path: Path, hint: str, skip: int = 1, as_listed: bool = False) -> Transforms:
+    """Reads a file. hint: what to say where there is none. skip: every skip-th frame is taken, in the order of names
+    or `as_listed`.
 
     Frames without an image are left out with a note. Raises BadInput for whatever else is wrong.
     """
     head = read_json(path, hint)
-    frames, notes = _ordered(path, head, _read_frames(path, head))
+    frames = _read_frames(path, head)
+    frames, notes = (frames, []) if as_listed else _ordered(path, frames)
+    frames = _first_frames(path, head, frames, notes)
     finder = FileFinder(path.parent)
-    frames = _find_images(finder, frames, notes)
+    frames = _find_images(finder, frames)
     frames = _once_each(path, frames, notes)[::skip]
     there = [frame for frame in frames if frame.image is not None]
     missing = [frame for frame in frames if frame.image is None]
@@ -117,7 +126,7 @@ def read_json(path: Path, hint: str) -> dict:
         raise BadInput(f"{path}: not readable as JSON ({error}); export it again") from error
     frames = content.get("frames") if isinstance(content, dict) else None
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
-        raise BadInput(f"{path}: no frames; expected a list of file_path and transform_matrix")
+        raise BadInput(f"{path}: no frames; {EXPECTED}")
     return content
 
 
@@ -138,9 +147,8 @@ def _read_frames(path: Path, head: dict) -> list[Frame]:
             raise BadInput(f"{where} has no valid transform_matrix ({error}); mend or drop it") from error
         if pose.shape not in ((4, 4), (3, 4)):
             raise BadInput(f"{where} has a transform_matrix of shape {pose.shape}; expected 4x4")
+        check_poses(pose[None, :3], where, first=i)
         frames.append(Frame(i, values, pose[:3], file_name(path, where, values, "file_path")))
-    if frames:
-        check_poses(np.stack([frame.pose for frame in frames]), str(path), called="frame")
     return frames
 
 
@@ -151,17 +159,25 @@ def file_name(path: Path, where: str, values: dict, key: str) -> str:
     return name
 
 
-def _ordered(path: Path, head: dict, frames: list[Frame]) -> tuple[list[Frame], list[str]]:
-    """Frames in the order of their names; n_frames, as Instant-NGP means it, is how many of them count."""
-    ordered = sorted(frames, key=lambda frame: natural_key(with_slashes(frame.name)))
-    notes = []
-    if ordered != frames:
-        notes.append(f"{path}: frames are taken in the order of their names, not as they are listed")
+def name_order(name: str) -> tuple:
+    """Sorts names of frames."""
+    return natural_key(with_slashes(name))
+
+
+def _ordered(path: Path, frames: list[Frame]) -> tuple[list[Frame], list[str]]:
+    ordered = sorted(frames, key=lambda frame: name_order(frame.name))
+    if all(a is b for a, b in zip(ordered, frames, strict=True)):
+        return frames, []
+    return ordered, [f"{path}: frames are taken in the order of their names, not as they are listed"]
+
+
+def _first_frames(path: Path, head: dict, frames: list[Frame], notes: list[str]) -> list[Frame]:
+    """As many as n_frames says, Instant-NGP's limit."""
     count = number(str(path), head, "n_frames")
-    if count is not None and 1 <= count < len(frames):
-        notes.append(f"{path}: n_frames is {count:g}: the other {len(frames) - int(count)} frames are left out")
-        ordered = ordered[: int(count)]
-    return ordered, notes
+    if count is None or not 1 <= count < len(frames):
+        return frames
+    notes.append(f"{path}: n_frames is {count:g}: the other {len(frames) - int(count)} frames are left out")
+    return frames[: int(count)]
 
 
 def _find_images(finder: FileFinder, frames: list[Frame]) -> list[Frame]:

@@ -178,13 +178,13 @@ class VQTensorVM(TensorNetwork):
             tensor.log_step += math.log(factor)
 
     def products(self, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        density, components = at.new_zeros(len(at)), []
-        for i, (axes, axis, rank) in enumerate(zip(PLANES, LINES, self.config.density_ranks, strict=True)):
+        density, components = at.new_zeros(at.shape[1]), []
+        for i, ((column, row), axis, rank) in enumerate(zip(PLANES, LINES, self.config.density_ranks, strict=True)):
             rows, table = self.rows[i], self.tables[i]()
-            index, weight = bilinear_corners(at[:, axes], *rows.shape[1:])
+            index, weight = bilinear_corners(at[column], at[row], *rows.shape[1:])
             entries = torch.cat([table.new_zeros(1, table.shape[1]), table])
             line = self.lines[i]()
-            of_line = look_up(line, *linear_corners(at[:, axis], len(line)))
+            of_line = look_up(line, *linear_corners(at[axis], len(line)))
             of_plane = [
                 look_up(part.contiguous(), numbers.view(-1)[index], weight)
                 for part, numbers in zip(entries.split(self.tables[i].groups, -1), rows, strict=True)
@@ -231,11 +231,11 @@ def plane_importance(renderer: OccupancyRenderer, rays: Iterable[Rays]) -> list[
         if not len(samples):
             continue
         density, _ = query_samples(renderer.field, part, samples)
-        weights, _ = packed_weights(density, samples, len(part))
+        weights, _ = packed_weights(density, samples)
         points = part.take(samples.ray)
         at = network.in_entries(points.origins + samples.t[:, None] * points.directions)
-        for total, plane, axes in zip(totals, network.planes, PLANES, strict=True):
-            index, footprint = bilinear_corners(at[:, axes], *plane.shape[:2])
+        for total, plane, (column, row) in zip(totals, network.planes, PLANES, strict=True):
+            index, footprint = bilinear_corners(at[column], at[row], *plane.shape[:2])
             total.index_add_(0, index.view(-1), (footprint * weights[:, None]).view(-1))
     return [total.view(plane.shape[:2]) for total, plane in zip(totals, network.planes, strict=True)]
 

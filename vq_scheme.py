@@ -116,7 +116,7 @@ class VQScheme:
         self._take(VQTensorVM(network, states, codes, numbers))
 
     def _take(self, network: VQTensorVM) -> None:
-        self.renderer.field = VQField(self._float.config, network.to(self.renderer.grid.aabb.device))
+        self.renderer.field = VQField(self._float.config, network.to(self.renderer.device))
 
     def calibrate(self) -> None:
         """Finds out what matters to the training rays, and splits and codes the planes by it."""
@@ -211,7 +211,7 @@ class VQScheme:
 
     def _rays(self) -> Iterator[Rays]:
         """Training rays, all or `--importance_rays` drawn at random, in parts."""
-        batches = RayBatches(self.args, self.scene, self.renderer.grid.aabb.device)
+        batches = RayBatches(self.args, self.scene, self.renderer.device)
         numbers = batches.some_numbers(self.args.importance_rays, torch.Generator().manual_seed(self.args.seed))
         return batches.rays_of(numbers, self.renderer.setup)
 

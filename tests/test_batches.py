@@ -133,7 +133,7 @@ def test_measures_are_taken_on_valid_pixels(scene):
     assert (all_valid.psnr, all_valid.ssim) == (everything.psnr, everything.ssim)
     valid[:, :, 12:] = False
     half = evaluate_views(renderer, masked(scene, valid), [view], RenderLimits(rays=4096))
-    a, b = (pictures[0, :, :12].float() / 255 for pictures in (everything.images, everything.targets))
+    a, b = (pictures[0][:, :12].float() / 255 for pictures in (everything.images, everything.targets))
     assert half.psnr == [pytest.approx(psnr(a, b), abs=1e-9)]
     assert half.ssim == [pytest.approx(ssim(a, b), abs=1e-9)]  # the same windows
     valid[:, 8:] = False

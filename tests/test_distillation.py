@@ -39,7 +39,7 @@ def test_loss_is_what_it_says(setting):
         density, rgb = teacher.field(positions, rays.viewdirs[samples.ray])
     alpha = 1 - torch.exp(-density * samples.length)
     students = 1 - torch.exp(-picture.density * samples.length)
-    weights, _ = packed_weights(density, samples, len(rays))
+    weights, _ = packed_weights(density, samples)
     color = (weights * (picture.sample_rgb - rgb).square().mean(-1)).sum() / weights.sum().clamp_min(1)
     expected = 2.0 * (DENSITY_WEIGHT * (students - alpha).square().mean() + color)
     assert float(expected.detach()) > 1e-4

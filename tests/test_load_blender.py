@@ -30,6 +30,7 @@ def write_image(path: Path, red: int, height: int = HEIGHT, width: int = WIDTH, 
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.full((height, width, channels), 255, np.uint8)
     pixels[..., 0] = red
+    pixels[-1, -1, 3:] = 254  # alpha that hides nothing at all would be dropped
     imageio.imwrite(path, pixels)
 
 

@@ -83,7 +83,7 @@ def test_packed_weights_equal_dense_weights():
     ray = torch.repeat_interleave(torch.arange(5), torch.tensor(counts))
     density, length = 3 * torch.rand(11, generator=g), torch.rand(11, generator=g)
     before = torch.rand(5, generator=g)
-    weights, leaving = packed_weights(density, Samples(ray, length, length), 5, before)
+    weights, leaving = packed_weights(density, Samples(ray, length, length, torch.tensor(counts), 7), before)
     start = 0
     for i, count in enumerate(counts):
         part = slice(start, start + count)
@@ -104,7 +104,8 @@ def test_gradient_of_packed_weights():
     ray = torch.tensor([0, 0, 0, 2, 2])
     length = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5], dtype=torch.float64)
     density = torch.tensor([1.0, 2.0, 0.5, 3.0, 0.1], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda d: packed_weights(d, Samples(ray, length, length), 3), density)
+    samples = Samples(ray, length, length, torch.tensor([3, 0, 2]), 3)
+    assert torch.autograd.gradcheck(lambda d: packed_weights(d, samples), density)
 
 
 def occupancy_renderer(field, step: float, min_transmittance: float = 1e-4, setup: RaySetup | None = None):

@@ -46,7 +46,8 @@ def test_look_up_and_its_gradient_are_grid_samples(rows, columns, seed):
     generator = torch.Generator().manual_seed(seed)
     unit = torch.rand(30, 2, generator=generator)
     table = torch.randn(rows, columns, 3, generator=generator, requires_grad=True)
-    ours = look_up(table, *bilinear_corners(unit * torch.tensor([columns - 1, rows - 1]), rows, columns))
+    corners = bilinear_corners(unit[:, 0] * (columns - 1), unit[:, 1] * (rows - 1), rows, columns)
+    ours = look_up(table, *corners)
     theirs = F.grid_sample(table.permute(2, 0, 1)[None], 2 * unit[None, None] - 1, align_corners=True)[0, :, 0].T
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     factor = torch.randn(30, 3, generator=generator)
@@ -67,7 +68,7 @@ def test_vm_is_the_sum_of_planes_times_lines():
     """At the entries themselves, against the dense tensors of eq. 4."""
     network = make().network
     x, y, z = torch.meshgrid(*(torch.arange(n) for n in network.resolution), indexing="ij")
-    at = torch.stack([x, y, z], -1).view(-1, 3).float()
+    at = torch.stack([x, y, z]).view(3, -1).float()
     density, color = network.products(at)
     xy, xz, yz = (plane[..., :rank] for plane, rank in zip(network.planes, SMALL["density_ranks"], strict=True))
     of_z, of_y, of_x = (line[:, :rank] for line, rank in zip(network.lines, SMALL["density_ranks"], strict=True))
@@ -76,12 +77,12 @@ def test_vm_is_the_sum_of_planes_times_lines():
     torch.testing.assert_close(density, dense.reshape(-1))
     of_xy = torch.einsum("yxr,zr->xyzr", network.planes[0][..., 2:], network.lines[0][:, 2:])
     torch.testing.assert_close(color[:, :3], of_xy.reshape(-1, 3))
-    assert color.shape == (len(at), sum(SMALL["color_ranks"]))
+    assert color.shape == (at.shape[1], sum(SMALL["color_ranks"]))
 
 
 def test_cp_is_the_product_of_three_lines():
     network = make("cp").network
-    density, color = network.products(torch.tensor([[1.0, 2.0, 3.0]]))
+    density, color = network.products(torch.tensor([[1.0], [2.0], [3.0]]))
     product = network.lines[0][1] * network.lines[1][2] * network.lines[2][3]
     torch.testing.assert_close(density[0], product[:6].sum())
     torch.testing.assert_close(color[0], product[6:])
