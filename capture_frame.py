@@ -11,6 +11,7 @@ from scene import depth_range, focus_point, level_orbit, look_at, upright
 CAMERA_RADIUS = 4.0  # world units within which nine of ten cameras come to stand
 LEAST_NEAR = 0.1 * CAMERA_RADIUS  # closer than this nothing is sharp, and floaters would grow there
 PATH_FRAMES = 40
+FARTHEST_BOX = 4  # of the cameras' distance: Instant-NGP's captures state 32 and more times a subject's size
 # Of the depths and places of the points that cameras see: so many lie beyond on either side, and what
 # remains is widened, since points are on surfaces and lie more densely than they reach far.
 OUTLIERS, NEAR_SLACK, FAR_SLACK, BOX_SLACK = 0.5, 1.5, 1.25, 0.1  # percent, factors, share of a side
@@ -57,6 +58,26 @@ def normalisation(c2w: np.ndarray, where: str) -> Similarity:
         center = np.zeros(3)
     radius = float(np.percentile(np.linalg.norm(eyes - center, axis=-1), 90))
     return Similarity(upright(c2w), middle + center, CAMERA_RADIUS / max(radius, 1e-3 * spread))
+
+
+def usable_box(
+    box: np.ndarray | None, center: np.ndarray, radius: float, where: str
+) -> tuple[np.ndarray | None, list[str]]:
+    """A box `[2, 3]` that a file, `where`, states (None: it states none), as far as a grid resolves it for cameras at
+    `radius` from `center`; None where that is not in it. And notes."""
+    if box is None:
+        return None, []
+    if not ((box[0] < center) & (center < box[1])).all():
+        return None, [f"{where}: its bounds {np.round(box, 2).tolist()} leave out what cameras look at; not heeded"]
+    farthest = np.stack([center - FARTHEST_BOX * radius, center + FARTHEST_BOX * radius])
+    usable = np.stack([np.maximum(box[0], farthest[0]), np.minimum(box[1], farthest[1])])
+    if (usable == box).all():
+        return box, []
+    note = (
+        f"{where}: its bounds {np.round(box, 2).tolist()} are taken up to {FARTHEST_BOX} times the cameras' distance, "
+        "beyond which cells would be coarse; --aabb sets others"
+    )
+    return usable, [note]
 
 
 def bounds_of_box(c2w: np.ndarray, box: np.ndarray, least_near: float) -> tuple[float, float]:

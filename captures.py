@@ -15,7 +15,15 @@ import cv2
 import numpy as np
 import torch
 
-from capture_frame import CAMERA_RADIUS, LEAST_NEAR, bounds_of_box, bounds_of_points, camera_path, normalisation
+from capture_frame import (
+    CAMERA_RADIUS,
+    LEAST_NEAR,
+    bounds_of_box,
+    bounds_of_points,
+    camera_path,
+    normalisation,
+    usable_box,
+)
 from errors import BadInput
 from exif import STORED, read_header
 from exif import upright as turned
@@ -149,8 +157,10 @@ def capture_scene(
     bounds = None if points is None else bounds_of_points(c2w, move.points(points.positions), points.seen)
     if bounds is None:
         half = SUBJECT_HALF_BOX if hidden >= CUT_OUT else SURROUNDINGS_HALF_BOX
+        box, box_notes = usable_box(None if box is None else move.box(box), np.zeros(3), CAMERA_RADIUS, where)
+        notes += box_notes
         known = box is not None
-        box = move.box(box) if known else np.array([[-half] * 3, [half] * 3])
+        box = box if known else np.array([[-half] * 3, [half] * 3])
         bounds = *bounds_of_box(c2w, box, LEAST_NEAR), box
         near_far = f"near {bounds[0]:.3g}, far {bounds[1]:.3g}"
         if known:

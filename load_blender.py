@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from capture_frame import bounds_of_box, bounds_of_points
+from capture_frame import bounds_of_box, bounds_of_points, usable_box
 from captures import View, read_views
 from errors import BadInput
 from images import hidden_share, without_idle_alpha
@@ -52,8 +52,8 @@ def load_blender_scene(
     scene_near, scene_far, box, center, bound_notes = _bounds(files["train"], c2w, offset)
     cameras = Cameras.of_sizes(torch.tensor(c2w, dtype=torch.float32), K, sizes)
     path = orbit_path(float(np.median(np.linalg.norm(c2w[:, :, 3] - center, axis=-1))), frames=40, target=center)
-    if not files["test"].views and files["test"].missing:  # as BlenderNeRF means them
-        path = np.stack([frame.pose for frame in files["test"].missing])
+    if not files["test"].views and files["test"].frames:  # as BlenderNeRF means them
+        path = np.stack([frame.pose for frame in files["test"].frames])
         path = torch.tensor(path - np.concatenate([np.zeros((3, 3)), offset[:, None]], axis=1), dtype=torch.float32)
     return Scene(
         name=root.resolve().name,
@@ -110,8 +110,8 @@ def _fill_test(root: Path, splits: dict[str, list[int]], test: Transforms, of_tr
     splits["test"] = splits["val"] or of_train
     used = "val views" if splits["val"] else "TRAINING views, which says nothing of new views"
     notes = []
-    if test.missing and not test.views:
-        notes.append(f"{test.path}: none of its {len(test.missing)} images is there: its poses are the video's path")
+    if test.frames and not test.views:
+        notes.append(f"{test.path}: none of the images asked for is there: its poses are the video's path")
     return [*notes, f"no test views in {root}: test measures are taken on {used}"]
 
 
@@ -125,12 +125,13 @@ def _bounds(train: Transforms, c2w: np.ndarray, offset: np.ndarray) -> tuple:
     stated = stated_box(train.path, train.head)
     if of_points is not None:
         near, far, stated = of_points
-    elif stated is not None:
-        stated = stated - offset
-        radius = float(np.median(np.linalg.norm(c2w[:, :, 3] - center, axis=-1)))
-        near, far = bounds_of_box(c2w, stated, LEAST_NEAR * radius)
     else:
-        return near, far, box, center, [*point_notes, *notes]
+        radius = float(np.median(np.linalg.norm(c2w[:, :, 3] - center, axis=-1)))
+        stated, box_notes = usable_box(None if stated is None else stated - offset, center, radius, str(train.path))
+        point_notes += box_notes
+        if stated is None:
+            return near, far, box, center, [*point_notes, *notes]
+        near, far = bounds_of_box(c2w, stated, LEAST_NEAR * radius)
     note = f"{train.path} says where content ends: box {np.round(stated, 2).tolist()}, near {near:.3g}, far {far:.3g}"
     return near, far, torch.tensor(stated, dtype=torch.float32), center, [*point_notes, note]
 

@@ -9,7 +9,7 @@ WIDE_MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }  # in this order: UTF-32's mark begins with UTF-16's
-RENAME = "give images names of ASCII letters"
+RENAME = "rename the images to ASCII letters"
 
 
 def read_text(path: Path) -> str:
@@ -19,13 +19,8 @@ def read_text(path: Path) -> str:
     for mark, name in WIDE_MARKS.items():
         if content.startswith(mark):
             raise ValueError(f"its text is in {name}: save it as UTF-8")
-    return decoded(content, "utf-8-sig")
-
-
-def decoded(content: bytes, encoding: str = "utf-8") -> str:
-    """Text of bytes. Raises ValueError, which says what to do."""
     try:
-        return content.decode(encoding)
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        found = f"byte {content[error.start]:#04x} in {content[max(0, error.start - 10) : error.start + 10]!r}"
-        raise ValueError(f"{found} is no UTF-8 text: save it as UTF-8, or {RENAME}") from error
+        near = content[max(0, error.start - 10) : error.start + 10]
+        raise ValueError(f"{near!r} in it is no UTF-8 text: save it as UTF-8, or {RENAME}") from error

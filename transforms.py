@@ -56,11 +56,12 @@ class Frame:
 
 @dataclass
 class Transforms:
-    """A file's views, in the order of their names, each image once; and the frames that have no image."""
+    """A file's frames, each image once, and of those that were asked for the views, and which have no image."""
 
     path: Path
     head: dict
     finder: FileFinder
+    frames: list[Frame]
     views: list[View]
     missing: list[Frame]
     notes: list[str] = field(default_factory=list)
@@ -68,7 +69,7 @@ class Transforms:
     @classmethod
     def empty(cls, path: Path) -> "Transforms":
         """Of a file that is not there."""
-        return cls(path, {}, FileFinder(path.parent), [], [])
+        return cls(path, {}, FileFinder(path.parent), [], [], [])
 
     @property
     def no_image(self) -> str:
@@ -96,24 +97,20 @@ def read_transforms(path: Path, hint: str, skip: int = 1, as_listed: bool = Fals
     frames, notes = (frames, []) if as_listed else _ordered(path, frames)
     frames = _first_frames(path, head, frames, notes)
     finder = FileFinder(path.parent)
-    frames = _find_images(finder, frames)
-    frames = _once_each(path, frames, notes)[::skip]
-    there = [frame for frame in frames if frame.image is not None]
-    missing = [frame for frame in frames if frame.image is None]
+    frames = _once_each(path, _find_images(finder, frames), notes)
+    wanted = frames[::skip]
+    there = [frame for frame in wanted if frame.image is not None]
+    missing = [frame for frame in wanted if frame.image is None]
     if missing and there:
-        notes.append(
-            f"{path}: {len(missing)} of {len(frames)} frames have no image and are left out: {missing[0].name}, ..."
-        )
+        share = f"{len(missing)} of {len(wanted)} frames"
+        notes.append(f"{path}: {share} have no image and are left out, the first is {missing[0].name}")
     moved = [frame for frame in there if frame.moved]
     if moved:
-        one = moved[0]
-        notes.append(
-            f"{path}: {len(moved)} images are not where it says: {one.image} is read for {one.name}, and so on"
-        )
+        one = f"for {moved[0].name} it is {moved[0].image}"
+        notes.append(f"{path}: {len(moved)} images are not where it says; {one}, and so on")
     views, doubtful = _views(path, head, finder, there)
-    return Transforms(
-        path, head, finder, views, missing, notes + _key_notes(path, head, frames) + doubt_notes(path, doubtful)
-    )
+    notes += _key_notes(path, head, wanted) + doubt_notes(path, doubtful)
+    return Transforms(path, head, finder, frames, views, missing, notes)
 
 
 def read_json(path: Path, hint: str) -> dict:
