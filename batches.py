@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import distributed
 from errors import BadInput
@@ -239,12 +240,18 @@ class RayBatches:
     def state_dict(self) -> dict:
         state = {"seed": self.seed, "generator": self.generator.get_state(), "samples_per_ray": self.samples_per_ray}
         if self.candidates is not None:  # they may be of a grid that has changed since
-            state["drawable"] = torch.from_numpy(np.packbits(self.drawable().cpu().numpy()))
+            state["drawable"] = packed_bits(self.drawable())
         return state
 
     def load_state_dict(self, state: dict) -> None:
         self.seed = state.get("seed", self.seed)
-        self.generator.set_state(state["generator"].cpu())
+        try:
+            self.generator.set_state(state["generator"].cpu())
+        except RuntimeError as error:  # each kind of device has its own
+            raise BadInput(
+                f"the checkpoint's random numbers are none of --device {self.generator.device.type}; give the one it "
+                "was trained on, or start from its networks by --ft_path"
+            ) from error
         self.samples_per_ray = state["samples_per_ray"]
         if "drawable" in state:
             shape, packed = self.images.shape[:3], state["drawable"].cpu().numpy()
@@ -270,6 +277,15 @@ def pixel_numbers(chosen: torch.Tensor) -> torch.Tensor:
     pixels = chosen[0].numel()
     views = [view.reshape(-1).nonzero()[:, 0] + i * pixels for i, view in enumerate(chosen)]
     return torch.cat([numbers.to(kind) for numbers in views])
+
+
+def packed_bits(bits: torch.Tensor) -> torch.Tensor:
+    """Booleans of any shape as uint8, eight in each, the first in the highest bit, as `np.packbits` has them."""
+    flat = F.pad(bits.reshape(-1), (0, -bits.numel() % 8)).view(-1, 8)
+    packed = torch.zeros(len(flat), dtype=torch.uint8, device=bits.device)
+    for place in range(8):
+        packed |= flat[:, place].to(torch.uint8) << (7 - place)
+    return packed
 
 
 def render_batch(

@@ -1,45 +1,67 @@
 """Files that are either whole or not there: atomic saving, checked loading, the newest good one."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import os
+import pickle
 import re
 import tempfile
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from errors import BrokenFile, SaveError
+from checkpoint_checks import NUMPY_SCALARS, check_checkpoint, check_plain
+from errors import BrokenFile, SaveError, blaming, first_line, in_short
+from model_metadata import short
 
+WORD = 8  # bytes that the largest number takes; tensors that lie side by side start at multiples of it
 CHECKPOINT_NAME = re.compile(r"^\d{6,}\.tar$")
+
+
+# What to do about it, by the system's number of an error.
+WAYS_OUT = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space or choose another folder, then run again"),
+    **dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ENOTDIR), "remove or rename what is in its place"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """While entered, what the system raises because `path` cannot be written becomes a SaveError."""
+    try:
+        yield
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that the locale cannot say
+        way_out = WAYS_OUT.get(getattr(error, "errno", None), "choose another folder, with --basedir or --expname")
+        raise SaveError(f"{path}: could not be saved ({in_short(error)}); {way_out}") from error
 
 
 def atomic_write(path: Path, content: bytes) -> None:
     """Writes `content` so that a reader, or a crash at any moment, sees the old file or the new.
 
-    Raises SaveError where the disk is full or the folder not writable.
+    Raises SaveError where the disk is full or the folder not writable; the old file is untouched then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if temporary is not None:
+    with saving(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        raise SaveError(
-            f"{path}: could not be saved ({error.strerror}); the previous file is untouched, "
-            "free some space or choose another --basedir, then run again to resume"
-        ) from error
+            raise
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -53,8 +75,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Deletes what a killed `atomic_write` left behind."""
-    for partial in folder.glob(".*.part"):
+    """Deletes what a killed `atomic_write` or `write_video` left behind."""
+    for partial in folder.glob(".*.part*"):
         partial.unlink(missing_ok=True)
 
 
@@ -89,8 +111,40 @@ def digest(value) -> str:
     return hasher.hexdigest()
 
 
+def on_host(state: dict) -> dict:
+    """Nested dicts, lists and tuples with their tensors on the CPU, all brought there in one copy.
+
+    One by one, each of hundreds would make the device wait.
+    """
+    places: list[tuple[torch.Tensor, int]] = []  # what is to be brought, and the byte that it starts at
+    end = 0
+
+    def each(value, function):
+        if isinstance(value, dict):
+            return {key: each(entry, function) for key, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(each(entry, function) for entry in value)
+        return function(value) if isinstance(value, torch.Tensor) and value.device.type != "cpu" else value
+
+    def place(tensor: torch.Tensor) -> None:
+        nonlocal end
+        places.append((tensor.detach(), end))
+        end += -(-tensor.nbytes // WORD) * WORD
+
+    each(state, place)
+    if not places:
+        return state
+    parts = [tensor.contiguous().view(-1).view(torch.uint8) for tensor, _ in places]
+    content = torch.cat([torch.nn.functional.pad(part, (0, -len(part) % WORD)) for part in parts]).cpu()
+    brought = (
+        content[start : start + tensor.nbytes].clone().view(tensor.dtype).view(tensor.shape) for tensor, start in places
+    )
+    return each(state, lambda _: next(brought))
+
+
 def save_checkpoint(path: Path, state: dict) -> None:
     """Saves `state` (tensors and plain values) under nerf-pytorch's format, with a digest of it."""
+    state = on_host(state)
     buffer = io.BytesIO()
     torch.save({**state, "sha256": digest(state)}, buffer)
     atomic_write(path, buffer.getvalue())
@@ -99,21 +153,46 @@ def save_checkpoint(path: Path, state: dict) -> None:
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict:
     """A checkpoint's state. No code in it is run; a digest, if it carries one, must match.
 
-    Raises BrokenFile for a missing, truncated, altered or foreign file.
+    Raises BrokenFile for a missing, truncated, altered or foreign file, and for one that says something impossible.
     """
     if not Path(path).is_file():
         raise BrokenFile(f"{path}: no such checkpoint")
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        _check_stored(path)
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises many types for the same thing: not a whole checkpoint
-        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        raise BrokenFile(f"{path}: not a whole checkpoint ({reason})") from error
-    if not isinstance(state, dict) or "network_fn_state_dict" not in state:
-        raise BrokenFile(f"{path}: not a NeRF checkpoint (it has no network_fn_state_dict)")
-    expected = state.pop("sha256", None)
-    if expected is not None and digest(state) != expected:
-        raise BrokenFile(f"{path}: its content does not match its digest; the file was altered or damaged")
+        raise BrokenFile(f"{path}: {_why_not_loaded(path, error)}") from error
+    with blaming(path):
+        state = check_plain(state)
+        expected = state.pop("sha256", None) if isinstance(state, dict) else None
+        if expected is not None and digest(state) != expected:
+            raise BrokenFile("its content does not match its digest; the file was altered or damaged")
+        check_checkpoint(state)
+    for name in ("network_fn_state_dict", "network_fine_state_dict"):  # as DataParallel names them
+        consume_prefix_in_state_dict_if_present(state.get(name) or {}, "module.")
     return state
+
+
+def _check_stored(path: Path) -> None:
+    """Raises BrokenFile where parts are compressed, which PyTorch never does: they may unfold to anything."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in file.infolist()):
+                raise BrokenFile("its parts are compressed, which those of a checkpoint never are")
+
+
+def _why_not_loaded(path: Path, error: Exception) -> str:
+    """What torch.load met, without its advice to run what the file says."""
+    with contextlib.suppress(Exception), torch.serialization.safe_globals(NUMPY_SCALARS):
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        if foreign:
+            return (
+                f"holds objects of {short(foreign[0])}; only tensors, numbers and text are loaded, for safety: "
+                "save it again without them"
+            )
+    reason = "its pickle is damaged" if isinstance(error, pickle.UnpicklingError) else first_line(error)
+    return f"not a whole checkpoint ({reason})"
 
 
 def checkpoint_files(folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from load_nerfstudio import load_nerfstudio_scene
 from load_nsvf import load_nsvf_scene
 from load_procedural import load_procedural_scene
 from load_tiny_nerf import load_tiny_nerf_scene
-from scene import Scene
+from scene import FAR_AWAY, Scene, box_problem
 
 
 def load_scene(args: argparse.Namespace) -> Scene:
@@ -26,13 +26,16 @@ def load_scene(args: argparse.Namespace) -> Scene:
     scene = READERS[name](args)
     for note in notes + scene.notes:
         print(f"note: {one_line(note)}")
-    if scene.near >= scene.far:
+    if not scene.near < scene.far:
         raise BadInput(f"--near {scene.near:g} is not below --far {scene.far:g}; distances are in world units")
     if args.aabb:
         box = torch.tensor(args.aabb).view(2, 3)
         if not (box[0] < box[1]).all():
             raise BadInput(f"--aabb {args.aabb}: every x0 y0 z0 must be below its x1 y1 z1")
         scene.aabb = box
+    problem = box_problem(scene.aabb) or ("" if scene.far <= FAR_AWAY else f"--far is beyond {FAR_AWAY:g} world units")
+    if problem:
+        raise BadInput(f"--datadir {args.datadir}: {problem}; give --aabb and --far, and look with --plot_cameras")
     if args.path_frames:
         keep = torch.linspace(0, len(scene.render_path), args.path_frames + 1)[:-1].long()
         scene.render_path = scene.render_path[keep]

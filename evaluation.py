@@ -1,5 +1,7 @@
 """Test views and videos: rendered, measured, written."""
 
+import contextlib
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,9 +9,11 @@ from pathlib import Path
 
 import cv2
 import imageio.v2 as imageio
+import imageio_ffmpeg
 import numpy as np
 import torch
 
+from checkpoints import saving
 from images import write_png
 from metrics import lpips, psnr, ssim
 from progress import progress_bar
@@ -70,13 +74,12 @@ def evaluate_views(
     renderer: torch.nn.Module, scene: Scene, views: Sequence[int], limits: RenderLimits, label: str = "test views"
 ) -> RenderedViews:
     """Renders `views` of a scene, without jitter or noise, and measures them on their valid pixels."""
-    device = renderer.device
+    cameras = scene.cameras.to(renderer.device)
     result = RenderedViews()
     progress = progress_bar(views, desc=label, unit="view", leave=False)
     for view in progress:
-        camera = scene.cameras[view].to(device)
         started = time.perf_counter()
-        picture = render_image(renderer, camera, limits)
+        picture = render_image(renderer, cameras[view], limits)
         image = to8b(picture.rgb).cpu()
         result.seconds.append(time.perf_counter() - started)
         target, valid = scene.picture(view)
@@ -163,26 +166,41 @@ def render_video(
 
     render_factor: render this much smaller, 0 or 1 for full size.
     """
-    device = renderer.device
-    if render_factor > 1:
-        path = path.scaled(render_factor)
-    pictures = [
-        render_image(renderer, path[i].to(device), limits)
-        for i in progress_bar(range(len(path)), desc="video", unit="frame", leave=False)
-    ]
-    depth = torch.stack([p.depth.cpu() for p in pictures])
-    opacity = torch.stack([p.opacity.cpu() for p in pictures])
+    path = (path.scaled(render_factor) if render_factor > 1 else path).to(renderer.device)
+    frames = []
+    for i in progress_bar(range(len(path)), desc="video", unit="frame", leave=False):
+        picture = render_image(renderer, path[i], limits)
+        layers = picture.rgb, picture.depth[..., None], picture.opacity[..., None]
+        frames.append(torch.cat(layers, -1).cpu())  # in one copy, and off the device
+    rgb, depth, opacity = torch.stack(frames).split([3, 1, 1], -1)
     files = [stem.with_name(f"{stem.name}_rgb.mp4"), stem.with_name(f"{stem.name}_disp.mp4")]
-    write_video(files[0], torch.stack([to8b(p.rgb).cpu() for p in pictures]).numpy(), fps)
-    write_video(files[1], colorize_depth(depth, opacity).numpy(), fps)
+    write_video(files[0], to8b(rgb).numpy(), fps)
+    write_video(files[1], colorize_depth(depth[..., 0], opacity[..., 0]).numpy(), fps)
     return files
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     """uint8 `[F, H, W, 3]` to H.264; odd sides lose a row or column, which the codec requires."""
     frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    imageio.mimwrite(path, list(frames), fps=fps, quality=8, macro_block_size=2)
+    part = path.with_name(f".{path.stem[:60]}.part{path.suffix}")  # ffmpeg goes by the suffix
+    with saving(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with contextlib.suppress(OSError):  # of a pipe to an ffmpeg that has ended, which does not say why
+                imageio.mimwrite(part, list(frames), fps=fps, quality=8, macro_block_size=2)
+            if frames_in(part) != len(frames):
+                raise OSError("ffmpeg could not write it all; is the disk full?")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def frames_in(video: Path) -> int:
+    """How many pictures a video holds; 0 if it is not whole."""
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(str(video))[0]
+    except RuntimeError:
+        return 0
 
 
 def colorize_depth(depth: torch.Tensor, opacity: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ COLMAP and nerfstudio ignore the tag, so that their cameras are those of the pic
 RealityCapture and others turn first. Only a lens whose width and height fit one of the two tells.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,16 +43,23 @@ def read_header(path: Path) -> Header:
     return decode(path, header)
 
 
-def orientation_of(header: Header, lens_size: tuple[float, float] | None) -> tuple[int, bool]:
-    """How to turn a picture whose lens is for `lens_size`, height and width (None: it does not say); and whether
-    that is in doubt."""
-    tag = header.orientation
-    if tag == STORED:
-        return STORED, False
-    if lens_size is None:
-        return STORED, True
-    stored, turned = (_same_aspect(lens_size, header.turned(o)) for o in (STORED, tag))
-    return (tag, False) if turned and not stored else (STORED, stored and turned)
+def heeded_orientations(
+    paths: Sequence[Path], lens_sizes: Sequence[tuple[float, float] | None], where: str | Path
+) -> tuple[list[int], list[tuple[int, int]], list[str]]:
+    """How to turn each photograph, its height and width once it is, and what to say.
+
+    lens_sizes: height and width of what each one's lens is for; None: it does not say.
+    """
+    headers = [read_header(path) for path in paths]
+    found = [_orientation(header, size) for header, size in zip(headers, lens_sizes, strict=True)]
+    doubtful = sum(doubt for _, doubt in found)
+    note = (
+        f"{where}: {doubtful} photographs carry an EXIF orientation, which is not heeded: turn them for good "
+        "(mogrify -auto-orient) if their poses were computed from upright pictures"
+    )
+    orientations = [orientation for orientation, _ in found]
+    sizes = [header.turned(orientation) for header, orientation in zip(headers, orientations, strict=True)]
+    return orientations, sizes, [note] if doubtful else []
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -62,14 +70,15 @@ def upright(image: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(image[::rows, ::columns])
 
 
-def doubt_notes(where: Path, doubtful: int) -> list[str]:
-    """What the user is told about photographs whose tag may or may not be meant."""
-    if not doubtful:
-        return []
-    return [
-        f"{where}: {doubtful} photographs carry an EXIF orientation, which is not heeded: turn them for good "
-        "(mogrify -auto-orient) if their poses were computed from upright pictures"
-    ]
+def _orientation(header: Header, lens_size: tuple[float, float] | None) -> tuple[int, bool]:
+    """The orientation to heed, and whether that is in doubt."""
+    tag = header.orientation
+    if tag == STORED:
+        return STORED, False
+    if lens_size is None:
+        return STORED, True
+    stored, turned = (_same_aspect(lens_size, header.turned(o)) for o in (STORED, tag))
+    return (tag, False) if turned and not stored else (STORED, stored and turned)
 
 
 def _same_aspect(a: tuple[float, float], b: tuple[float, float]) -> bool:

@@ -1,20 +1,21 @@
 """From options to the objects of a run: device, networks, renderer, folder."""
 
 import argparse
-import shutil
 from pathlib import Path
 
 import torch
 
 import distributed
-from checkpoints import atomic_write, load_checkpoint, load_newest, remove_partial_files
+from checkpoint_checks import WAY_OUT, describe_mismatch
+from checkpoints import atomic_write, load_checkpoint, load_newest, remove_partial_files, saving
 from errors import BadInput, BrokenFile
+from identity import check_same_run
 from occupancy import OccupancyGrid
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, RenderLimits, networks_of
 from run_log import check_wandb
 from run_nerf_helpers import FieldConfig, NeRF, make_field
-from scene import Scene
-from tensorf import TensorfConfig, TensorField, resolution_for
+from scene import Scene, box_problem
+from tensorf import TensorfConfig, TensorField, TensorNetwork, resolution_for
 
 FIELD_KINDS = ("nerf", "tensorf")
 
@@ -34,7 +35,7 @@ def prepare_device(args: argparse.Namespace) -> torch.device:
         device = distributed.local_device()
     else:
         device = select_device(args.device)
-    if args.amp == "fp16" and device.type != "cuda":
+    if args.amp == "fp16" and device.type in ("cpu", "mps"):
         raise BadInput(f"--amp fp16 needs a CUDA device, this is {device.type}; use --amp bf16")
     distributed.join(device, args.dist_timeout)
     return device
@@ -159,10 +160,18 @@ def make_grid(scene: Scene, resolution: int, device: torch.device) -> OccupancyG
     return grid
 
 
-def find_checkpoint(args: argparse.Namespace, folder: Path) -> tuple[Path, dict] | None:
-    """The newest whole checkpoint of a run and its state, unless `--no_reload`; clears what a kill left."""
-    remove_partial_files(folder)
-    return None if args.no_reload else load_newest(folder)
+def find_checkpoint(
+    args: argparse.Namespace, scene: Scene, folder: Path, phase: str = "float"
+) -> tuple[Path, dict] | None:
+    """The newest whole checkpoint of a run and its state, unless `--no_reload`.
+
+    phase: of the command's training through rounding, "float" if it has none. Raises BadInput where the checkpoint
+    is of another run than the flags describe; nothing has been touched by then.
+    """
+    found = None if args.no_reload else distributed.from_main(lambda: load_newest(folder))
+    if found is not None and not args.render_only:
+        check_same_run(args, scene, phase, *found)
+    return found
 
 
 def load_networks(renderer: torch.nn.Module, path: Path, state: dict | None = None) -> None:
@@ -172,21 +181,43 @@ def load_networks(renderer: torch.nn.Module, path: Path, state: dict | None = No
     """
     state = load_checkpoint(path) if state is None else state
     _check_conventions(renderer, path, state)
+    load_tensors(renderer, state, path)
+
+
+def load_tensors(renderer: torch.nn.Module, state: dict, what: Path | str) -> None:
+    """The part of `load_networks` that is not about flags; `what` begins its messages."""
     for name, network in networks_of(renderer).items():
         stored = state.get(f"{name}_state_dict")
         if stored is None:
             raise BrokenFile(
-                f"{path}: has no {name}_state_dict; was it trained with another --sampler or --N_importance?"
+                f"{what}: has no {name}_state_dict; was it trained with another --sampler or --N_importance?"
             )
         try:
             network.load_state_dict(stored)
-        except RuntimeError as error:
             mismatch = describe_mismatch(network.state_dict(), stored)
+            if not mismatch and isinstance(network, TensorNetwork):
+                mismatch = network.problem()
+        except RuntimeError:
+            mismatch = describe_mismatch(network.state_dict(), stored)
+        if mismatch:
             raise BrokenFile(
-                f"{path}: {name} is of another architecture: {mismatch}; give the flags it was trained with"
-            ) from error
+                f"{what}: {name} is of another architecture: {mismatch}; give the flags it was trained with"
+            )
     if isinstance(renderer, OccupancyRenderer) and "grid_state_dict" in state:
-        renderer.grid.load_state_dict(state["grid_state_dict"])
+        load_grid(renderer.grid, state["grid_state_dict"], what)
+
+
+def load_grid(grid: OccupancyGrid, stored: dict[str, torch.Tensor], what: Path | str) -> None:
+    cells = stored.get("occupied")
+    if cells is not None and cells.ndim == 3 and cells.shape != grid.occupied.shape:
+        raise BrokenFile(
+            f"{what}: was trained with --grid_resolution {cells.shape[0]}, not {grid.resolution}; "
+            "give the same again, or choose another --expname"
+        )
+    mismatch = describe_mismatch(grid.state_dict(), stored) or box_problem(stored["aabb"])
+    if mismatch:
+        raise BrokenFile(f"{what}: its occupancy grid cannot be used: {mismatch}; {WAY_OUT}")
+    grid.load_state_dict(stored)
 
 
 def _check_conventions(renderer: torch.nn.Module, path: Path, state: dict) -> None:
@@ -203,28 +234,24 @@ def _check_conventions(renderer: torch.nn.Module, path: Path, state: dict) -> No
         raise BadInput(f"{path}: was trained {word} --residual; give the same flags again")
 
 
-def describe_mismatch(expected: dict, stored: dict) -> str:
-    """The first difference in names or shapes of two state dicts, in words; empty if none."""
-    for name, value in expected.items():
-        if name not in stored:
-            return f"no {name}"
-        if stored[name].shape != value.shape:
-            return f"{name} is {tuple(stored[name].shape)}, expected {tuple(value.shape)}"
-    unexpected = [name for name in stored if name not in expected]
-    return f"unexpected {unexpected[0]}" if unexpected else ""
-
-
 # ------------------------------------------------------------------------------------ run folder
 
 
 def make_run_folder(args: argparse.Namespace) -> Path:
-    """`basedir/expname` with args.txt and config.txt in it."""
+    """`basedir/expname`."""
     folder = Path(args.basedir) / args.expname
-    if not distributed.is_main():
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [f"{name} = {value}\n" for name, value in sorted(vars(args).items())]
-    atomic_write(folder / "args.txt", "".join(lines).encode())
-    if args.config is not None and Path(args.config).resolve() != (folder / "config.txt").resolve():
-        shutil.copyfile(args.config, folder / "config.txt")
+    if distributed.is_main():
+        with saving(folder):
+            folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def record_flags(args: argparse.Namespace, folder: Path) -> None:
+    """Writes args.txt and config.txt of a run that is about to train, and clears what a kill left of its files."""
+    if not distributed.is_main():
+        return
+    remove_partial_files(folder)
+    lines = [f"{name} = {value}\n" for name, value in sorted(vars(args).items())]
+    atomic_write(folder / "args.txt", "".join(lines).encode(errors="surrogateescape"))
+    if args.config is not None:
+        atomic_write(folder / "config.txt", Path(args.config).read_bytes())

@@ -13,6 +13,7 @@ import imageio.v3 as imageio
 import numpy as np
 from PIL import Image, ImageCms
 
+from checkpoints import atomic_write
 from errors import BadInput
 from scene import shrunk
 
@@ -195,5 +196,4 @@ def area_downsample(image: np.ndarray, factor: float) -> np.ndarray:
 
 def write_png(path: Path, image: np.ndarray) -> None:
     """Writes uint8 `[H, W, 3 or 4]`, making the folder if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    imageio.imwrite(path, image)
+    atomic_write(path, imageio.imwrite("<bytes>", image, extension=".png"))

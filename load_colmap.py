@@ -9,7 +9,7 @@ import numpy as np
 
 from captures import Lens, SeenPoints, View, capture_scene, checked_lens
 from errors import BadInput
-from exif import doubt_notes, orientation_of, read_header
+from exif import heeded_orientations
 from file_names import FileFinder, natural_key
 from load_llff import hold_out
 from scene import FARTHEST, Scene
@@ -97,24 +97,24 @@ def load_colmap_scene(
 
 def _views(folder: Path, place: Path, model: SparseModel) -> tuple[list[Picture], list[View], list[str]]:
     """The pictures whose images are there, a view for each, and notes."""
-    finder, pictures, views, missing, doubtful = FileFinder(folder), [], [], [], 0
-    for picture in model.pictures:
+    finder = FileFinder(folder)
+    files = [finder.find(picture.name) for picture in model.pictures]
+    there = [(picture, file) for picture, file in zip(model.pictures, files, strict=True) if file is not None]
+    missing = [picture.name for picture, file in zip(model.pictures, files, strict=True) if file is None]
+    if not there:
+        first = folder / missing[0]
+        raise BadInput(f"{first}: no such image, nor any other of {len(missing)} in {place}; restore them")
+    for picture, _ in there:
         if picture.camera not in model.lenses:
             raise BadInput(f"{place}: image {picture.name} has camera {picture.camera}, which cameras.* lacks; {AGAIN}")
-        image = finder.find(picture.name)
-        if image is None:
-            missing.append(picture.name)
-            continue
-        lens = model.lenses[picture.camera]
-        orientation, doubt = orientation_of(read_header(image), (lens.height, lens.width))
-        doubtful += doubt
-        pictures.append(picture)
-        views.append(View(image, lens, _camera_to_world(picture.w2c), orientation=orientation))
-    if not views:
-        raise BadInput(
-            f"{folder / missing[0]}: no such image, nor any other of {len(missing)} in {place}; restore them"
-        )
-    notes = doubt_notes(place, doubtful)
+    lenses = [model.lenses[picture.camera] for picture, _ in there]
+    paths, sizes = [file for _, file in there], [(lens.height, lens.width) for lens in lenses]
+    orientations, _, notes = heeded_orientations(paths, sizes, place)
+    pictures = [picture for picture, _ in there]
+    views = [
+        View(path, lens, _camera_to_world(picture.w2c), orientation=orientation)
+        for path, lens, picture, orientation in zip(paths, lenses, pictures, orientations, strict=True)
+    ]
     if missing:
         share = f"{len(missing)} of {len(model.pictures)} pictures"
         notes.append(f"{place}: {share} have no image in {folder} and are left out, the first is {missing[0]}")

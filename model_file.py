@@ -19,14 +19,14 @@ from bitnet_model import PRODUCTS, BitField, BitNetwork
 from checkpoints import atomic_write, digest
 from errors import BadInput, BrokenFile, UserError
 from int8_model import Int8Field, Int8Network, skeleton
-from model_metadata import FAR_AWAY, check_metadata
+from model_metadata import check_metadata
 from occupancy import OccupancyGrid
 from onnx_model import OnnxField
 from packing import pack_bits, unpack_bits
 from quantization import layer_inputs
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, networks_of
 from run_nerf_helpers import FieldConfig, RadianceField, make_field
-from scene import Cameras, check_poses
+from scene import FAR_AWAY, Cameras, check_poses
 from tensorf_file import load_tensor_field
 
 FORMAT, VERSION = "nerf-qat", 3

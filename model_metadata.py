@@ -9,11 +9,11 @@ import math
 import torch
 
 from errors import BrokenFile
+from scene import FAR_AWAY, box_problem
 
 LARGEST_GRID = 1024  # cells on a side
 LARGEST_PICTURE = 65_536  # pixels on a side
 MOST_STEPS = 100_000  # of a ray through the box, beyond which a picture would take forever
-FAR_AWAY = 1e6  # world units
 MOST_ENTRIES = 4096  # of a plane or line along an axis
 CODERS = ("range", "lzma")  # of `entropy_coding`
 MOST_CODES = 65_536  # of a codebook
@@ -33,16 +33,12 @@ def check_metadata(metadata: dict) -> None:
     precision = metadata.get("precision")
     bits = {"weight_bits"}
     own = {"int8": bits | {"activation_bits"}, "ternary": bits, "w4a8": bits}.get(str(precision), set())
-    _keys("metadata", metadata, {"format", "version", "precision", "rays", "camera", "sampler", "fields"} | own)
-    _one_of("metadata", metadata, "precision", ("float32", "int8", "ternary", "w4a8", "vq"))
+    check_keys("metadata", metadata, {"format", "version", "precision", "rays", "camera", "sampler", "fields"} | own)
+    check_one_of("metadata", metadata, "precision", ("float32", "int8", "ternary", "w4a8", "vq"))
     if precision == "int8":
-        _whole("metadata", metadata, "activation_bits", 2, 8)
+        check_whole("metadata", metadata, "activation_bits", 2, 8)
     if own:
-        if not isinstance(metadata["weight_bits"], dict):
-            raise BrokenFile(f"metadata: weight_bits is {_short(metadata['weight_bits'])}, expected bits by layer")
-        for layer, number in metadata["weight_bits"].items():
-            if precision == "int8" or number != 32:  # 32: a BitNeRF's layer that is not rounded
-                _whole("weight_bits", metadata["weight_bits"], layer, 2, 8)
+        check_weight_bits(metadata["weight_bits"], precision)
     _check_rays(metadata["rays"])
     _check_camera(metadata["camera"])
     _check_sampler(metadata["sampler"], precision == "vq")
@@ -58,27 +54,35 @@ def check_metadata(metadata: dict) -> None:
             raise BrokenFile(f"{name}: a {fields[name]['kind']} cannot be {precision}")
 
 
+def check_weight_bits(weight_bits: dict, precision: str) -> None:
+    if not isinstance(weight_bits, dict):
+        raise BrokenFile(f"weight_bits is {short(weight_bits)}, expected bits by layer")
+    for layer, number in weight_bits.items():
+        if precision == "int8" or number != 32:  # 32: a BitNeRF's layer that is not rounded
+            check_whole("weight_bits", weight_bits, layer, 2, 8)
+
+
 def _check_rays(rays: dict) -> None:
-    _keys("rays", rays, {"near", "far", "ndc_near", "pixel_offset", "background"})
-    _number("rays", rays, "near", 0, FAR_AWAY)
-    _number("rays", rays, "far", 0, FAR_AWAY)
+    check_keys("rays", rays, {"near", "far", "ndc_near", "pixel_offset", "background"})
+    check_number("rays", rays, "near", 0, FAR_AWAY)
+    check_number("rays", rays, "far", 0, FAR_AWAY)
     if rays["near"] >= rays["far"]:
         raise BrokenFile(f"rays: near {rays['near']} is not below far {rays['far']}")
     if rays["ndc_near"] is not None:
-        _number("rays", rays, "ndc_near", 1e-6, FAR_AWAY)
-    _number("rays", rays, "pixel_offset", 0, 1)
-    _numbers("rays background", rays["background"], 3, 0, 1)
+        check_number("rays", rays, "ndc_near", 1e-6, FAR_AWAY)
+    check_number("rays", rays, "pixel_offset", 0, 1)
+    check_numbers("rays background", rays["background"], 3, 0, 1)
 
 
 def _check_camera(camera: dict) -> None:
-    _keys("camera", camera, {"height", "width", "K"})
-    _whole("camera", camera, "height", 1, LARGEST_PICTURE)
-    _whole("camera", camera, "width", 1, LARGEST_PICTURE)
+    check_keys("camera", camera, {"height", "width", "K"})
+    check_whole("camera", camera, "height", 1, LARGEST_PICTURE)
+    check_whole("camera", camera, "width", 1, LARGEST_PICTURE)
     rows = camera["K"]
     if not isinstance(rows, list) or len(rows) != 3:
         raise BrokenFile("camera: K is not a matrix of 3 x 3")
     for row in rows:
-        _numbers("camera K", row, 3, -FAR_AWAY, FAR_AWAY)
+        check_numbers("camera K", row, 3, -FAR_AWAY, FAR_AWAY)
     if not (rows[0][0] > 0 and rows[1][1] > 0):
         raise BrokenFile("camera: a focal length is not positive")
 
@@ -87,80 +91,81 @@ def _check_sampler(sampler: dict, coded: bool) -> None:
     """coded: whether the grid's cells are range-coded."""
     kind = sampler.get("kind") if isinstance(sampler, dict) else None
     if kind == "hierarchical" and not coded:
-        _keys("sampler", sampler, {"kind", "n_samples", "n_importance", "lindisp"})
-        _whole("sampler", sampler, "n_samples", 2, 65_536)
-        _whole("sampler", sampler, "n_importance", 0, 65_536)
-        _one_of("sampler", sampler, "lindisp", (True, False))
+        check_keys("sampler", sampler, {"kind", "n_samples", "n_importance", "lindisp"})
+        check_whole("sampler", sampler, "n_samples", 2, 65_536)
+        check_whole("sampler", sampler, "n_importance", 0, 65_536)
+        check_one_of("sampler", sampler, "lindisp", (True, False))
         return
-    _one_of("sampler", {"kind": kind}, "kind", ("occupancy",) if coded else ("occupancy", "hierarchical"))
+    check_one_of("sampler", {"kind": kind}, "kind", ("occupancy",) if coded else ("occupancy", "hierarchical"))
     own = {"grid_coder"} if coded else set()
-    _keys("sampler", sampler, {"kind", "step", "min_transmittance", "grid_resolution", "aabb"} | own)
+    check_keys("sampler", sampler, {"kind", "step", "min_transmittance", "grid_resolution", "aabb"} | own)
     if coded:
-        _one_of("sampler", sampler, "grid_coder", CODERS)
-    _whole("sampler", sampler, "grid_resolution", 1, LARGEST_GRID)
-    _number("sampler", sampler, "min_transmittance", 0, 1)
+        check_one_of("sampler", sampler, "grid_coder", CODERS)
+    check_whole("sampler", sampler, "grid_resolution", 1, LARGEST_GRID)
+    check_number("sampler", sampler, "min_transmittance", 0, 1)
     box = sampler["aabb"]
     if not isinstance(box, list) or len(box) != 2:
         raise BrokenFile("sampler: aabb is not two corners")
     for corner in box:
-        _numbers("sampler aabb", corner, 3, -FAR_AWAY, FAR_AWAY)
+        check_numbers("sampler aabb", corner, 3, -FAR_AWAY, FAR_AWAY)
+    problem = box_problem(torch.tensor(box))
+    if problem:
+        raise BrokenFile(f"sampler: {problem}")
     sides = [high - low for low, high in zip(*box, strict=True)]
-    if min(sides) < 1e-6:
-        raise BrokenFile("sampler: the box has no volume")
-    _number("sampler", sampler, "step", math.hypot(*sides) / MOST_STEPS, FAR_AWAY)
+    check_number("sampler", sampler, "step", math.hypot(*sides) / MOST_STEPS, FAR_AWAY)
 
 
 def _check_field(name: str, field: dict) -> None:
     if not isinstance(field, dict):
-        raise BrokenFile(f"{name}: {_short(field)} is not a table")
-    _one_of(name, {"kind": field.get("kind")}, "kind", tuple(FIELD_CHECKS))
+        raise BrokenFile(f"{name}: {short(field)} is not a table")
+    check_one_of(name, {"kind": field.get("kind")}, "kind", tuple(FIELD_CHECKS))
     FIELD_CHECKS[field["kind"]](name, field)
-    _one_of(name, field, "density_activation", ("relu", "softplus"))
-    _number(name, field, "density_bias", -FAR_AWAY, FAR_AWAY)
-    _number(name, field, "density_scale", 1e-6, FAR_AWAY)
+    check_one_of(name, field, "density_activation", ("relu", "softplus"))
+    check_number(name, field, "density_bias", -FAR_AWAY, FAR_AWAY)
+    check_number(name, field, "density_scale", 1e-6, FAR_AWAY)
 
 
 def _check_nerf(name: str, field: dict) -> None:
-    _keys(
+    check_keys(
         name, field,
         {
             "kind", "depth", "width", "skips", "use_viewdirs", "output_ch", "multires", "multires_views", "i_embed",
             "density_activation", "density_bias", "density_scale", "residual",
         },
     )  # fmt: skip
-    _whole(name, field, "depth", 1, 256)
-    _whole(name, field, "width", 2, 8192)
-    _whole(name, field, "output_ch", 4, 5)
-    _whole(name, field, "multires", 0, 32)
-    _whole(name, field, "multires_views", 0, 32)
-    _whole(name, field, "i_embed", -1, 0)
-    _one_of(name, field, "use_viewdirs", (True, False))
-    _one_of(name, field, "residual", (True, False))
-    if not isinstance(field["skips"], list) or not all(_is_whole(skip) for skip in field["skips"]):
-        raise BrokenFile(f"{name}: skips is {_short(field['skips'])}, expected layer numbers")
+    check_whole(name, field, "depth", 1, 256)
+    check_whole(name, field, "width", 2, 8192)
+    check_whole(name, field, "output_ch", 4, 5)
+    check_whole(name, field, "multires", 0, 32)
+    check_whole(name, field, "multires_views", 0, 32)
+    check_whole(name, field, "i_embed", -1, 0)
+    check_one_of(name, field, "use_viewdirs", (True, False))
+    check_one_of(name, field, "residual", (True, False))
+    if not isinstance(field["skips"], list) or not all(is_whole(skip) for skip in field["skips"]):
+        raise BrokenFile(f"{name}: skips is {short(field['skips'])}, expected layer numbers")
 
 
 def _check_tensorf(name: str, field: dict, more: frozenset[str] = frozenset()) -> None:
-    _keys(name, field, TENSORF_KEYS | more)
-    _one_of(name, field, "decomposition", ("vm", "cp"))
+    check_keys(name, field, TENSORF_KEYS | more)
+    check_one_of(name, field, "decomposition", ("vm", "cp"))
     for ranks in ("density_ranks", "color_ranks"):
-        _numbers(f"{name} {ranks}", field[ranks], 3, 1, 4096)
-        if not all(_is_whole(rank) for rank in field[ranks]):
-            raise BrokenFile(f"{name}: {ranks} is {_short(field[ranks])}, expected whole numbers")
-    _whole(name, field, "features", 1, 4096)
-    _whole(name, field, "feature_octaves", 0, 16)
-    _whole(name, field, "view_octaves", 0, 16)
-    _whole(name, field, "hidden", 1, 8192)
+        check_numbers(f"{name} {ranks}", field[ranks], 3, 1, 4096)
+        if not all(is_whole(rank) for rank in field[ranks]):
+            raise BrokenFile(f"{name}: {ranks} is {short(field[ranks])}, expected whole numbers")
+    check_whole(name, field, "features", 1, 4096)
+    check_whole(name, field, "feature_octaves", 0, 16)
+    check_whole(name, field, "view_octaves", 0, 16)
+    check_whole(name, field, "hidden", 1, 8192)
 
 
 def _check_vq_tensorf(name: str, field: dict) -> None:
     _check_tensorf(name, field, frozenset({"resolution", "codes", "coder"}))
-    _one_of(name, field, "decomposition", ("vm",))
-    _one_of(name, field, "coder", CODERS)
+    check_one_of(name, field, "decomposition", ("vm",))
+    check_one_of(name, field, "coder", CODERS)
     for key, low, high in (("resolution", 2, MOST_ENTRIES), ("codes", 0, MOST_CODES)):
-        _numbers(f"{name} {key}", field[key], 3, low, high)
-        if not all(_is_whole(number) for number in field[key]):
-            raise BrokenFile(f"{name}: {key} is {_short(field[key])}, expected whole numbers")
+        check_numbers(f"{name} {key}", field[key], 3, low, high)
+        if not all(is_whole(number) for number in field[key]):
+            raise BrokenFile(f"{name}: {key} is {short(field[key])}, expected whole numbers")
 
 
 FIELD_CHECKS = {"nerf": _check_nerf, "tensorf": _check_tensorf, "vq_tensorf": _check_vq_tensorf}
@@ -189,45 +194,48 @@ def check_tensors(what: str, state: dict[str, torch.Tensor], expected: dict) -> 
 # ------------------------------------------------------------------------------------ single values
 
 
-def _keys(where: str, section: dict, expected: set[str]) -> None:
+def check_keys(where: str, section: dict, expected: set[str]) -> None:
     if not isinstance(section, dict):
-        raise BrokenFile(f"{where}: {_short(section)} is not a table")
+        raise BrokenFile(f"{where}: {short(section)} is not a table")
     for key in sorted(expected - set(section)):
         raise BrokenFile(f"{where}: no {key}")
     for key in sorted(set(section) - expected):
-        raise BrokenFile(f"{where}: unexpected {_short(key)}")
+        raise BrokenFile(f"{where}: unexpected {short(key)}")
 
 
-def _is_number(value) -> bool:
+def is_number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_whole(value) -> bool:
+def is_whole(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _number(where: str, section: dict, key: str, low: float, high: float) -> None:
+def check_number(where: str, section: dict, key: str, low: float, high: float) -> None:
     value = section[key]
-    if not _is_number(value) or not low <= value <= high:
-        raise BrokenFile(f"{where}: {key} is {_short(value)}, expected a number from {low:g} to {high:g}")
+    if not is_number(value) or not low <= value <= high:
+        raise BrokenFile(f"{where}: {key} is {short(value)}, expected a number from {low:g} to {high:g}")
 
 
-def _whole(where: str, section: dict, key: str, low: int, high: int) -> None:
-    if not _is_whole(section[key]) or not low <= section[key] <= high:
-        raise BrokenFile(f"{where}: {key} is {_short(section[key])}, expected a whole number from {low} to {high}")
+def check_whole(where: str, section: dict, key: str, low: int, high: int) -> None:
+    if not is_whole(section[key]) or not low <= section[key] <= high:
+        raise BrokenFile(f"{where}: {key} is {short(section[key])}, expected a whole number from {low} to {high}")
 
 
-def _numbers(where: str, values: list, count: int, low: float, high: float) -> None:
+def check_numbers(where: str, values: list, count: int, low: float, high: float) -> None:
     if not isinstance(values, list) or len(values) != count:
-        raise BrokenFile(f"{where}: {_short(values)} is not {count} numbers")
+        raise BrokenFile(f"{where}: {short(values)} is not {count} numbers")
     for value in values:
-        _number(where, {"entry": value}, "entry", low, high)
+        check_number(where, {"entry": value}, "entry", low, high)
 
 
-def _one_of(where: str, section: dict, key: str, allowed: tuple) -> None:
+def check_one_of(where: str, section: dict, key: str, allowed: tuple) -> None:
     if not any(section[key] is value or (isinstance(value, str) and section[key] == value) for value in allowed):
-        raise BrokenFile(f"{where}: {key} is {_short(section[key])}, expected one of {', '.join(map(str, allowed))}")
+        raise BrokenFile(f"{where}: {key} is {short(section[key])}, expected one of {', '.join(map(str, allowed))}")
 
 
-def _short(value) -> str:
-    return repr(value)[:60]
+def short(value) -> str:
+    """What a file holds, in so few characters that a message stays one line, none of them a control character."""
+    if isinstance(value, torch.Tensor):
+        return f"a tensor {tuple(value.shape)} of {value.dtype}"
+    return " ".join(repr(value).split())[:60]

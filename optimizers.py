@@ -29,6 +29,22 @@ def make_optimizers(args: argparse.Namespace, renderer: torch.nn.Module) -> dict
     }
 
 
+class Together:
+    """Several optimisers as the one that a GradScaler takes: it then asks the device once, not each time
+    anew, whether a gradient overflowed, and none of them steps where one did."""
+
+    def __init__(self, optimizers: dict[str, torch.optim.Optimizer]):
+        self.optimizers = list(optimizers.values())
+
+    @property
+    def param_groups(self) -> list[dict]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def step(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
 def _adam_of(renderer: torch.nn.Module) -> dict:
     return next(iter(renderer.fields.values())).adam
 

@@ -1,57 +1,29 @@
 """Every command-line flag, once. nerf-pytorch's flags keep their names, defaults and meaning."""
 
 import argparse
-import difflib
-import sys
+import os
 
-import configargparse
+from parser import Parser, positive
 
 DATASETS = ("procedural", "blender", "llff", "tiny_nerf", "nsvf", "nerfstudio", "colmap", "deepvoxels", "LINEMOD")
 
 
-class Parser(configargparse.ArgumentParser):
-    """Reports a wrong flag, value or config key in one line, with the nearest name that exists."""
-
-    def error(self, message: str) -> None:
-        hint = ""
-        if message.startswith("unrecognized arguments:"):
-            wrong = message.split(":", 1)[1].split()[0].split("=")[0]
-            known = [option for action in self._actions for option in action.option_strings]
-            close = difflib.get_close_matches(wrong, known, n=1)
-            message = f"unknown flag or config key {wrong}"
-            hint = f"; did you mean {close[0]}?" if close else "; --help lists all flags"
-        print(f"{self.prog}: error: {message}{hint}", file=sys.stderr)
-        sys.exit(2)
-
-
-def positive(kind: type):
-    """An argparse type: a number of `kind` above zero."""
-
-    def parse(text: str):
-        value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"{text} is not above zero")
-        return value
-
-    parse.__name__ = f"positive {kind.__name__}"
-    return parse
-
-
-def config_parser() -> configargparse.ArgumentParser:
+def config_parser() -> Parser:
     """The parser of all run scripts; a config file holds the same names as `key = value` lines."""
-    parser = Parser(formatter_class=configargparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+    parser = Parser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
-    add("--config", is_config_file=True, help="config file path")
+    path = os.path.expanduser  # what a shell does, for paths in config files and behind a `=`
+    add("--config", is_config_file=True, type=path, help="config file path")
 
     group = parser.add_argument_group("run")
     add = group.add_argument
     add("--expname", default="nerf", help="experiment name; results go to basedir/expname")
-    add("--basedir", default="./logs/", help="where to store checkpoints and logs")
+    add("--basedir", type=path, default="./logs/", help="where to store checkpoints and logs")
     add("--seed", type=int, default=0, help="seed of every random draw")
     add("--device", default="auto", help="auto (CUDA, else MPS, else CPU) or a torch device such as cuda:1")
     add("--threads", type=int, default=0, help="CPU threads, 0 for all cores")
     add("--no_reload", action="store_true", help="start anew instead of resuming from the newest checkpoint")
-    add("--ft_path", help="checkpoint (.tar) whose networks to start from, ours or nerf-pytorch's")
+    add("--ft_path", type=path, help="checkpoint (.tar) whose networks to start from, ours or nerf-pytorch's")
 
     group = parser.add_argument_group("data")
     add = group.add_argument

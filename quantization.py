@@ -249,7 +249,7 @@ def prepare(network: NeRF_qat, weight_bits: int | dict[str, int] = 8, activation
         ]
         inputs = zip((module.activation_post_process for module in modules), widths, strict=True)
         network.get_submodule(name).inputs = tuple(inputs)
-    return network
+    return network.to(network.pts_linears[0].weight.device)  # what is new in it as well
 
 
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:

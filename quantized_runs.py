@@ -14,9 +14,10 @@ from batches import Batch
 from checkpoints import checkpoint_files, load_checkpoint
 from datasets import load_scene
 from distillation import Distillation
-from errors import BadInput
+from errors import blaming
 from evaluation import RenderedViews, evaluate_views, render_video, stage_table, write_strip, write_views
-from experiment import find_checkpoint, load_networks, render_limits
+from experiment import load_networks, record_flags, render_limits
+from identity import float_steps
 from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
 from model_file import FLOAT_BACKEND, load_renderer, save_float_model
 from optimizers import bitnet_schedule, cosine_schedule, exponential_schedule
@@ -29,20 +30,23 @@ CPU = torch.device("cpu")
 
 
 def train_and_round(
-    args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module, scheme, folder: Path, float_phase: Phase
+    args: argparse.Namespace,
+    scene: Scene,
+    renderer: torch.nn.Module,
+    scheme,
+    folder: Path,
+    found: tuple[Path, dict] | None,
+    float_phase: Phase,
 ) -> Trainer:
     """Trains `--N_iters` steps in float, then as many as the scheme wants through its rounding.
 
-    Leaves the float model's file in `folder` if there is one, and the renderer with the scheme's networks. Raises
-    BadInput where the newest checkpoint belongs to another scheme.
+    Goes on from the checkpoint `found`, if any. Leaves the float model's file in `folder` if there is one, and the
+    renderer with the scheme's networks.
     """
     # 1. A float network: resumed, taken from --ft_path, or trained.
-    float_steps = 0 if args.ft_path else args.N_iters
-    found = distributed.from_main(lambda: find_checkpoint(args, folder))
+    last_float_step = float_steps(args)
     state = found[1] if found else None
     phase = state.get("phase", "float") if found else None
-    if phase not in (None, "float", scheme.phase):
-        raise BadInput(f"{found[0]}: was trained with --quant {phase}, not {scheme.phase}; choose another --expname")
     trainer = Trainer(args, scene, renderer, folder, float_phase)
     rounds = phase == scheme.phase
     if phase == "float":
@@ -54,13 +58,15 @@ def train_and_round(
         load_networks(renderer, Path(args.ft_path), checkpoint)
         print(f"starting from the networks of {args.ft_path}: no float training")
     if not rounds:
-        trainer.train(float_steps)
+        record_flags(args, folder)
+        trainer.train(last_float_step)
         if distributed.is_main() and trains_in_float(args):
             save_float_model(folder / "model_float32.safetensors", renderer, scene.render_path)
 
     # 2. The same network, rounding as its file will; what can be calibrated is, from training rays.
     if rounds:
-        scheme.load_state_dict(state.get("scheme", {}))
+        with blaming(found[0]):
+            scheme.load_state_dict(state.get("scheme", {}))
     scheme.prepare()
     if not rounds:
         scheme.calibrate()
@@ -69,15 +75,17 @@ def train_and_round(
 
     # 3. Training goes on through the rounding.
     if scheme.steps:
-        seconds, rays, curve = trainer.seconds, trainer.rays, trainer.curve
-        trainer = rounding_trainer(args, scene, scheme, folder, float_steps)
-        trainer.step, trainer.seconds, trainer.rays, trainer.curve = float_steps, seconds, rays, curve
+        before = trainer
+        trainer = rounding_trainer(args, scene, scheme, folder, last_float_step)
+        trainer.step, trainer.seconds, trainer.rays = last_float_step, before.seconds, before.rays
+        trainer.curve, trainer.unsaved = before.curve, before.unsaved
         if rounds:
             load_networks(renderer, *found)
             trainer.load_state_dict(state)
             trainer.phase.after_step(trainer.step)
             print(f"resuming from {found[0]} at step {trainer.step}, rounding to {scheme.name}")
-        trainer.train(float_steps + scheme.steps)
+            record_flags(args, folder)
+        trainer.train(last_float_step + scheme.steps)
     distributed.leave()
     return trainer
 
@@ -131,18 +139,20 @@ def evaluate(
             models[name]["backend"] = FLOAT_BACKEND if name == "float32" else backend
     models[scheme.name] |= noted
     final = pictures[scheme.name]
-    write_views(final, folder / f"testset_{trainer.step:06d}")
+    unsaved, facts = trainer.unsaved, run_facts(args.expname, args.config, device)
+    unsaved.attempt(write_metrics, folder / "metrics.json", facts, trainer.summary(), models)
+    unsaved.attempt(write_views, final, folder / f"testset_{trainer.step:06d}")
     columns = {name: pictures[name].images for name in ("float32", scheme.name) if name in pictures}
-    write_strip(folder / "strip.png", {"ground truth": final.targets, **columns})
-    write_metrics(folder / "metrics.json", run_facts(args.expname, args.config, device), trainer.summary(), models)
+    unsaved.attempt(write_strip, folder / "strip.png", {"ground truth": final.targets, **columns})
 
     model, path, _ = load_renderer(folder / scheme.files()[scheme.name], device, backend)
     stem = folder / f"{args.expname}_spiral_{trainer.step:06d}"
-    render_video(model, path, stem, render_limits(args), args.render_factor)
+    unsaved.attempt(render_video, model, path, stem, render_limits(args), args.render_factor)
     print(format_table(models))
     if lpips_missing_reason():
         print(f"LPIPS was not measured: {lpips_missing_reason()}")
     print(f"{scheme.name} by the {backend} backend; results are in {folder}")
+    unsaved.raise_first()
 
 
 def render_file(args: argparse.Namespace, file: Path, folder: Path, device: torch.device, backend: str) -> None:

@@ -3,17 +3,22 @@
 python run_compare.py RUN_FOLDER... [--out FOLDER]
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    import interrupts
+
+    interrupts.exit_at_once()
+
 import sys
 from pathlib import Path
 
 from comparison import COLUMNS, collect_rows, notes, pareto_front
 from comparison_tables import draw_plot, text_table, write_tables
 from errors import exit_cleanly
-from options import Parser
+from parser import Parser
 
 
 def make_parser() -> Parser:
-    parser = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN_FOLDER", help="a run's folder, or one that runs are in or below")
     add("--out", type=Path, help="folder of compare.md, compare.csv and compare.png (default: the first RUN_FOLDER)")

@@ -2,13 +2,16 @@
 
 import argparse
 import os
+import threading
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from errors import BadInput
+from checkpoints import saving
+from errors import BadInput, SaveError
 
 
 def check_wandb(mode: str) -> None:
@@ -21,7 +24,10 @@ class RunLog:
     """A run's logs in its folder, from `first_step` on; what an earlier attempt wrote after it is hidden."""
 
     def __init__(self, args: argparse.Namespace, folder: Path, first_step: int):
-        self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=first_step)
+        self.place = folder / "tensorboard"
+        with saving(self.place):
+            self.tensorboard: SummaryWriter | None = SummaryWriter(self.place, purge_step=first_step)
+        self._excepthook, threading.excepthook = threading.excepthook, self._report_thread
         self.wandb = None
         if args.wandb != "off":
             import wandb  # an extra
@@ -34,24 +40,50 @@ class RunLog:
             )  # fmt: skip
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        for name, value in values.items():
-            self.tensorboard.add_scalar(name, value, step)
+        """Raises SaveError, but once only, where TensorBoard's file cannot be written."""
         if self.wandb:
             self.wandb.log({name: float(value) for name, value in values.items()}, step=step)
 
+        def add(tensorboard: SummaryWriter) -> None:
+            for name, value in values.items():
+                tensorboard.add_scalar(name, value, step)
+
+        self._to_tensorboard(add)
+
     def pictures(self, images: dict[str, torch.Tensor], step: int) -> None:
-        """images: `[H, W, 3]` or `[H, W]`, floats in [0, 1] or uint8."""
-        for name, image in images.items():
-            self.tensorboard.add_image(name, image, step, dataformats="HWC" if image.ndim == 3 else "HW")
+        """images: `[H, W, 3]` or `[H, W]`, floats in [0, 1] or uint8. Raises as `scalars` does."""
         if self.wandb:
             import wandb
 
             self.wandb.log({name: wandb.Image(image.float().numpy()) for name, image in images.items()}, step=step)
 
+        def add(tensorboard: SummaryWriter) -> None:
+            for name, image in images.items():
+                tensorboard.add_image(name, image, step, dataformats="HWC" if image.ndim == 3 else "HW")
+
+        self._to_tensorboard(add)
+
     def close(self) -> None:
-        self.tensorboard.close()
+        """Raises as `scalars` does."""
         if self.wandb:
             self.wandb.finish()
+        self._to_tensorboard(SummaryWriter.close)
+        threading.excepthook = self._excepthook
+
+    def _to_tensorboard(self, write: Callable[[SummaryWriter], None]) -> None:
+        if self.tensorboard is None:  # it has failed, and its thread has ended
+            return
+        try:
+            with saving(self.place):
+                write(self.tensorboard)
+        except SaveError:
+            self.tensorboard = None
+            raise
+
+    def _report_thread(self, failure: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread, whose failure comes back at the next call: no traceback of it as well."""
+        if not isinstance(failure.exc_value, OSError):
+            self._excepthook(failure)
 
 
 def gpu_watts(device: torch.device) -> float | None:

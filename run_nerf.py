@@ -3,6 +3,11 @@
 python run_nerf.py --config configs/lego.txt [--render_only [--render_test]]
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    import interrupts
+
+    interrupts.exit_at_once()
+
 import argparse
 import sys
 from pathlib import Path
@@ -21,6 +26,7 @@ from experiment import (
     make_renderer,
     make_run_folder,
     prepare_device,
+    record_flags,
     render_limits,
 )
 from metrics import format_table, run_facts, write_metrics
@@ -37,12 +43,14 @@ def main(argv: list[str] | None = None) -> None:
     folder = make_run_folder(args)
     if args.plot_cameras:
         return plot_cameras(folder / "cameras.png", scene) if distributed.is_main() else None
+    found = find_checkpoint(args, scene, folder)
     renderer = make_renderer(args, scene, device)
     phase = tensorf_phase(args, renderer) if args.model == "tensorf" else float_phase(args)
     trainer = Trainer(args, scene, renderer, folder, phase)
-    start(trainer, args, folder)
+    start(trainer, args, found)
 
     if not args.render_only:
+        record_flags(args, folder)
         trainer.train(args.N_iters)
     distributed.leave()
     if not distributed.is_main():
@@ -51,26 +59,25 @@ def main(argv: list[str] | None = None) -> None:
         return render_only(args, scene, renderer, folder, trainer.step)
 
     # What training left is now measured from the file that a user would keep.
+    unsaved, file = trainer.unsaved, folder / "model_float32.safetensors"
+    size = unsaved.attempt(save_float_model, file, renderer, scene.render_path)
     views = evaluate_views(renderer, scene, scene.splits["test"], render_limits(args))
-    write_views(views, folder / f"testset_{trainer.step:06d}")
-    write_strip(folder / "strip.png", {"ground truth": views.targets, "float32": views.images})
-    size = save_float_model(folder / "model_float32.safetensors", renderer, scene.render_path)
-    entry = {**views.summary(), "bytes": size, "file": "model_float32.safetensors"}
+    entry = {**views.summary(), "bytes": size, "file": file.name}
     facts = run_facts(args.expname, args.config, device)
-    write_metrics(folder / "metrics.json", facts, trainer.summary(), {"float32": entry})
+    unsaved.attempt(write_metrics, folder / "metrics.json", facts, trainer.summary(), {"float32": entry})
+    unsaved.attempt(write_views, views, folder / f"testset_{trainer.step:06d}")
+    unsaved.attempt(write_strip, folder / "strip.png", {"ground truth": views.targets, "float32": views.images})
     stem = folder / f"{args.expname}_spiral_{trainer.step:06d}"
-    render_video(renderer, scene.render_path, stem, render_limits(args), args.render_factor)
+    unsaved.attempt(render_video, renderer, scene.render_path, stem, render_limits(args), args.render_factor)
     print(format_table({"float32": entry}))
     print(f"results are in {folder}")
+    unsaved.raise_first()
 
 
-def start(trainer: Trainer, args: argparse.Namespace, folder: Path) -> None:
-    """Resumes from the newest whole checkpoint of this run, or starts from `--ft_path`, or anew."""
-    found = distributed.from_main(lambda: find_checkpoint(args, folder))
+def start(trainer: Trainer, args: argparse.Namespace, found: tuple[Path, dict] | None) -> None:
+    """Resumes from the checkpoint found of this run, or starts from `--ft_path`, or anew."""
     if found is not None:
         path, state = found
-        if state.get("phase", "float") != "float":
-            raise BrokenFile(f"{path}: belongs to a run of run_nerf_qat.py; choose another --expname")
         load_networks(trainer.renderer, path, state)
         trainer.load_state_dict(state)
         print(f"resuming from {path} at step {trainer.step}")

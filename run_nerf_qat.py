@@ -4,6 +4,11 @@ python run_nerf_qat.py --config configs/lego_qat.txt
 python run_nerf_qat.py --config configs/lego_qat.txt --render_only [--render_test] [--model PATH]
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    import interrupts
+
+    interrupts.exit_at_once()
+
 import argparse
 import sys
 from pathlib import Path
@@ -15,7 +20,7 @@ from bitnet_model import PRODUCTS
 from camera_plot import plot_cameras
 from datasets import load_scene
 from errors import BadInput, exit_cleanly
-from experiment import FIELD_KINDS, make_renderer, make_run_folder, prepare_device
+from experiment import FIELD_KINDS, find_checkpoint, make_renderer, make_run_folder, prepare_device
 from int8_model import select_backend
 from model_file import load_renderer
 from onnx_model import export_onnx
@@ -36,10 +41,11 @@ def main(argv: list[str] | None = None) -> None:
     folder = make_run_folder(args)
     if args.plot_cameras:
         return plot_cameras(folder / "cameras.png", scene) if distributed.is_main() else None
+    found = find_checkpoint(args, scene, folder, SCHEMES[args.quant].phase)
     renderer = make_renderer(args, scene, device, NeRF_qat)
 
     scheme = SCHEMES[args.quant](args, scene, renderer)
-    trainer = train_and_round(args, scene, renderer, scheme, folder, float_phase(args))
+    trainer = train_and_round(args, scene, renderer, scheme, folder, found, float_phase(args))
     if not distributed.is_main():
         return
 
@@ -49,7 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     size = scheme.save(file)
     if args.quant_budget and size > args.quant_budget:
         print(f"note: the file has {size} bytes, more than --quant_budget {args.quant_budget}: the grid has grown")
-    noted = {"onnx_bytes": sum(export(file).values())} if args.export_onnx else {}
+    exported = trainer.unsaved.attempt(export, file) if args.export_onnx else None
+    noted = {"onnx_bytes": sum(exported.values())} if exported else {}
     evaluate(args, scene, scheme, folder, trainer, select_backend(args.backend, device), noted)
 
 

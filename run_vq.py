@@ -4,6 +4,11 @@ python run_vq.py --config configs/lego_vq.txt
 python run_vq.py --config configs/lego_vq.txt --render_only [--render_test] [--model PATH]
 """
 
+if __name__ == "__main__":  # before what takes seconds to import
+    import interrupts
+
+    interrupts.exit_at_once()
+
 import argparse
 import sys
 from pathlib import Path
@@ -12,7 +17,7 @@ import distributed
 from camera_plot import plot_cameras
 from datasets import load_scene
 from errors import BadInput, exit_cleanly
-from experiment import FIELD_KINDS, make_renderer, make_run_folder, prepare_device
+from experiment import FIELD_KINDS, find_checkpoint, make_renderer, make_run_folder, prepare_device
 from model_file import FLOAT_BACKEND
 from options import config_parser
 from quantized_runs import evaluate, render_file, train_and_round
@@ -35,10 +40,11 @@ def main(argv: list[str] | None = None) -> None:
     folder = make_run_folder(args)
     if args.plot_cameras:
         return plot_cameras(folder / "cameras.png", scene) if distributed.is_main() else None
+    found = find_checkpoint(args, scene, folder, VQScheme.phase)
     renderer = make_renderer(args, scene, device)
 
     scheme = VQScheme(args, scene, renderer)
-    trainer = train_and_round(args, scene, renderer, scheme, folder, tensorf_phase(args, renderer))
+    trainer = train_and_round(args, scene, renderer, scheme, folder, found, tensorf_phase(args, renderer))
     if not distributed.is_main():
         return
 

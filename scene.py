@@ -12,6 +12,8 @@ from errors import BadInput
 
 FARTHEST = 1e12  # world units: beyond, a position is damage and not a map coordinate
 NEAREST_TO_FAR = 1e-3  # size of a scene over its distance from the origin, below which float32 is too coarse
+SMALLEST_SIDE = 1e-6  # of a box, world units
+FAR_AWAY = 1e6  # world units, and for a lens pixels: nothing that is measured reaches farther
 
 
 @dataclass
@@ -227,6 +229,30 @@ def focus_point(c2w: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(projector.sum(0), (projector @ origin).sum(0), rcond=None)[0][:, 0]
 
 
+def box_problem(box: torch.Tensor) -> str:
+    """Why nothing can be in `box [2, 3]`, two corners in world units; empty if something can."""
+    if not (box.abs() <= FAR_AWAY).all():
+        return f"the box reaches farther than {FAR_AWAY:g} world units"
+    return "" if (box[1] - box[0]).min() >= SMALLEST_SIDE else "the box has no volume"
+
+
+def check_extent(what: str, numbers: np.ndarray, where: str) -> None:
+    """Raises BadInput where coordinates are not finite, or so large that float32 and model files do not hold them.
+
+    what: whose they are, in words; where: of which file.
+    """
+    farthest = np.abs(numbers).max()
+    if not farthest <= FAR_AWAY:  # nor is NaN
+        raise BadInput(
+            f"{where}: {what} reaches {farthest:g} units off; expected {FAR_AWAY:g} at most: mend or scale it"
+        )
+
+
+def possible_focal(focal: float | np.ndarray, side: float | np.ndarray) -> bool | np.ndarray:
+    """Whether a lens may have this focal length, pixels, for images with such a side."""
+    return (focal > 1e-3 * side) & (focal < FAR_AWAY)
+
+
 def check_poses(c2w: np.ndarray, where: str, first: int = 0) -> None:
     """Raises BadInput unless `c2w [N, 3, 4]`, numbered from `first`, are finite, not too far off, and their
     rotations orthonormal."""
@@ -236,11 +262,12 @@ def check_poses(c2w: np.ndarray, where: str, first: int = 0) -> None:
         if np.abs(pose[:, 3]).max() > FARTHEST:
             raise BadInput(f"{where}: pose {i} stands {np.abs(pose[:, 3]).max():g} units off; drop it")
         rotation = pose[:, :3].astype(np.float64)
-        error = np.abs(rotation.T @ rotation - np.eye(3)).max()
-        if error > 1e-2 or np.linalg.det(rotation) < 0:
+        with np.errstate(all="ignore"):  # absurd numbers overflow, and are no rotation either
+            error, determinant = np.abs(rotation.T @ rotation - np.eye(3)).max(), np.linalg.det(rotation)
+        if not error <= 1e-2 or determinant < 0:
             raise BadInput(
-                f"{where}: pose {i} is not a rotation (|R'R - 1| = {error:.3g}, det = "
-                f"{np.linalg.det(rotation):.3g}); remove scale or mirroring from the matrix"
+                f"{where}: pose {i} is not a rotation (|R'R - 1| = {error:.3g}, det = {determinant:.3g}); "
+                "remove scale or mirroring from the matrix"
             )
 
 

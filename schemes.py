@@ -25,9 +25,11 @@ from bitnet import (
     stored_bytes,
     to_bitnet,
 )
-from errors import BadInput
+from checkpoint_checks import WAY_OUT
+from errors import BadInput, BrokenFile
 from mixed_precision import choose_bits, measure_costs, quantized_layers
 from model_file import save_bitnet_model, save_int8_model
+from model_metadata import check_weight_bits
 from packing import packed_bytes
 from quantization import convert, fuse, layer_inputs, prepare, remap_state_dict, set_state, synchronize_ranges
 from rendering import OccupancyRenderer, networks_of
@@ -82,8 +84,12 @@ class Scheme:
         return {"weight_bits": self.weight_bits}
 
     def load_state_dict(self, state: dict) -> None:
-        """To be called before `prepare`."""
-        self.weight_bits = state.get("weight_bits", self.weight_bits)  # absent before bits were by layer
+        """To be called before `prepare`. Raises BrokenFile for bits that no layer here can have."""
+        weight_bits = state.get("weight_bits", self.weight_bits)  # absent before bits were by layer
+        check_weight_bits(weight_bits, self.name)
+        if weight_bits.keys() != self.weight_bits.keys():
+            raise BrokenFile(f"weight_bits of other layers; give the flags it was trained with, or {WAY_OUT}")
+        self.weight_bits = weight_bits
 
     def fit_budget(self) -> None:
         """Gives every layer the bits that cost least in a file of `--quant_budget` bytes."""

@@ -17,7 +17,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from model_metadata import MOST_ENTRIES
 from run_nerf_helpers import get_embedder
+from scene import box_problem
 
 # Which axes a plane spans (its columns, its rows), and the axis of the line that goes with it.
 PLANES = ((0, 1), (0, 2), (1, 2))
@@ -117,6 +119,12 @@ class TensorNetwork(nn.Module, ABC):
     def resolution(self) -> tuple[int, int, int]:
         """Entries along x, y and z."""
 
+    def problem(self) -> str:
+        """Why nothing can be looked up in what was loaded, though its tensors have the right names; empty if it can."""
+        if not all(2 <= count <= MOST_ENTRIES for count in self.resolution):
+            return f"{self.resolution} entries along the axes, expected 2 to {MOST_ENTRIES}"
+        return box_problem(self.aabb)
+
     def in_entries(self, positions: torch.Tensor) -> torch.Tensor:
         """World positions `[P, 3]` as numbers of entries `[3, P]` along each axis: 0 and `resolution - 1` at the
         box's faces."""
@@ -172,6 +180,13 @@ class FactorNetwork(TensorNetwork):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def sizes_problem(resolution: tuple[int, int, int], planes: list[Sequence[int]], lines: list[int]) -> str:
+    """Where planes of `[H, W]` entries and lines do not belong to one box of entries; empty if they do."""
+    expected = [(resolution[row], resolution[column]) for column, row in PLANES], [resolution[axis] for axis in LINES]
+    fits = ([tuple(plane) for plane in planes], lines) == expected
+    return "" if fits else "planes and lines of different numbers of entries"
+
+
 class TensorVM(FactorNetwork):
     """Planes times lines; for axis i both have `density_ranks[i] + color_ranks[i]` channels."""
 
@@ -192,6 +207,10 @@ class TensorVM(FactorNetwork):
     @property
     def resolution(self) -> tuple[int, int, int]:
         return self.planes[0].shape[1], self.planes[0].shape[0], self.lines[0].shape[0]
+
+    def problem(self) -> str:
+        sizes = [plane.shape[:2] for plane in self.planes], [len(line) for line in self.lines]
+        return super().problem() or sizes_problem(self.resolution, *sizes)
 
     def products(self, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         density, components = at.new_zeros(at.shape[1]), []

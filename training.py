@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import shutil
-import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,11 +19,14 @@ from tqdm import tqdm
 
 import distributed
 from batches import Batch, RayBatches, render_batch
+from checkpoint_checks import WAY_OUT, fitting_optimizer_state
 from checkpoints import save_checkpoint
-from errors import BadInput, BrokenFile, Interrupted, TrainingFailed
+from errors import BadInput, BrokenFile, Interrupted, TrainingFailed, Unsaved
 from evaluation import colorize_depth, evaluate_views, render_video, write_views
-from experiment import render_limits
-from optimizers import exponential_schedule, make_optimizers
+from experiment import load_tensors, render_limits
+from identity import run_identity
+from interrupts import signals_call
+from optimizers import Together, exponential_schedule, make_optimizers
 from progress import progress_bar
 from rendering import OccupancyRenderer, Rays, Rendering, networks_of, render_image
 from run_log import RunLog, gpu_watts
@@ -105,7 +108,10 @@ class Trainer:
         self.step, self.seconds, self.rays = 0, 0.0, 0
         self.processes = distributed.world_size()
         self.curve: list[tuple[int, float]] = []  # of training PSNR, at every --i_print
+        self.recent: list[torch.Tensor] = []  # MSE of each step since the last multiple of LOOK_INTERVAL
         self.gradient_norm = math.nan  # of the latest step that was to be logged or clipped
+        self.identity = run_identity(args, scene, rounding=phase.name != "float")
+        self.unsaved = Unsaved()
         self._stop_wanted = False
         self._last_mse = torch.zeros((), device=self.device)
         self._collapsed_since: int | None = None
@@ -114,6 +120,7 @@ class Trainer:
         """New optimisers, for the parameters that the renderer has now."""
         self.parameters = list(self.renderer.parameters())
         self.optimizers = make_optimizers(self.args, self.renderer)
+        self.together = Together(self.optimizers)
         self.base_rates = {name: [group["lr"] for group in o.param_groups] for name, o in self.optimizers.items()}
 
     # ---------------------------------------------------------------------------------- one step
@@ -166,12 +173,11 @@ class Trainer:
                 group["lr"] = rate * self.phase.schedule(self.step)
             if name == "muon":
                 optimizer.param_groups[0]["weight_decay"] = self.phase.weight_decay(self.step)
-            self.scaler.unscale_(optimizer)  # before they are measured or clipped
+        self.scaler.unscale_(self.together)  # before they are measured or clipped
         if self.args.grad_clip > 0 or _due(self.step + 1, self.args.i_print):
             limit = self.args.grad_clip if self.args.grad_clip > 0 else math.inf
             self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
-        for optimizer in self.optimizers.values():
-            self.scaler.step(optimizer)
+        self.scaler.step(self.together)
         self.scaler.update()
 
     def autocast(self) -> contextlib.AbstractContextManager:
@@ -218,51 +224,53 @@ class Trainer:
         """Runs up to and including `last_step`, with bar, logs, checkpoints and periodic pictures.
 
         Raises TrainingFailed on a non-finite loss or a lasting collapse (the last good checkpoint
-        stays), and Interrupted after saving when SIGINT or SIGTERM arrives.
+        stays), and Interrupted after saving when a signal asks for the end.
         """
         if self.step >= last_step:
             return
-        main = distributed.is_main()
+        main, stop = distributed.is_main(), threading.Event()  # stop: a step is never cut in half
         log = RunLog(self.args, self.folder, self.step + 1) if main else None
-        recent: list[torch.Tensor] = []
-        with (
-            _StopFlag() as stop,
-            progress_bar(
-                total=last_step, initial=self.step, desc=self.phase.name, unit="step", disable=None if main else True
-            ) as bar,
-        ):
-            window_start, window_rays = time.perf_counter(), 0
-            while self.step < last_step:
-                started = time.perf_counter()
-                self._stop_wanted = stop.requested
-                mse, rendering, batch = self.train_step()
-                if self.phase.after_step(self.step):
-                    self.make_optimizers()
-                    if self.args.filter_rays:
-                        self.batches.filter(self.renderer)
-                recent.append(mse)
-                self.rays += batch.total_rays
-                window_rays += batch.total_rays
-                self.seconds += time.perf_counter() - started
-                bar.update()
-                if self.step % LOOK_INTERVAL == 0 or self.step == last_step:
-                    mean_mse, psnr, drawn, content = self._look(recent, rendering, batch)
-                    self._fail_if_not_finite(mean_mse)
-                    self._fail_if_collapsed(drawn, content)
-                    elapsed = time.perf_counter() - window_start
-                    rays_per_second = window_rays / elapsed
-                    bar.set_postfix_str(f"PSNR {psnr:.2f} dB, {rays_per_second / 1000:.1f}k rays/s")
-                    if _due(self.step, self.args.i_print):
-                        self.curve.append((self.step, round(psnr, 3)))
-                    if main and _due(self.step, self.args.i_print):
-                        log.scalars(self._scalars(mean_mse, psnr, rays_per_second, batch), self.step)
-                    recent, window_start, window_rays = [], time.perf_counter(), 0
-                self._periodic(log, last_step)
-                if self._stop_wanted or (distributed.world_size() == 1 and stop.requested):
-                    self.save()
-                    raise Interrupted(f"stopped at step {self.step}; saved, the same command resumes")
-        if log:
-            log.close()
+        bar = progress_bar(total=last_step, initial=self.step, desc=self.phase.name, unit="step", disable=not main)
+        try:
+            with signals_call(lambda *_: stop.set()), bar:
+                self._run(last_step, log, bar, stop)
+        finally:
+            if log:
+                self.unsaved.attempt(log.close)
+
+    def _run(self, last_step: int, log: RunLog | None, bar, stop: threading.Event) -> None:
+        window_start, window_rays = time.perf_counter(), 0
+        while self.step < last_step:
+            started = time.perf_counter()
+            self._stop_wanted = stop.is_set()
+            mse, rendering, batch = self.train_step()
+            if self.phase.after_step(self.step):
+                self.make_optimizers()
+                if self.args.filter_rays:
+                    self.batches.filter(self.renderer)
+            self.recent.append(mse)
+            self.rays += batch.total_rays
+            window_rays += batch.total_rays
+            self.seconds += time.perf_counter() - started
+            bar.update()
+            if self.step % LOOK_INTERVAL == 0 or self.step == last_step:
+                mean_mse, psnr, drawn, content = self._look(self.recent, rendering, batch)
+                self._fail_if_not_finite(mean_mse)
+                self._fail_if_collapsed(drawn, content)
+                rays_per_second = window_rays / (time.perf_counter() - window_start)
+                bar.set_postfix_str(f"PSNR {psnr:.2f} dB, {rays_per_second / 1000:.1f}k rays/s")
+                if _due(self.step, self.args.i_print):
+                    self.curve.append((self.step, round(psnr, 3)))
+                    if log:
+                        values = self._scalars(mean_mse, psnr, rays_per_second, batch)
+                        self.unsaved.attempt(log.scalars, values, self.step)
+                window_start, window_rays = time.perf_counter(), 0
+                if self.step % LOOK_INTERVAL == 0:
+                    self.recent = []
+            self._periodic(log, last_step)
+            if self._stop_wanted or (distributed.world_size() == 1 and stop.is_set()):
+                self.save()
+                raise Interrupted(f"stopped at step {self.step}; saved, the same command resumes")
 
     @staticmethod
     def _look(recent: list[torch.Tensor], rendering: Rendering, batch: Batch) -> list[float]:
@@ -304,21 +312,21 @@ class Trainer:
         if saves or step % CHECK_INTERVAL == 0:
             distributed.check_same([*self.parameters, *self.renderer.buffers()], f"step {step}")
         if saves:
-            self.save()
+            self.unsaved.attempt(self.save)
         pictures = _due(step, args.i_img)
         test = _due(step, args.i_testset) and step < last_step  # the last one is the closing evaluation's
         video = _due(step, args.i_video) and step < last_step
         if distributed.is_main():
             if pictures:
-                log.pictures(self._pictures(), step)
+                self.unsaved.attempt(log.pictures, self._pictures(), step)
             if test:
                 views = evaluate_views(self.renderer, self.scene, self.scene.splits["test"], render_limits(args))
-                write_views(views, self.folder / f"testset_{step:06d}")
-                log.scalars({"test/psnr": views.mean_psnr}, step)
+                self.unsaved.attempt(write_views, views, self.folder / f"testset_{step:06d}")
+                self.unsaved.attempt(log.scalars, {"test/psnr": views.mean_psnr}, step)
                 tqdm.write(f"step {step}: test PSNR {views.mean_psnr:.2f} dB over {len(views)} views")
             if video:
                 stem = self.folder / f"{args.expname}_spiral_{step:06d}"
-                render_video(self.renderer, self.scene.render_path, stem, render_limits(args))
+                self.unsaved.attempt(render_video, self.renderer, self.scene.render_path, stem, render_limits(args))
         if pictures or test or video:
             distributed.wait_for_main()
 
@@ -359,6 +367,7 @@ class Trainer:
 
     def state_dict(self) -> dict:
         state = {"global_step": self.step, "phase": self.phase.name}
+        state["identity"] = self.identity
         state |= {"corner_rays": self.args.corner_rays, "residual": self.args.residual}
         state |= self.phase.state()
         for name, network in networks_of(self.renderer).items():
@@ -370,6 +379,7 @@ class Trainer:
         state["trainer"] = {"seconds": self.seconds, "rays": self.rays, "batches": self.batches.state_dict()}
         state["trainer"] |= {"scaler": self.scaler.state_dict(), "processes": distributed.world_size()}
         state["trainer"] |= {"curve": self.curve}
+        state["trainer"] |= {"recent": torch.stack(self.recent) if self.recent else torch.empty(0)}
         return state
 
     def summary(self) -> dict:
@@ -385,24 +395,26 @@ class Trainer:
 
     def load_state_dict(self, state: dict) -> None:
         """Goes on where `state` was saved: the next step is the one an unbroken run would take."""
-        for name, network in networks_of(self.renderer).items():
-            network.load_state_dict(state[f"{name}_state_dict"])
+        what = f"checkpoint of step {state.get('global_step')}"
+        if "global_step" not in state:
+            raise BrokenFile(f"{what}: does not say its step, so nothing can go on from it; give it to --ft_path")
+        load_tensors(self.renderer, state, what)
         for name, optimizer in self.optimizers.items():
             try:
-                optimizer.load_state_dict(state[f"{name}_state_dict"])
-            except (KeyError, ValueError) as error:
+                optimizer.load_state_dict(fitting_optimizer_state(optimizer, state.get(f"{name}_state_dict")))
+            except BrokenFile as error:
                 raise BrokenFile(
-                    f"checkpoint of step {state['global_step']}: its optimiser state is not one of "
-                    f"--optimizer {self.args.optimizer} ({error}); give the one it was trained with"
+                    f"{what}: its optimiser state is not one of --optimizer {self.args.optimizer} ({error}); "
+                    f"give the one it was trained with, or {WAY_OUT}"
                 ) from error
-        if isinstance(self.renderer, OccupancyRenderer):
-            self.renderer.grid.load_state_dict(state["grid_state_dict"])
         self.step = state["global_step"]
         if "trainer" in state:  # nerf-pytorch's checkpoints have none
             self.seconds, self.rays = state["trainer"]["seconds"], state["trainer"]["rays"]
             self.curve = [tuple(point) for point in state["trainer"].get("curve", [])]
+            self.recent = list(state["trainer"].get("recent", torch.empty(0)).to(self.device))
             self.batches.load_state_dict(state["trainer"]["batches"])
-            self.scaler.load_state_dict(state["trainer"].get("scaler", {}) if self.scaler.is_enabled() else {})
+            if self.scaler.is_enabled() and state["trainer"].get("scaler"):
+                self.scaler.load_state_dict(state["trainer"]["scaler"])
             before, now = state["trainer"].get("processes", 1), distributed.world_size()
             if before != now:
                 print(
@@ -413,22 +425,3 @@ class Trainer:
 
 def _due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
-
-
-class _StopFlag:
-    """While entered, SIGINT and SIGTERM only set `requested`, so that a step is never cut in half."""
-
-    def __enter__(self) -> "_StopFlag":
-        self.requested = False
-        self._previous = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # not in the main thread: leave signals alone
-                self._previous[number] = signal.signal(number, self._request)
-        return self
-
-    def _request(self, *_) -> None:
-        self.requested = True
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)

@@ -11,7 +11,7 @@ import numpy as np
 
 from captures import Lens, SeenPoints, View
 from errors import BadInput
-from exif import doubt_notes, orientation_of, read_header
+from exif import heeded_orientations
 from file_names import FileFinder, is_file, natural_key, with_slashes
 from lens_keys import number, read_lens, stated_size
 from point_cloud import read_ply_points
@@ -108,9 +108,8 @@ def read_transforms(path: Path, hint: str, skip: int = 1, as_listed: bool = Fals
     if moved:
         one = f"for {moved[0].name} it is {moved[0].image}"
         notes.append(f"{path}: {len(moved)} images are not where it says; {one}, and so on")
-    views, doubtful = _views(path, head, finder, there)
-    notes += _key_notes(path, head, wanted) + doubt_notes(path, doubtful)
-    return Transforms(path, head, finder, frames, views, missing, notes)
+    views, view_notes = _views(path, head, finder, there)
+    return Transforms(path, head, finder, frames, views, missing, notes + _key_notes(path, head, wanted) + view_notes)
 
 
 def read_json(path: Path, hint: str) -> dict:
@@ -204,23 +203,21 @@ def _once_each(path: Path, frames: list[Frame], notes: list[str]) -> list[Frame]
 # ----------------------------------------------------------------------------------------- views
 
 
-def _views(path: Path, head: dict, finder: FileFinder, frames: list[Frame]) -> tuple[list[View], int]:
-    """A view for each frame, and how many carry an EXIF orientation that may or may not be meant."""
-    views, doubtful = [], 0
-    for frame in frames:
-        where = f"{path}: frame {frame.number}"
-        size = stated_size(where, head, frame.values)
-        header = read_header(frame.image)
-        orientation, doubt = orientation_of(header, size)
-        doubtful += doubt
-        lens = read_lens(where, head, frame.values, size or header.turned(orientation))
+def _views(path: Path, head: dict, finder: FileFinder, frames: list[Frame]) -> tuple[list[View], list[str]]:
+    """A view for each frame, and notes."""
+    where = [f"{path}: frame {frame.number}" for frame in frames]
+    stated = [stated_size(at, head, frame.values) for at, frame in zip(where, frames, strict=True)]
+    orientations, sizes, notes = heeded_orientations([frame.image for frame in frames], stated, path)
+    views = []
+    for i, frame in enumerate(frames):
+        lens = read_lens(where[i], head, frame.values, stated[i] or sizes[i])
         mask = None
         if frame.values.get("mask_path") is not None:
-            name = file_name(path, where, frame.values, "mask_path")
+            name = file_name(path, where[i], frame.values, "mask_path")
             mask = finder.find(name) or finder.find_moved(name) or path.parent / with_slashes(name)
         hidden = frame.image.with_name(f"dynamic_mask_{frame.image.stem}.png")  # Instant-NGP's
-        views.append(View(frame.image, lens, frame.pose, mask, hidden if is_file(hidden) else None, orientation))
-    return views, doubtful
+        views.append(View(frame.image, lens, frame.pose, mask, hidden if is_file(hidden) else None, orientations[i]))
+    return views, notes
 
 
 def _key_notes(path: Path, head: dict, frames: list[Frame]) -> list[str]:

@@ -15,7 +15,17 @@ import torch
 import torch.nn as nn
 
 from rendering import OccupancyRenderer, Rays, packed_weights, query_samples
-from tensorf import LINES, PLANES, TensorField, TensorNetwork, TensorVM, bilinear_corners, linear_corners, look_up
+from tensorf import (
+    LINES,
+    PLANES,
+    TensorField,
+    TensorNetwork,
+    TensorVM,
+    bilinear_corners,
+    linear_corners,
+    look_up,
+    sizes_problem,
+)
 
 PRUNED, CODED, KEPT = 0, 1, 2  # states of a plane's entry
 STEP = 0.15  # first step of rounding a plane, in root mean squares of what is rounded; of all else half of that
@@ -156,6 +166,15 @@ class VQTensorVM(TensorNetwork):
             if stored is not None and stored.ndim == 3:
                 setattr(self, f"rows_{i}", self.rows[i].new_empty(stored.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def problem(self) -> str:
+        sizes = [rows.shape[1:] for rows in self.rows], [len(line.value) for line in self.lines]
+        problem = super().problem() or sizes_problem(self.resolution, *sizes)
+        for rows, table, codes in zip(self.rows, self.tables, self.codes.tolist(), strict=True):
+            count = len(table.value)
+            if not problem and not (0 <= codes <= count and rows.min() >= 0 and rows.max() <= count and len(rows) == 2):
+                problem = f"rows beyond the {count} of a table"
+        return problem
 
     def states(self) -> list[torch.Tensor]:
         """Of each plane's entries, `[H, W]`: PRUNED, CODED or KEPT."""

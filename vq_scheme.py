@@ -14,6 +14,7 @@ import distributed
 from batches import Batch, RayBatches
 from errors import BadInput
 from model_file import save_vq_model
+from model_metadata import check_keys, check_number
 from progress import brief_bar
 from rendering import OccupancyRenderer, Rays, Rendering
 from scene import Scene
@@ -48,6 +49,7 @@ CODED_SHARE = 0.1  # of the steps after which the size is measured by coding
 MOST_WEIGHT = 1e-2  # loss per kilobyte
 FINEST, COARSEST = 0.25, 16.0  # times the steps there are
 CONTROL = ("weight", "pressure", "first", "overhead", "looked")  # what of it a checkpoint holds
+LARGEST_CONTROL = 1e12  # of each: bytes, steps, a logarithm, a weight
 
 
 @dataclass(frozen=True, order=True)
@@ -101,7 +103,12 @@ class VQScheme:
         return {name: getattr(self, f"_{name}") for name in CONTROL}
 
     def load_state_dict(self, state: dict) -> None:
+        """Raises BrokenFile for numbers that the control cannot have come to."""
+        check_keys("scheme", state, set(CONTROL))
         for name in CONTROL:
+            least = 0 if name in ("weight", "looked") else -LARGEST_CONTROL
+            if name != "first" or state[name] is not None:
+                check_number("scheme", state, name, least, LARGEST_CONTROL)
             setattr(self, f"_{name}", state[name])
 
     def prepare(self) -> None:
@@ -227,7 +234,7 @@ class VQScheme:
         estimate = self._estimate()
         if self._first is None or step % max(1, round(CODED_SHARE * self.steps)) < LOOK_INTERVAL:
             self._overhead = self._size() - estimate
-        size, target = estimate + self._overhead, self.args.target_bytes
+        size, target = max(1.0, estimate + self._overhead), self.args.target_bytes
         self._first = size if self._first is None else self._first
         planned = target + max(0.0, self._first - target) * max(0.0, 1 - done / SETTLED)
         over = math.log(size / planned)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import signal
 import subprocess
 import time
 from collections import deque
@@ -111,27 +110,6 @@ def _stop(processes: list[subprocess.Popen]) -> None:
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-@contextlib.contextmanager
-def signals_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP act as Ctrl-C does, so that they do not leave commands behind."""
-
-    def interrupt(*_) -> None:
-        raise KeyboardInterrupt
-
-    previous = {}
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number is None or signal.getsignal(number) is signal.SIG_IGN:  # under nohup
-            continue
-        with contextlib.suppress(ValueError):  # not in the main thread: leave signals alone
-            previous[number] = signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 # --------------------------------------------------------------------------------------------- Ray

@@ -20,7 +20,7 @@ import run_vq
 from checkpoints import checkpoint_files
 from datasets import load_scene
 from evaluation import evaluate_views
-from experiment import make_renderer, prepare_device, render_limits, select_device
+from experiment import find_checkpoint, make_renderer, prepare_device, render_limits, select_device
 from options import config_parser
 from quantized_runs import train_and_round
 from tensorf_training import tensorf_phase
@@ -74,7 +74,8 @@ def measure_original(flags: list[str]) -> None:
     renderer = make_renderer(args, scene, device)
     scheme = OriginalRecipe(args, scene, renderer)
     scheme.calibrated_file = None
-    train_and_round(args, scene, renderer, scheme, folder, tensorf_phase(args, renderer))
+    found = find_checkpoint(args, scene, folder, scheme.phase)
+    train_and_round(args, scene, renderer, scheme, folder, found, tensorf_phase(args, renderer))
     with torch.no_grad():
         size = scheme.save(folder / "model_original.zip")
     views = evaluate_views(renderer.eval(), scene, scene.splits["test"], render_limits(args), label="original")

@@ -19,15 +19,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+if __name__ == "__main__":  # before what takes seconds to import
+    import interrupts
+
+    interrupts.exit_at_once()
 
 from checkpoints import checkpoint_files  # noqa: E402 (the path is set just above)
 from comparison import METRICS, SCENE_COLUMNS, Row, mean_row, pareto_front, read_run, scene_row  # noqa: E402
 from comparison_tables import draw_plot, text_table, write_tables  # noqa: E402
 from datasets import dataset_type, known_marks  # noqa: E402
 from errors import BadInput, Interrupted, TrainingFailed, exit_cleanly  # noqa: E402
-from options import Parser, config_parser, positive  # noqa: E402
+from options import config_parser  # noqa: E402
+from parser import Parser, positive  # noqa: E402
 from progress import progress_bar  # noqa: E402
-from workers import Job, local_slots, run_here, run_on_ray, signals_interrupt  # noqa: E402
+from workers import Job, local_slots, run_here, run_on_ray  # noqa: E402
 
 MEASURED = "renderonly_metrics.json"  # beside metrics.json: what --eval_only finds
 TAIL = 5  # lines of its log that are shown of a failed scene
@@ -37,7 +42,7 @@ MEASURE = ROOT / "scripts" / "measure_models.py"
 
 
 def make_parser() -> Parser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--config", required=True, help="config file of every run; its datadir and expname are not used")
     add("--dataset_root", type=Path, required=True, metavar="ROOT", help="folder of the scenes' folders")
@@ -72,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     interrupted = False
     runs = run_on_ray(jobs, options.workers) if options.ray and jobs else run_here(jobs, slots)
     try:
-        with signals_interrupt(), contextlib.closing(runs):
+        with contextlib.closing(runs):
             watch(runs, len(jobs), options, done, failed)
     except KeyboardInterrupt:
         interrupted = True

@@ -8,22 +8,27 @@ FLAGS are those of the run that wrote the files. JSON is like a run's metrics.js
 import sys
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":  # before what takes seconds to import
+    import interrupts
 
-from datasets import load_scene  # noqa: E402 (the path is set just above)
+    interrupts.exit_at_once()
+
+import torch  # noqa: E402 (the path is set just above)
+
+from datasets import load_scene  # noqa: E402
 from errors import exit_cleanly  # noqa: E402
 from evaluation import evaluate_views  # noqa: E402
 from experiment import prepare_device, render_limits  # noqa: E402
 from int8_model import select_backend  # noqa: E402
 from metrics import format_table, run_facts, write_metrics  # noqa: E402
 from model_file import FLOAT_BACKEND, load_renderer  # noqa: E402
-from options import Parser, config_parser  # noqa: E402
+from options import config_parser  # noqa: E402
+from parser import Parser  # noqa: E402
 
 
 def make_parser() -> Parser:
-    parser = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--measure", nargs=2, action="append", required=True, metavar=("NAME", "FILE"), help="a model file, once each")
     add("--out", type=Path, required=True, help="the JSON file to write")

@@ -2,11 +2,12 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from test_training import HIERARCHICAL, TINY, make_trainer
 
-from batches import RayBatches, pixel_numbers
+from batches import RayBatches, packed_bits, pixel_numbers
 from datasets import load_scene
 from errors import BadInput
 from evaluation import evaluate_views
@@ -105,6 +106,12 @@ def test_pixel_numbers_count_the_true_ones():
     numbers = pixel_numbers(chosen)
     assert numbers.dtype == torch.int32
     assert numbers.tolist() == chosen.view(-1).nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 13, 40])
+def test_packed_bits_are_numpys(count):
+    bits = torch.rand(count, generator=torch.Generator().manual_seed(count)) < 0.5
+    assert packed_bits(bits).tolist() == np.packbits(bits.numpy()).tolist()
 
 
 def test_resume_with_masks_is_bit_for_bit(scene, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from occupancy import OccupancyGrid
+from occupancy import OccupancyGrid, true_places
 from run_nerf_helpers import get_rays
 from scene import Cameras, look_at, pinhole
 
@@ -89,6 +89,45 @@ def test_march_of_an_empty_grid_is_empty():
     grid = OccupancyGrid(BOX, 8)
     grid.set_occupied(torch.zeros(8, 8, 8, dtype=torch.bool))
     assert len(grid.march(*random_rays(5, 0), 0.0, 100.0, 0.1)) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_looking_only_where_cells_are_occupied_misses_nothing(seed):
+    """One small cluster in a large grid, against the same grid told that its far corners are occupied too."""
+    grid, wide = OccupancyGrid(BOX, 16), OccupancyGrid(BOX, 16)
+    occupied = torch.zeros(16, 16, 16, dtype=torch.bool)
+    occupied[5:9, 10:12, 3:8] = random_grid(seed, share=0.5).occupied[5:9, 10:12, 3:8]
+    grid.set_occupied(occupied)
+    wide.set_occupied(occupied)
+    wide.occupied[0, 0, 0] = wide.occupied[-1, -1, -1] = True
+    rays, jitter = random_rays(400, seed), torch.rand(400, generator=torch.Generator().manual_seed(seed))
+    near, far = grid.march(*rays, 0.0, 100.0, 0.02, jitter), wide.march(*rays, 0.0, 100.0, 0.02, jitter)
+    points = rays[0][far.ray] + far.t[:, None] * rays[1][far.ray]
+    inner = grid.holds(points)
+    assert 100 < len(near) <= len(far)
+    assert torch.equal(near.t, far.t[inner]) and torch.equal(near.ray, far.ray[inner])  # bit for bit
+    assert torch.equal(near.counts, torch.bincount(near.ray, minlength=400)) and near.most == near.counts.max()
+    low, high = grid._occupied_box()
+    assert (low > BOX[0]).all() and (high < BOX[1]).all()
+
+
+def test_a_box_of_occupied_cells_follows_them():
+    grid = OccupancyGrid(BOX, 16)
+    rays = random_rays(50, 0)
+    whole = len(grid.march(*rays, 0.0, 100.0, 0.05))
+    grid.update(lambda points: 1e3 * (points[:, 0] > 0.5), 0.05)
+    part = grid.march(*rays, 0.0, 100.0, 0.05)
+    assert 0 < len(part) < whole
+    assert (rays[0][part.ray, 0] + part.t * rays[1][part.ray, 0]).min() >= 0.5 - 1e-5
+    grid.load_state_dict(OccupancyGrid(BOX, 16).state_dict())
+    assert len(grid.march(*rays, 0.0, 100.0, 0.05)) == whole
+
+
+def test_the_first_true_places(monkeypatch):
+    mask = torch.tensor([False, True, True, False, True])
+    assert true_places(mask).tolist() == [1, 2, 4]
+    listed = torch.nonzero_static(mask, size=5, fill_value=0)[:, 0]  # what a device gives, which is not asked how many
+    assert listed.tolist() == [1, 2, 4, 0, 0]
 
 
 def test_cell_centers_and_flat_index_are_inverse():

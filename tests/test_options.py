@@ -1,6 +1,7 @@
 """The command line: nerf-pytorch's flags and config files, and one-line errors."""
 
 import argparse
+import codecs
 import inspect
 import re
 
@@ -8,6 +9,7 @@ import pytest
 
 import options
 from options import config_parser
+from parser import Switch
 
 # Flags and defaults of nerf-pytorch's parser (github.com/yenchenlin/nerf-pytorch, run_nerf.py).
 NERF_PYTORCH_DEFAULTS = {
@@ -61,6 +63,84 @@ def test_command_line_overrides_the_config(tmp_path):
     assert args.N_rand == 128 and args.use_viewdirs
 
 
+SWITCHES = {action.dest: action.option_strings for action in config_parser()._actions if isinstance(action, Switch)}
+
+
+def test_switches_are_all_flags_without_a_value():
+    assert {"use_viewdirs", "white_bkgd", "random_bkgd", "no_ndc", "no_batching", "no_reload"} <= set(SWITCHES)
+    others = [a for a in config_parser()._actions if a.nargs == 0 and not isinstance(a, Switch | argparse._HelpAction)]
+    assert not others
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_every_switch_has_an_opposite(tmp_path, name):
+    on, off = SWITCHES[name]
+    assert on == f"--{name}" and off == (f"--{name[3:]}" if name.startswith("no_") else f"--no_{name}")
+    path = tmp_path / "c.txt"
+    for lines, flags, expected in [
+        ("", [], False),
+        ("", [on], True),
+        ("", [off], False),
+        ("", [on, off], False),
+        ("", [off, on], True),
+        (f"{name} = True", [], True),
+        (f"{name} = False", [], False),
+        (f"{name} = False", [on], True),
+        (f"{name} = True", [off], False),
+        (f"{off[2:]} = True", [], False),
+        (f"{off[2:]} = False", [], True),
+        (f"{off} = False", [], True),
+        (f"{off[2:]} = False", [off], False),
+        (name, [], True),
+        (off[2:], [on], True),
+        (f"{name} = True\n{off[2:]} = True", [], False),
+    ]:
+        path.write_text(lines + "\n")
+        assert vars(parse("--config", str(path), *flags))[name] is expected, (lines, flags)
+
+
+def test_help_shows_a_switch_once():
+    text = config_parser().format_help()
+    assert "--[no_]use_viewdirs" in text and "--no_ndc, --ndc" in text
+    assert "--no_use_viewdirs" not in text and "--no_no_" not in text
+
+
+def test_home_is_expanded_in_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.txt").write_text("basedir = ~/runs\n")
+    args = parse("--config=~/c.txt", "--ft_path=~/a.tar")
+    assert [args.config, args.basedir, args.ft_path] == [str(tmp_path / name) for name in ("c.txt", "runs", "a.tar")]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["no mark", "byte order mark"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
+def test_configs_of_windows_editors(tmp_path, mark, end):
+    lines = ["expname = café".encode(), b"N_rand = 64", b"use_viewdirs = True"]
+    (tmp_path / "c.txt").write_bytes(mark + end.join(lines))
+    args = parse("--config", str(tmp_path / "c.txt"))
+    assert args.expname == "café" and args.N_rand == 64 and args.use_viewdirs
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        ("N_rand = 64\n".encode("utf-16"), "UTF-16"),
+        (codecs.BOM_UTF16_BE + "N_rand = 64\n".encode("utf-16-be"), "UTF-16"),
+        ("expname = caf\u00e9\n".encode("latin-1"), "not UTF-8"),
+        ("expname = \u98ce\u666f\n".encode("gbk"), "not UTF-8"),
+        (b"N_rand = 64\n\x00\xff", "not UTF-8"),
+    ],
+    ids=["UTF-16", "UTF-16 big endian", "Latin-1", "GBK", "binary"],
+)
+def test_configs_in_other_encodings_are_one_line(tmp_path, capsys, content, says):
+    (tmp_path / "c.txt").write_bytes(content)
+    with pytest.raises(SystemExit) as exit_info:
+        parse("--config", str(tmp_path / "c.txt"))
+    assert exit_info.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and says in message and "c.txt" in message and "UTF-8" in message, message
+
+
 @pytest.mark.parametrize(
     "config, words",
     [
@@ -70,6 +150,10 @@ def test_command_line_overrides_the_config(tmp_path):
         ("sampler = fast\n", ["sampler", "fast", "occupancy"]),
         ("netwidth = 0\n", ["netwidth", "not above zero"]),
         ("weight_bits = 9\n", ["weight_bits", "9"]),
+        ("white_bkgd = maybe\n", ["white_bkgd", "maybe"]),
+        ("white_bkgd = [True, False]\n", ["white_bkgd", "True or False"]),
+        ("no_white_bgkd = True\n", ["--no_white_bgkd", "did you mean --no_white_bkgd"]),
+        (f"= {'x' * 5000}\n", ["c.txt"]),
     ],
 )
 def test_wrong_config_is_one_line_and_status_2(tmp_path, capsys, config, words):
@@ -80,6 +164,7 @@ def test_wrong_config_is_one_line_and_status_2(tmp_path, capsys, config, words):
     assert exit_info.value.code == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and all(word in message for word in words), message
+    assert len(message) < 600
 
 
 def test_missing_config_file_is_one_line_and_status_2(tmp_path, capsys):

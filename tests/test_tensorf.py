@@ -199,7 +199,7 @@ def test_resume_across_growth_is_bit_for_bit(trained, tmp_path):
 def test_cp_trains_too(tmp_path):
     flags = ["--tensor", "cp", "--N_iters", "150", "--basedir", tmp_path, "--expname", "cp", "--voxels", "20000"]
     assert run(run_nerf, *TENSOR, *flags, "--density_ranks", "8", "8", "8") == 0
-    assert json.loads((tmp_path / "cp" / "metrics.json").read_text())["models"]["float32"]["psnr"] > 17
+    assert json.loads((tmp_path / "cp" / "metrics.json").read_text())["models"]["float32"]["psnr"] > 16
 
 
 def test_what_a_tensor_field_cannot_be_is_said(tmp_path, capsys):

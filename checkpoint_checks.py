@@ -1,0 +1,198 @@
+"""What a checkpoint may hold, looked at once, right after it was read, before anything is built from it.
+
+A digest guards against accidents only, and nerf-pytorch's checkpoints and those of its forks have none.
+First a checkpoint is held against itself (`check_checkpoint`), then its parts against the run that
+is to go on from it. Entries that this program does not know are let be.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from errors import BrokenFile
+from model_metadata import check_keys, check_number, check_whole, is_number, is_whole, short
+
+DEEPEST = 16  # tables and lists within one another
+MOST_VALUES = 4_000_000  # in all of them; a list that holds another twice counts it twice
+LARGEST_WHOLE = 2**63
+WAY_OUT = "delete it to resume from the one before, or choose another --expname"
+
+# Whatever number NumPy has for a checkpoint's step or loss: nothing in these runs code.
+_make_scalar = np.float64(0).__reduce__()[0]
+NUMPY_SCALARS = [
+    (_make_scalar, "numpy._core.multiarray.scalar"),
+    (_make_scalar, "numpy.core.multiarray.scalar"),  # of NumPy 1
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"},
+]
+
+# What each optimiser remembers of a parameter, apart from its number of steps: of the parameter's shape.
+MOMENTS = {torch.optim.Adam: ("exp_avg", "exp_avg_sq"), torch.optim.Muon: ("momentum_buffer",)}
+
+
+def check_plain(value):
+    """`value` with NumPy's numbers as Python's. Raises BrokenFile where it is deep, endless or holds an odd tensor."""
+    left = MOST_VALUES
+
+    def walk(item, depth: int):
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > DEEPEST:
+            raise BrokenFile(f"holds more than {MOST_VALUES} values, or lists in lists beyond {DEEPEST} deep")
+        if isinstance(item, np.generic):
+            return item.item()
+        if isinstance(item, torch.Tensor):
+            _check_dense(item)
+        elif isinstance(item, dict):
+            for key, entry in item.items():
+                if not isinstance(key, str):
+                    walk(key, DEEPEST)
+                item[key] = walk(entry, depth + 1)
+        elif isinstance(item, list):
+            item[:] = [walk(entry, depth + 1) for entry in item]
+        elif isinstance(item, tuple):
+            return tuple(walk(entry, depth + 1) for entry in item)
+        elif is_whole(item) and abs(item) > LARGEST_WHOLE:
+            raise BrokenFile("holds a whole number beyond 2^63")
+        return item
+
+    return walk(value, 0)
+
+
+def _check_dense(tensor: torch.Tensor) -> None:
+    """Refuses sparse, quantised, complex and empty-handed tensors, and few numbers that are repeated into many."""
+    dense = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_complex() or tensor.is_meta)
+    if not dense or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise BrokenFile(f"holds a tensor {tuple(tensor.shape)} that is not plain numbers in memory")
+
+
+# ----------------------------------------------------------------------------------- by itself
+
+
+def check_checkpoint(state: dict) -> None:
+    """Raises BrokenFile at the first entry that is not as `Trainer.state_dict` or nerf-pytorch write it."""
+    if not isinstance(state, dict) or not isinstance(state.get("network_fn_state_dict"), dict):
+        raise BrokenFile("not a NeRF checkpoint (it has no network_fn_state_dict)")
+    for name in ("corner_rays", "residual"):
+        if not isinstance(state.get(name, False), bool):
+            raise BrokenFile(f"{name} is {short(state[name])}, expected True or False")
+    phase = state.get("phase", "float")
+    if not isinstance(phase, str) or not phase.isidentifier() or len(phase) > 40:
+        raise BrokenFile(f"phase is {short(phase)}, expected the name of a phase of training")
+    if "global_step" in state:
+        check_whole("checkpoint", state, "global_step", 0, LARGEST_WHOLE)
+    for name in ("network_fn_state_dict", "network_fine_state_dict", "grid_state_dict"):
+        if state.get(name) is not None:
+            _check_tensors(name, state[name])
+    for name in ("optimizer_state_dict", "muon_state_dict"):
+        if name in state:
+            _check_optimizer(name, state[name])
+    if "trainer" in state:
+        _check_trainer(state["trainer"])
+    if not isinstance(state.get("scheme", {}), dict):
+        raise BrokenFile(f"scheme is {short(state['scheme'])}, expected a table")
+
+
+def _check_tensors(what: str, stored: dict) -> None:
+    if not isinstance(stored, dict):
+        raise BrokenFile(f"{what} is {short(stored)}, expected a table of tensors")
+    for name, tensor in stored.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise BrokenFile(f"{what}: {short(name)} is {short(tensor)}, expected a tensor under a name")
+        if not torch.isfinite(tensor).all():
+            raise BrokenFile(f"{what}: {short(name)} holds NaN or infinity")
+
+
+def _check_optimizer(what: str, stored: dict) -> None:
+    whole = isinstance(stored, dict) and isinstance(stored.get("state"), dict)
+    groups = stored.get("param_groups") if whole else None
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise BrokenFile(f"{what}: no state and param_groups of an optimiser in it")
+    for number, entry in stored["state"].items():
+        if not is_whole(number) or not isinstance(entry, dict):
+            raise BrokenFile(f"{what}: {short(number)} is {short(entry)}, expected the state of a parameter by number")
+
+
+def _check_trainer(trainer: dict) -> None:
+    required, optional = {"seconds", "rays", "batches"}, {"scaler", "processes", "curve"}
+    check_keys("trainer", trainer, required | (optional & set(trainer) if isinstance(trainer, dict) else set()))
+    check_number("trainer", trainer, "seconds", 0, math.inf)
+    check_whole("trainer", trainer, "rays", 0, LARGEST_WHOLE)
+    check_whole("trainer", {"processes": 1} | trainer, "processes", 1, LARGEST_WHOLE)
+    curve = trainer.get("curve", [])
+    if not isinstance(curve, list) or not all(_is_point(point) for point in curve):
+        raise BrokenFile(f"trainer: curve is {short(curve)}, expected pairs of step and PSNR")
+    if not isinstance(trainer.get("scaler", {}), dict):
+        raise BrokenFile(f"trainer: scaler is {short(trainer['scaler'])}, expected a table")
+    batches = trainer["batches"]
+    known = {"seed", "generator", "samples_per_ray", "drawable"}
+    keys = set(batches) & known if isinstance(batches, dict) else set()
+    check_keys("batches", batches, keys | {"generator", "samples_per_ray"})
+    check_whole("batches", {"seed": 0} | batches, "seed", -LARGEST_WHOLE, LARGEST_WHOLE)
+    check_number("batches", batches, "samples_per_ray", 0.05, 1e6)  # a mean of what is never below 0.1
+    for name in keys & {"generator", "drawable"}:
+        tensor = batches[name]
+        if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.uint8 or tensor.ndim != 1:
+            raise BrokenFile(f"batches: {name} is {short(tensor)}, expected bytes")
+
+
+def _is_point(point) -> bool:
+    return isinstance(point, list | tuple) and len(point) == 2 and is_whole(point[0]) and is_number(point[1])
+
+
+# ------------------------------------------------------------------------------ against the run
+
+
+def describe_mismatch(expected: dict, stored: dict) -> str:
+    """The first difference in names, shapes or kinds of two state dicts, in words; empty if none."""
+    for name, value in expected.items():
+        if name not in stored:
+            return f"no {name}"
+        if stored[name].shape != value.shape:
+            return f"{name} is {tuple(stored[name].shape)}, expected {tuple(value.shape)}"
+        if _kind(stored[name]) != _kind(value):
+            return f"{name} holds {stored[name].dtype}, expected {value.dtype}"
+    unexpected = [name for name in stored if name not in expected]
+    return f"unexpected {short(unexpected[0])}" if unexpected else ""
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return "float" if tensor.is_floating_point() else "bool" if tensor.dtype == torch.bool else "integer"
+
+
+def fitting_optimizer_state(optimizer: torch.optim.Optimizer, stored: dict | None) -> dict:
+    """A state that `optimizer` can load: what it remembers of its parameters from `stored`, the rest its own.
+
+    Rates and the like follow from the flags, so what a file says of them is not looked at. Raises
+    BrokenFile where `stored` is not of such an optimiser over these parameters.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    numbers = [group["params"] for group in groups]
+    if stored is None or [group.get("params") for group in stored["param_groups"]] != numbers:
+        raise BrokenFile("other groups of parameters")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {}
+    for number, entry in stored["state"].items():
+        if not 0 <= number < len(parameters):
+            raise BrokenFile(f"a parameter {number} that there is not")
+        state[number] = _moments(optimizer, number, entry, parameters[number].shape)
+    return {"state": state, "param_groups": groups}
+
+
+def _moments(optimizer: torch.optim.Optimizer, number: int, entry: dict, shape: torch.Size) -> dict:
+    names = MOMENTS[type(optimizer)]
+    for name in names:
+        tensor = entry.get(name)
+        if not isinstance(tensor, torch.Tensor) or tensor.shape != shape or not tensor.is_floating_point():
+            raise BrokenFile(f"{name} of parameter {number} is {short(tensor)}, expected floats {tuple(shape)}")
+        if not torch.isfinite(tensor).all() or (name == "exp_avg_sq" and (tensor < 0).any()):
+            raise BrokenFile(f"{name} of parameter {number} holds an impossible value")
+    kept = {name: entry[name] for name in names}
+    if isinstance(optimizer, torch.optim.Adam):  # which counts in a tensor; older versions of it in a number
+        step = entry.get("step")
+        count = float(step) if is_number(step) or (isinstance(step, torch.Tensor) and step.numel() == 1) else -1.0
+        if not 0 <= count < math.inf:
+            raise BrokenFile(f"step of parameter {number} is {short(step)}, expected a number of steps")
+        kept["step"] = torch.tensor(count)
+    return kept
