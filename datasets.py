@@ -24,7 +24,7 @@ def load_scene(args: argparse.Namespace) -> Scene:
     args = argparse.Namespace(**vars(args))
     args.datadir = args.datadir and str(_place(args.datadir, name))
     scene = READERS[name](args)
-    for note in notes + scene.notes:
+    for note in dict.fromkeys(notes + scene.notes):  # files of one folder may say the same
         print(f"note: {one_line(note)}")
     if not scene.near < scene.far:
         raise BadInput(f"--near {scene.near:g} is not below --far {scene.far:g}; distances are in world units")

@@ -45,7 +45,8 @@ class FileFinder:
         suffix = path.suffix.lower()
         stem = path.stem if suffix in IMAGE_SUFFIXES else path.name  # not always: "r_0.5" has none
         suffixes = (suffix,) if suffix in IMAGE_SUFFIXES and not any_suffix else IMAGE_SUFFIXES
-        there = [p for p in self._listing(path.parent).get(stem, []) if p.suffix.lower() in suffixes]
+        named = self._listing(path.parent).get(stem, [])
+        there = [p for p in named if p.suffix.lower() in suffixes and is_file(p)]
         return min(there, key=lambda p: suffixes.index(p.suffix.lower()), default=None)
 
     def _listing(self, folder: Path) -> dict[str, list[Path]]:

@@ -31,7 +31,7 @@ def read_lens(where: str, head: dict, frame: dict, size: tuple[float, float]) ->
     """
     values = head | frame
     for key in OTHER_LENSES:
-        if values.get(key) not in (None, False):
+        if values.get(key) is not None and values[key] is not False:  # a parameter may be 0
             raise BadInput(f"{where}: {key} is another kind of lens than is read here; undistort the images first")
     height, width = size
     fisheye = is_fisheye(where, head, frame)

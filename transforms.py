@@ -226,6 +226,12 @@ def _key_notes(path: Path, head: dict, frames: list[Frame]) -> list[str]:
         holders = [values for values in (head, *(frame.values for frame in frames)) if _says_something(values.get(key))]
         if holders:
             notes.append(f"{path}: {key} is not heeded: {instead}")
+    masks = path.parent / "masks"
+    if masks.is_dir() and not any(frame.values.get("mask_path") for frame in frames):
+        notes.append(f"{masks}: not read, since no frame has a mask_path")
+    images = [frame.image for frame in frames if frame.image is not None]
+    if any(is_file(image.with_name(f"{image.name}.alpha{image.suffix}")) for image in images):
+        notes.append(f"{path}: Instant-NGP's NAME.alpha files are not read: put the alpha into the images")
     return notes
 
 

@@ -46,7 +46,9 @@ def test_every_choice_has_a_reader_or_says_that_it_has_none():
     "files, expected",
     [
         (["transforms_train.json", "transforms.json"], "blender"),
-        (["poses_bounds.npy", "sparse/0/cameras.bin"], "llff"),
+        (["poses_bounds.npy"], "llff"),
+        (["poses_bounds.npy", "images/a.png", "sparse/0/cameras.bin"], "colmap"),
+        (["poses_bounds.npy", "images_8/a.png", "sparse/0/cameras.bin"], "llff"),
         (["transforms.json", "sparse/0/cameras.bin"], "nerfstudio"),
         (["rgb/a", "pose/a"], "nsvf"),
         (["sparse/cameras.txt"], "colmap"),
