@@ -18,6 +18,7 @@ import torch
 from capture_frame import (
     CAMERA_RADIUS,
     LEAST_NEAR,
+    Similarity,
     bounds_of_box,
     bounds_of_points,
     camera_path,
@@ -154,29 +155,8 @@ def capture_scene(
     hidden = hidden_share(images, int(sizes.prod(1).sum()))
     images, alpha_notes = without_idle_alpha(images, hidden)
     notes += alpha_notes
-    bounds = None if points is None else bounds_of_points(c2w, move.points(points.positions), points.seen)
-    if bounds is None:
-        half = SUBJECT_HALF_BOX if hidden >= CUT_OUT else SURROUNDINGS_HALF_BOX
-        box, box_notes = usable_box(None if box is None else move.box(box), np.zeros(3), CAMERA_RADIUS, where)
-        notes += box_notes
-        known = box is not None
-        box = box if known else np.array([[-half] * 3, [half] * 3])
-        bounds = *bounds_of_box(c2w, box, LEAST_NEAR), box
-        near_far = f"near {bounds[0]:.3g}, far {bounds[1]:.3g}"
-        if known:
-            notes.append(f"{where} says where content ends: box {np.round(box, 2).tolist()}, {near_far}")
-        else:
-            notes.append(f"where content ends is not known: box of +-{half:g}, {near_far}")
-        if not known and np.median((c2w[:, :, 3] * c2w[:, :, 2]).sum(-1)) < 0.1 * CAMERA_RADIUS:
-            notes.append("cameras look at no common point, so that box is a guess: give --near, --far and --aabb")
-    scene_near, scene_far, box = bounds
-    if valid is not None and (share := 1 - int(valid.sum()) / int(sizes.prod(1).sum())):
-        notes.append(f"{share:.1%} of pixels are not learnt from: masked, or outside the photograph once undistorted")
-    if not one_size(sizes):
-        notes.append(
-            f"images of {len(sizes.unique(dim=0))} sizes: each is learnt from and measured at its own, "
-            "videos have that of the most"
-        )
+    scene_near, scene_far, box, bound_notes = _bounds(c2w, move, points, box, hidden, where)
+    notes += bound_notes + pixel_notes(valid, sizes)
     cameras = Cameras.of_sizes(torch.tensor(c2w, dtype=torch.float32), K, sizes)
     return Scene(
         name=name,
@@ -191,6 +171,41 @@ def capture_scene(
         valid=valid,
         notes=notes,
     )
+
+
+def _bounds(
+    c2w: np.ndarray, move: Similarity, points: SeenPoints | None, box: np.ndarray | None, hidden: float, where: str
+) -> tuple[float, float, np.ndarray, list[str]]:
+    """near, far, box and notes for moved cameras `[N, 3, 4]`, of what is known of the content, else of their own
+    distance and of how much alpha hides. points, box: before the move."""
+    of_points = None if points is None else bounds_of_points(c2w, move.points(points.positions), points.seen)
+    if of_points is not None:
+        return *of_points, []
+    box, notes = usable_box(None if box is None else move.box(box), np.zeros(3), CAMERA_RADIUS, where)
+    if box is not None:
+        near, far = bounds_of_box(c2w, box, LEAST_NEAR)
+        stated = f"box {np.round(box, 2).tolist()}, near {near:.3g}, far {far:.3g}"
+        return near, far, box, [*notes, f"{where} says where content ends: {stated}"]
+    half = SUBJECT_HALF_BOX if hidden >= CUT_OUT else SURROUNDINGS_HALF_BOX
+    box = np.array([[-half] * 3, [half] * 3])
+    near, far = bounds_of_box(c2w, box, LEAST_NEAR)
+    notes.append(f"where content ends is not known: box of +-{half:g}, near {near:.3g}, far {far:.3g}")
+    if np.median((c2w[:, :, 3] * c2w[:, :, 2]).sum(-1)) < 0.1 * CAMERA_RADIUS:
+        notes.append("cameras look at no common point, so that box is a guess: give --near, --far and --aabb")
+    return near, far, box, notes
+
+
+def pixel_notes(valid: torch.Tensor | None, sizes: torch.Tensor) -> list[str]:
+    """What to say of the pixels that `read_views` gives."""
+    notes = []
+    if valid is not None and (share := 1 - int(valid.sum()) / int(sizes.prod(1).sum())):
+        notes.append(f"{share:.1%} of pixels are not learnt from: masked, or outside the photograph once undistorted")
+    if not one_size(sizes):
+        notes.append(
+            f"images of {len(sizes.unique(dim=0))} sizes: each is learnt from and measured at its own, "
+            "videos have that of the most"
+        )
+    return notes
 
 
 # ----------------------------------------------------------------------------- lenses and masks

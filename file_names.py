@@ -31,12 +31,13 @@ class FileFinder:
         """The file of that name; its suffix, if it is an image's, may be in capitals or left out."""
         return self._at(self.folder / name) or self._at(self.folder / with_slashes(name))
 
-    def find_moved(self, name: str) -> Path | None:
+    def find_moved(self, name: str, home: str = "images") -> Path | None:
         """The file of a name that was right where and when the list was made: with folders before it left out, one
-        by one, or in `images`; with another image's suffix."""
+        by one, or in the folder `home`; with another image's suffix."""
         path = PurePosixPath(with_slashes(name))
-        tails = [Path(*path.parts[i:]) for i in range(max(0, len(path.parts) - DEEPEST), len(path.parts))]
-        places = [self.folder / tail for tail in [*tails, Path("images", path.name)]]
+        first, end = max(0, len(path.parts) - DEEPEST), len(path.parts) - 1
+        tails = [Path(*path.parts[i:]) for i in range(first, end)]
+        places = [self.folder / tail for tail in [*tails, Path(home, path.name), Path(path.name)]]
         return next(filter(None, (self._at(place, any_suffix=True) for place in places)), None)
 
     def _at(self, path: Path, any_suffix: bool = False) -> Path | None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from capture_frame import bounds_of_box, bounds_of_points, usable_box
-from captures import View, read_views
+from captures import View, pixel_notes, read_views
 from errors import BadInput
 from images import hidden_share, without_idle_alpha
 from scene import Cameras, Scene, focus_point, near_origin, orbit_path
@@ -66,7 +66,7 @@ def load_blender_scene(
         render_path=cameras.along(path),
         background=(1.0, 1.0, 1.0) if white_background else (0.0, 0.0, 0.0),
         valid=valid,
-        notes=[*notes, *alpha_notes, *move_notes, *bound_notes],
+        notes=[*notes, *alpha_notes, *move_notes, *bound_notes, *pixel_notes(valid, sizes)],
     )
 
 

@@ -214,7 +214,7 @@ def _views(path: Path, head: dict, finder: FileFinder, frames: list[Frame]) -> t
         mask = None
         if frame.values.get("mask_path") is not None:
             name = file_name(path, where[i], frame.values, "mask_path")
-            mask = finder.find(name) or finder.find_moved(name) or path.parent / with_slashes(name)
+            mask = finder.find(name) or finder.find_moved(name, "masks") or path.parent / with_slashes(name)
         hidden = frame.image.with_name(f"dynamic_mask_{frame.image.stem}.png")  # Instant-NGP's
         views.append(View(frame.image, lens, frame.pose, mask, hidden if is_file(hidden) else None, orientations[i]))
     return views, notes

@@ -159,6 +159,18 @@ def test_a_mask_that_leaves_nothing_is_named(tmp_path):
         load_nerfstudio_scene(tmp_path)
 
 
+def test_no_photograph_stands_in_for_a_missing_mask(tmp_path):
+    write_nerfstudio(tmp_path)
+    frames_of(tmp_path, lambda i, frame: frame.update(mask_path=f"masks/{i:03d}.png"))
+    with pytest.raises(BadInput, match="masks/000.png: no such image"):
+        load_nerfstudio_scene(tmp_path)
+    (tmp_path / "masks").mkdir()
+    for i in range(10):
+        imageio.imwrite(tmp_path / f"masks/{i:03d}.png", np.full(SIZE, i % 2, np.uint8) | (np.eye(*SIZE) > 0))
+    frames_of(tmp_path, lambda i, frame: frame.update(mask_path=f"C:\\old\\masks\\{i:03d}.png"))
+    assert load_nerfstudio_scene(tmp_path).valid.all(-1).all(-1).tolist() == [False, True] * 5
+
+
 # ------------------------------------------------------------------------------------ files
 
 NAMES = {
