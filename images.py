@@ -152,8 +152,18 @@ def check_one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], way_
 
 
 def _unlike(path: Path, first: Path, way_out: str = EXPORT_AGAIN) -> BadInput:
-    found, expected = (_describe(read_image(file).shape) for file in (path, first))
+    found, expected = map(_describe, (path, first))
     return BadInput(f"{path}: image is {found} but {first} is {expected}; {way_out}")
+
+
+def _describe(path: Path) -> str:
+    """Size and channels of an image file, from its header: it may be too large to be decoded in passing."""
+
+    def header() -> str:
+        with Image.open(path) as image:
+            return f"{image.width}x{image.height} {'RGBA' if image.has_transparency_data else 'RGB'}"
+
+    return decode(path, header)
 
 
 def _frame(
@@ -170,10 +180,6 @@ def _frame(
             f"{width}x{height}, which takes too much memory; shrink the large ones, or drop them"
         )
     return height, width
-
-
-def _describe(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]}x{shape[0]} {'RGBA' if shape[2] == 4 else 'RGB'}"
 
 
 def area_downsample(image: np.ndarray, factor: float) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from errors import BadInput
-from images import decode
+from images import decode, image_size
 from scene import shrunk
 
 
@@ -16,12 +16,10 @@ def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
     Raises BadInput where it is not of `shape`, or not readable.
     """
-    mask = decode(path, lambda: _not_black(path))
-    if mask.shape != shape:
-        raise BadInput(
-            f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its image {shape[1]}x{shape[0]}; export it at that size"
-        )
-    return mask
+    height, width = image_size(path)
+    if (height, width) != shape:  # said before it is decoded: it may be far larger
+        raise BadInput(f"{path}: mask is {width}x{height}, its image {shape[1]}x{shape[0]}; export it at that size")
+    return decode(path, lambda: _not_black(path))
 
 
 def _not_black(path: Path) -> np.ndarray:
