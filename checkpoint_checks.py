@@ -90,8 +90,9 @@ def check_checkpoint(state: dict) -> None:
             _check_optimizer(name, state[name])
     if "trainer" in state:
         _check_trainer(state["trainer"])
-    if not isinstance(state.get("scheme", {}), dict):
-        raise BrokenFile(f"scheme is {short(state['scheme'])}, expected a table")
+    for name in ("scheme", "identity"):
+        if not isinstance(state.get(name, {}), dict):
+            raise BrokenFile(f"{name} is {short(state[name])}, expected a table")
 
 
 def _check_tensors(what: str, stored: dict) -> None:
@@ -115,7 +116,7 @@ def _check_optimizer(what: str, stored: dict) -> None:
 
 
 def _check_trainer(trainer: dict) -> None:
-    required, optional = {"seconds", "rays", "batches"}, {"scaler", "processes", "curve"}
+    required, optional = {"seconds", "rays", "batches"}, {"scaler", "processes", "curve", "recent"}
     check_keys("trainer", trainer, required | (optional & set(trainer) if isinstance(trainer, dict) else set()))
     check_number("trainer", trainer, "seconds", 0, math.inf)
     check_whole("trainer", trainer, "rays", 0, LARGEST_WHOLE)
@@ -123,6 +124,9 @@ def _check_trainer(trainer: dict) -> None:
     curve = trainer.get("curve", [])
     if not isinstance(curve, list) or not all(_is_point(point) for point in curve):
         raise BrokenFile(f"trainer: curve is {short(curve)}, expected pairs of step and PSNR")
+    recent = trainer.get("recent", torch.empty(0))
+    if not isinstance(recent, torch.Tensor) or recent.ndim != 1 or not recent.is_floating_point():
+        raise BrokenFile(f"trainer: recent is {short(recent)}, expected errors of the latest steps")
     if not isinstance(trainer.get("scaler", {}), dict):
         raise BrokenFile(f"trainer: scaler is {short(trainer['scaler'])}, expected a table")
     batches = trainer["batches"]

@@ -39,7 +39,7 @@ def saving(path: Path) -> Iterator[None]:
         yield
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that the locale cannot say
         way_out = WAYS_OUT.get(getattr(error, "errno", None), "choose another folder, with --basedir or --expname")
-        raise SaveError(f"{path}: could not be saved ({in_short(error)}); {way_out}") from error
+        raise SaveError(f"{path}: could not be saved ({in_short(error)}); {way_out}", path) from error
 
 
 def atomic_write(path: Path, content: bytes) -> None:

@@ -35,6 +35,10 @@ class BrokenFile(UserError):
 class SaveError(UserError):
     """A file could not be written; what was there before is untouched."""
 
+    def __init__(self, message: str, path: Path | None = None):
+        super().__init__(message)
+        self.path = path
+
 
 class TrainingFailed(UserError):
     """Training cannot go on; the last good checkpoint is kept."""
@@ -62,6 +66,10 @@ class Unsaved:
             self.errors.append(error)
             print(f"warning: {error}", file=sys.stderr)
             return None
+
+    def holds(self, path: Path) -> bool:
+        """Whether `path` could not be written: what is there, if anything, is of an earlier run."""
+        return any(error.path == path for error in self.errors)
 
     def raise_first(self) -> None:
         """At the end of a command: raises SaveError where there was any."""

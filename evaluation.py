@@ -1,6 +1,7 @@
 """Test views and videos: rendered, measured, written."""
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Sequence
@@ -174,8 +175,10 @@ def render_video(
         frames.append(torch.cat(layers, -1).cpu())  # in one copy, and off the device
     rgb, depth, opacity = torch.stack(frames).split([3, 1, 1], -1)
     files = [stem.with_name(f"{stem.name}_rgb.mp4"), stem.with_name(f"{stem.name}_disp.mp4")]
-    write_video(files[0], to8b(rgb).numpy(), fps)
-    write_video(files[1], colorize_depth(depth[..., 0], opacity[..., 0]).numpy(), fps)
+    try:
+        write_video(files[0], to8b(rgb).numpy(), fps)
+    finally:  # what stands in the way of one need not in that of the other
+        write_video(files[1], colorize_depth(depth[..., 0], opacity[..., 0]).numpy(), fps)
     return files
 
 
@@ -187,9 +190,9 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with contextlib.suppress(OSError):  # of a pipe to an ffmpeg that has ended, which does not say why
-                imageio.mimwrite(part, list(frames), fps=fps, quality=8, macro_block_size=2)
+                imageio.mimwrite(part, list(frames), fps=fps, quality=8, macro_block_size=2, ffmpeg_log_level="quiet")
             if frames_in(part) != len(frames):
-                raise OSError("ffmpeg could not write it all; is the disk full?")
+                raise OSError(errno.ENOSPC, "ffmpeg could not finish it")
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)

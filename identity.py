@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import torch
 
-from errors import BadInput, BrokenFile
+from errors import BadInput
 from scene import Scene
 
 THUMBNAIL = 16  # pixels on each side that a training picture is averaged to
@@ -96,8 +96,6 @@ def check_same_run(args: argparse.Namespace, scene: Scene, phase: str, path: Pat
         command = "run_vq.py" if stored == "vq" else f"run_nerf_qat.py --quant {short(stored)}"
         raise BadInput(f"{path}: belongs to a run of {command}; choose another --expname")
     before = state.get("identity", {})
-    if not isinstance(before, dict):
-        raise BrokenFile(f"{path}: what it says of its run cannot be read; choose another --expname")
     now = run_identity(args, scene, rounding=stored != "float")
     changed = [name for name in now if name in before and differ(name, before[name], now[name])]
     data = [name for name in OF_DATA if name in changed]
@@ -142,5 +140,5 @@ def short(value) -> str:
     if isinstance(value, torch.Tensor):
         value = [float(f"{number:.5g}") for number in value.flatten()[:6].tolist()]
         value = value[0] if len(value) == 1 else value
-    text = str(value)
+    text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(value).split()))
     return text if len(text) <= 60 else f"{text[:60]}..."

@@ -98,14 +98,17 @@ def git_commit() -> str | None:
 
 def run_facts(expname: str, config: str | None, device: torch.device) -> dict:
     """The part of `metrics.json` that says what ran where."""
-    content = Path(config).read_bytes() if config else b""
+    try:
+        content = Path(config).read_bytes() if config else b""
+    except OSError:  # gone since the run began
+        content = None
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {
         "expname": expname,
         "command": " ".join([Path(sys.argv[0]).name, *map(_without_home, sys.argv[1:])]),
         "date": datetime.date.today().isoformat(),
         "config": _without_home(config) if config else None,
-        "config_sha256": hashlib.sha256(content).hexdigest(),
+        "config_sha256": None if content is None else hashlib.sha256(content).hexdigest(),
         "git_commit": git_commit(),
         "device": name,
         "torch": torch.__version__,

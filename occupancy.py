@@ -103,10 +103,9 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("allowed", torch.ones(shape, dtype=torch.bool))
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
         self.register_buffer("density", torch.zeros(shape))
-        # Derived from `occupied`, `allowed` and `aabb` whenever these change, see `_refresh`.
+        # Derived from `occupied` whenever that changes, see `_refresh`.
         self.register_buffer("_near_occupied", None, persistent=False)
         self.register_buffer("_box_of_occupied", None, persistent=False)
-        self.register_buffer("_allowed_cells", None, persistent=False)
         self._near_reach: float | None = None
         self._cell_sides: list[float] | None = None
 
@@ -251,19 +250,16 @@ class OccupancyGrid(nn.Module):
         """To be called when `occupied` has changed."""
         self._near_reach = self._box_of_occupied = None
 
-    def _refresh_all(self) -> None:
-        self._refresh()
-        self._allowed_cells = self._cell_sides = None
-
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
-        self._refresh_all()
+        self._refresh()
+        self._cell_sides = None
 
     def set_occupied(self, occupied: torch.Tensor) -> None:
         """Takes a boolean grid `[X, Y, Z]` as it is, for good: it also becomes `allowed`."""
         self.occupied.copy_(occupied)
         self.allowed.copy_(occupied)
-        self._refresh_all()
+        self._refresh()
 
     @torch.no_grad()
     def carve(self, cameras, alpha: torch.Tensor) -> None:
@@ -329,9 +325,7 @@ class OccupancyGrid(nn.Module):
         `alpha_threshold`. The remembered density is a maximum that decays by `decay` at each look,
         so that one unlucky point does not erase a cell (Instant-NGP, appendix C).
         """
-        if self._allowed_cells is None:
-            self._allowed_cells = self.allowed.view(-1).nonzero()[:, 0]
-        candidates = self._allowed_cells
+        candidates = true_places(self.allowed.view(-1))
         shift = torch.rand((len(candidates), 3), device=candidates.device, generator=generator) - 0.5
         points = self.cell_centers(candidates) + shift * self.cell
         seen = torch.cat([density(part) for part in points.split(chunk)])

@@ -16,7 +16,7 @@ from datasets import load_scene
 from distillation import Distillation
 from errors import blaming
 from evaluation import RenderedViews, evaluate_views, render_video, stage_table, write_strip, write_views
-from experiment import load_networks, record_flags, render_limits
+from experiment import find_checkpoint, load_networks, record_flags, render_limits
 from identity import float_steps
 from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
 from model_file import FLOAT_BACKEND, load_renderer, save_float_model
@@ -35,16 +35,17 @@ def train_and_round(
     renderer: torch.nn.Module,
     scheme,
     folder: Path,
-    found: tuple[Path, dict] | None,
     float_phase: Phase,
+    found: tuple[Path, dict] | None = None,
 ) -> Trainer:
     """Trains `--N_iters` steps in float, then as many as the scheme wants through its rounding.
 
-    Goes on from the checkpoint `found`, if any. Leaves the float model's file in `folder` if there is one, and the
-    renderer with the scheme's networks.
+    Goes on from the newest checkpoint, or from `found` where it was looked for already. Leaves the float model's
+    file in `folder` if there is one, and the renderer with the scheme's networks.
     """
     # 1. A float network: resumed, taken from --ft_path, or trained.
     last_float_step = float_steps(args)
+    found = found or find_checkpoint(args, scene, folder, scheme.phase)
     state = found[1] if found else None
     phase = state.get("phase", "float") if found else None
     trainer = Trainer(args, scene, renderer, folder, float_phase)
@@ -61,7 +62,10 @@ def train_and_round(
         record_flags(args, folder)
         trainer.train(last_float_step)
         if distributed.is_main() and trains_in_float(args):
-            save_float_model(folder / "model_float32.safetensors", renderer, scene.render_path)
+            file = folder / "model_float32.safetensors"
+            trainer.unsaved.attempt(save_float_model, file, renderer, scene.render_path)
+            if args.distill > 0 and trainer.unsaved.holds(file):  # who teaches is read from it
+                trainer.unsaved.raise_first()
 
     # 2. The same network, rounding as its file will; what can be calibrated is, from training rays.
     if rounds:
@@ -71,7 +75,7 @@ def train_and_round(
     if not rounds:
         scheme.calibrate()
         if distributed.is_main() and scheme.calibrated_file:
-            scheme.save(folder / scheme.calibrated_file)
+            trainer.unsaved.attempt(scheme.save, folder / scheme.calibrated_file)
 
     # 3. Training goes on through the rounding.
     if scheme.steps:
@@ -123,14 +127,18 @@ def rounding_trainer(args: argparse.Namespace, scene: Scene, scheme, folder: Pat
 def evaluate(
     args: argparse.Namespace, scene: Scene, scheme, folder: Path, trainer: Trainer, backend: str, noted: dict
 ) -> None:
-    """Measures every stage on the test views, each as its file renders, and writes it all.
+    """Measures every stage on the test views, each as its file renders, and writes it all. A stage on the way whose
+    file could not be written is left out.
 
     noted: what `metrics.json` is to say of the last one beyond that.
     """
-    device, test = trainer.device, scene.splits["test"]
+    device, test, unsaved = trainer.device, scene.splits["test"], trainer.unsaved
     models: dict[str, dict] = {}
     pictures: dict[str, RenderedViews] = {}
     for name, file in scheme.files().items():
+        if file and (unsaved.holds(folder / file) or not (folder / file).is_file()):
+            print(f"note: {name} is not measured, {folder / file} could not be written")
+            continue
         model = load_renderer(folder / file, device, backend)[0] if file else scheme.renderer
         pictures[name] = evaluate_views(model, scene, test, render_limits(args), label=name)
         models[name] = pictures[name].summary()
@@ -139,7 +147,7 @@ def evaluate(
             models[name]["backend"] = FLOAT_BACKEND if name == "float32" else backend
     models[scheme.name] |= noted
     final = pictures[scheme.name]
-    unsaved, facts = trainer.unsaved, run_facts(args.expname, args.config, device)
+    facts = run_facts(args.expname, args.config, device)
     unsaved.attempt(write_metrics, folder / "metrics.json", facts, trainer.summary(), models)
     unsaved.attempt(write_views, final, folder / f"testset_{trainer.step:06d}")
     columns = {name: pictures[name].images for name in ("float32", scheme.name) if name in pictures}

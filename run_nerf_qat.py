@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     renderer = make_renderer(args, scene, device, NeRF_qat)
 
     scheme = SCHEMES[args.quant](args, scene, renderer)
-    trainer = train_and_round(args, scene, renderer, scheme, folder, found, float_phase(args))
+    trainer = train_and_round(args, scene, renderer, scheme, folder, float_phase(args), found)
     if not distributed.is_main():
         return
 

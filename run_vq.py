@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     renderer = make_renderer(args, scene, device)
 
     scheme = VQScheme(args, scene, renderer)
-    trainer = train_and_round(args, scene, renderer, scheme, folder, found, tensorf_phase(args, renderer))
+    trainer = train_and_round(args, scene, renderer, scheme, folder, tensorf_phase(args, renderer), found)
     if not distributed.is_main():
         return
 

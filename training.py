@@ -135,7 +135,8 @@ class Trainer:
             self._fail_if_not_finite(float(self._last_mse))  # what empties a grid may be NaN
             raise TrainingFailed(
                 f"step {self.step + 1}: no ray meets an occupied cell, the field has emptied; "
-                "lower --grid_threshold or --lrate, or check --aabb with --plot_cameras"
+                "go on with a lower --grid_threshold, or start anew (--no_reload) with a lower --lrate or another "
+                "--aabb, which --plot_cameras shows"
             )
         share = len(batch.rays) / batch.total_rays  # sums over processes are then means over all rays
         with record_function("forward"):
@@ -284,8 +285,8 @@ class Trainer:
     def _fail_if_not_finite(self, mse: float) -> None:
         if not math.isfinite(mse):
             raise TrainingFailed(
-                f"step {self.step}: the loss is not finite; the last checkpoint is kept, "
-                "lower --lrate or set --grad_clip 1"
+                f"step {self.step}: the loss is not finite; the last checkpoint is kept: go on from it with "
+                "--grad_clip 1, or start anew (--no_reload) with a lower --lrate"
             )
 
     def _fail_if_collapsed(self, drawn: float, content: float) -> None:
@@ -298,12 +299,13 @@ class Trainer:
             self._collapsed_since = self.step
             tqdm.write(
                 f"warning: collapse at step {self.step}: every ray has the background's colour or one flat colour; "
-                "if it stays, lower --lrate, use --density_activation softplus or --precrop_iters 500"
+                "if it stays, start anew (--no_reload) with a lower --lrate, --density_activation softplus or "
+                "--precrop_iters 500"
             )
         elif self.step - self._collapsed_since >= COLLAPSE_PATIENCE:
             raise TrainingFailed(
-                f"step {self.step}: collapsed to a flat colour since step {self._collapsed_since}; the last "
-                "checkpoint is kept, lower --lrate, use --density_activation softplus or --precrop_iters 500"
+                f"step {self.step}: collapsed to a flat colour since step {self._collapsed_since}; start anew "
+                "(--no_reload) with a lower --lrate, --density_activation softplus or --precrop_iters 500"
             )
 
     def _periodic(self, log: RunLog | None, last_step: int) -> None:

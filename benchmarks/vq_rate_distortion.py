@@ -75,7 +75,7 @@ def measure_original(flags: list[str]) -> None:
     scheme = OriginalRecipe(args, scene, renderer)
     scheme.calibrated_file = None
     found = find_checkpoint(args, scene, folder, scheme.phase)
-    train_and_round(args, scene, renderer, scheme, folder, found, tensorf_phase(args, renderer))
+    train_and_round(args, scene, renderer, scheme, folder, tensorf_phase(args, renderer), found)
     with torch.no_grad():
         size = scheme.save(folder / "model_original.zip")
     views = evaluate_views(renderer.eval(), scene, scene.splits["test"], render_limits(args), label="original")

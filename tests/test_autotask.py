@@ -114,6 +114,8 @@ def test_good_scenes_are_trained_and_the_failing_one_is_reported(trained):
         assert float(row["psnr"]) == measured["models"]["int8"]["psnr"]
         assert int(row["bytes"]) == (basedir / row["scene"] / "model_int8.safetensors").stat().st_size
         assert float(row["minutes"]) == measured["train"]["seconds"] / 60
+        log = (basedir / f"{row['scene']}.log").read_bytes()
+        assert b"float: step 6 of 6, PSNR " in log and b"\r" not in log
     for key in ("raw_psnr", "psnr", "raw_bytes", "bytes", "minutes", "ssim"):
         assert float(mean[key]) == pytest.approx((float(chair[key]) + float(ship[key])) / 2)
     page = (basedir / "autotask.md").read_text()

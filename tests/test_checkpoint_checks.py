@@ -61,6 +61,7 @@ def refused_file(path) -> str:
         ("optimizer_state_dict", {"state": {"a": {}}, "param_groups": []}, "'a' is {}"),
         ("muon_state_dict", None, "no state and param_groups"),
         ("scheme", 7, "scheme is 7"),
+        ("identity", None, "identity is None"),
         ("trainer", [], "trainer"),
         ("trainer", {"rays": 0, "batches": {}}, "no seconds"),
         ("other", torch.eye(3).to_sparse(), "tensor (3, 3)"),
@@ -79,7 +80,7 @@ def test_odd_entries(tmp_path, entry, value, says):
     [
         ("seconds", -1.0), ("seconds", None), ("rays", 0.5), ("processes", 0), ("curve", [(1, 2, 3)]),
         ("curve", [("a", 1.0)]), ("scaler", 3), ("batches", None), ("surprise", 1), ("generator", None),
-        ("generator", torch.zeros(3)),        ("samples_per_ray", 0.0),
+        ("generator", torch.zeros(3)), ("samples_per_ray", 0.0), ("recent", torch.zeros(2, 2)), ("recent", [0.1]),
         ("samples_per_ray", math.nan), ("seed", "x"), ("drawable", torch.zeros(3)),
     ],
 )  # fmt: skip

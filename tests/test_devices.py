@@ -153,7 +153,7 @@ def test_a_run_gives_what_it_gives_on_the_cpu(base, there, name):
     assert measured(base / "there" / name) == pytest.approx(expected, abs=0.05)  # sums go in another order
     assert not report.from_host, report.table
     assert sum(report.steps) <= 2 * len(report.steps) and max(report.saving) == 1, report.table
-    assert sum(number > 2 for number in report.steps) <= 2, report.steps  # the first ever, and the first on a grid
+    assert max(report.steps[1:]) <= 2, report.steps
     # Two rounds more: one that lists the samples, and one that finds no ray to go on with.
     assert all(waits <= 2 * (rounds + 2) for rounds, waits in report.rounds), report.rounds
     if PICTURES[1] not in flags:
@@ -164,7 +164,8 @@ def test_fp16_asks_once_whether_gradients_overflowed(base, there):
     flags = [*OCCUPANCY, "--amp", "fp16", "--optimizer", "muon", "--basedir", base, "--expname", "fp16"]
     report = there("run_nerf", *flags)
     assert report.status == 0 and math.isfinite(measured(base / "fp16")["float32"])
-    assert len(report.steps) == 24 and sum(number > 2 for number in report.steps) <= 2, report.steps
+    updates = sum(number > 2 for number in report.steps)  # the first step, and those that look at the grid
+    assert len(report.steps) == 24 and updates <= 1 + 24 // 8, report.steps
 
 
 def test_a_guess_of_the_samples_that_was_too_low_changes_nothing(base, there):
