@@ -27,6 +27,14 @@ class FileFinder:
     folder: Path
     listings: dict[Path, dict[str, list[Path]]] = field(default_factory=dict)  # files by stem
 
+    def find_all(self, names: list[str]) -> tuple[list[Path | None], list[bool]]:
+        """The file of each name, and which lie elsewhere than theirs says. None of these is another name's."""
+        files = [self.find(name) for name in names]
+        taken = set(files)
+        moved = [None if file else self.find_moved(name) for file, name in zip(files, names, strict=True)]
+        moved = [None if file in taken else file for file in moved]
+        return [a or b for a, b in zip(files, moved, strict=True)], [file is not None for file in moved]
+
     def find(self, name: str) -> Path | None:
         """The file of that name; its suffix, if it is an image's, may be in capitals or left out."""
         return self._at(self.folder / name) or self._at(self.folder / with_slashes(name))
@@ -56,6 +64,14 @@ class FileFinder:
             for path in list_images(folder):
                 by_stem.setdefault(path.stem, []).append(path)
         return self.listings[folder]
+
+
+def moved_notes(where: Path, moved: list[tuple[str, Path]]) -> list[str]:
+    """What to say of names in a list, `where`, whose files were found elsewhere."""
+    if not moved:
+        return []
+    name, file = moved[0]
+    return [f"{where}: {len(moved)} images are not where it says; for {name} it is {file}, and so on"]
 
 
 def is_file(path: Path) -> bool:

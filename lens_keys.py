@@ -12,6 +12,7 @@ NERFSTUDIO_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")  # the order of its
 COEFFICIENTS = (*NERFSTUDIO_DISTORTION, "k5", "k6")
 # Flags and parameters of Instant-NGP's other lenses: what they mean cannot be made straight here.
 OTHER_LENSES = ("ftheta_p0", "latlong", "equirectangular", "orthographic", "ortho")
+PERSPECTIVE = ("perspective", "pinhole", "persp")  # as camera_type, in small letters
 # The ways of stating a focal length of one axis, the most exact first.
 FOCAL_KEYS = {axis: (f"fl_{axis}", f"{axis}_fov", f"camera_angle_{axis}") for axis in "xy"}
 LARGEST = 1e9  # of any number
@@ -33,6 +34,14 @@ def read_lens(where: str, head: dict, frame: dict, size: tuple[float, float]) ->
     for key in OTHER_LENSES:
         if values.get(key) is not None and values[key] is not False:  # a parameter may be 0
             raise BadInput(f"{where}: {key} is another kind of lens than is read here; undistort the images first")
+    if number(where, values, "skew"):
+        raise BadInput(
+            f"{where}: skew is {values['skew']:g}; pixels are taken to be rectangles: undistort the images first"
+        )
+    if str(values.get("camera_type") or "perspective").lower() not in PERSPECTIVE:
+        raise BadInput(
+            f"{where}: camera_type {values['camera_type']!r}; expected perspective: undistort the images first"
+        )
     height, width = size
     fisheye = is_fisheye(where, head, frame)
     fx, fy = focal_lengths(where, head, frame, size)

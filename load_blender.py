@@ -84,6 +84,10 @@ def _read_splits(
         learnt = split == "train"  # in whichever order
         files[split] = read_transforms(path, hint, skip=1 if learnt else testskip, as_listed=learnt)
         notes += files[split].notes
+        if not files[split].views:  # of train, refused in a moment
+            why = "none of the images asked for is there" if files[split].frames else "it lists no frames"
+            as_path = ": its poses are the video's path" if split == "test" and files[split].frames else ""
+            notes.append(f"{path}: {why}, so there are no {split} views{as_path}")
     if not files["train"].views:
         raise BadInput(files["train"].no_image)
     views: list[View] = []
@@ -99,20 +103,12 @@ def _read_splits(
         if both:
             splits[split] = [i for i in splits[split] if i not in both]
             notes.append(f"{file.path}: {len(both)} images are training views too, and are not measured on")
-    by_name = sorted(splits["train"], key=lambda i: name_order(str(views[i].image)))
-    return views, splits, files, notes + _fill_test(root, splits, files["test"], by_name[::testskip])
-
-
-def _fill_test(root: Path, splits: dict[str, list[int]], test: Transforms, of_train: list[int]) -> list[str]:
-    """Puts other views where there are no test views; returns what to say of it."""
-    if splits["test"]:
-        return []
-    splits["test"] = splits["val"] or of_train
-    used = "val views" if splits["val"] else "TRAINING views, which says nothing of new views"
-    notes = []
-    if test.frames and not test.views:
-        notes.append(f"{test.path}: none of the images asked for is there: its poses are the video's path")
-    return [*notes, f"no test views in {root}: test measures are taken on {used}"]
+    if not splits["test"]:
+        by_name = sorted(splits["train"], key=lambda i: name_order(str(views[i].image)))
+        splits["test"] = splits["val"] or by_name[::testskip]
+        used = "val views" if splits["val"] else "TRAINING views, which says nothing of new views"
+        notes.append(f"no test views in {root}: test measures are taken on {used}")
+    return views, splits, files, notes
 
 
 def _bounds(train: Transforms, c2w: np.ndarray, offset: np.ndarray) -> tuple:

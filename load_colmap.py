@@ -10,7 +10,7 @@ import numpy as np
 from captures import Lens, SeenPoints, View, capture_scene, checked_lens
 from errors import BadInput
 from exif import heeded_orientations
-from file_names import FileFinder, natural_key
+from file_names import FileFinder, moved_notes, natural_key
 from load_llff import hold_out
 from scene import FARTHEST, Scene
 from text_files import RENAME, read_text
@@ -97,10 +97,10 @@ def load_colmap_scene(
 
 def _views(folder: Path, place: Path, model: SparseModel) -> tuple[list[Picture], list[View], list[str]]:
     """The pictures whose images are there, a view for each, and notes."""
-    finder = FileFinder(folder)
-    files = [finder.find(picture.name) for picture in model.pictures]
-    there = [(picture, file) for picture, file in zip(model.pictures, files, strict=True) if file is not None]
-    missing = [picture.name for picture, file in zip(model.pictures, files, strict=True) if file is None]
+    files, moved = FileFinder(folder).find_all([picture.name for picture in model.pictures])
+    found = list(zip(model.pictures, files, moved, strict=True))
+    there = [(picture, file) for picture, file, _ in found if file is not None]
+    missing = [picture.name for picture, file, _ in found if file is None]
     if not there:
         first = folder / missing[0]
         raise BadInput(f"{first}: no such image, nor any other of {len(missing)} in {place}; restore them")
@@ -110,6 +110,7 @@ def _views(folder: Path, place: Path, model: SparseModel) -> tuple[list[Picture]
     lenses = [model.lenses[picture.camera] for picture, _ in there]
     paths, sizes = [file for _, file in there], [(lens.height, lens.width) for lens in lenses]
     orientations, _, notes = heeded_orientations(paths, sizes, place)
+    notes += moved_notes(place, [(picture.name, file) for picture, file, elsewhere in found if elsewhere])
     pictures = [picture for picture, _ in there]
     views = [
         View(path, lens, _camera_to_world(picture.w2c), orientation=orientation)

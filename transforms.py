@@ -4,7 +4,7 @@ Every key of these programs that would change what is seen is heeded, refused, o
 """
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from captures import Lens, SeenPoints, View
 from errors import BadInput
 from exif import heeded_orientations
-from file_names import FileFinder, is_file, natural_key, with_slashes
+from file_names import FileFinder, is_file, moved_notes, natural_key, with_slashes
 from lens_keys import number, read_lens, stated_size
 from point_cloud import read_ply_points
 from scene import check_poses
@@ -39,6 +39,10 @@ NOT_HEEDED = {  # keys, of the head or of frames, and what is done instead
     "sharpness_discard_threshold": "no frame is left out for its blur",
     "fisheye_crop_radius": "no pixel is left out for it: use a mask",
     "render_aabb": "the box is that of aabb_scale",
+    "near": "--near says how near content begins",
+    "far": "--far says how far content reaches",
+    "shift_x": "the principal point is cx, or the middle",
+    "shift_y": "the principal point is cy, or the middle",
 }
 
 
@@ -97,17 +101,17 @@ def read_transforms(path: Path, hint: str, skip: int = 1, as_listed: bool = Fals
     frames, notes = (frames, []) if as_listed else _ordered(path, frames)
     frames = _first_frames(path, head, frames, notes)
     finder = FileFinder(path.parent)
-    frames = _once_each(path, _find_images(finder, frames), notes)
+    found = finder.find_all([frame.name for frame in frames])
+    for frame, image, moved in zip(frames, *found, strict=True):
+        frame.image, frame.moved = image, moved
+    frames = _once_each(path, frames, notes)
     wanted = frames[::skip]
     there = [frame for frame in wanted if frame.image is not None]
     missing = [frame for frame in wanted if frame.image is None]
     if missing and there:
         share = f"{len(missing)} of {len(wanted)} frames"
         notes.append(f"{path}: {share} have no image and are left out, the first is {missing[0].name}")
-    moved = [frame for frame in there if frame.moved]
-    if moved:
-        one = f"for {moved[0].name} it is {moved[0].image}"
-        notes.append(f"{path}: {len(moved)} images are not where it says; {one}, and so on")
+    notes += moved_notes(path, [(frame.name, frame.image) for frame in there if frame.moved])
     views, view_notes = _views(path, head, finder, there)
     return Transforms(path, head, finder, frames, views, missing, notes + _key_notes(path, head, wanted) + view_notes)
 
@@ -174,18 +178,6 @@ def _first_frames(path: Path, head: dict, frames: list[Frame], notes: list[str])
         return frames
     notes.append(f"{path}: n_frames is {count:g}: the other {len(frames) - int(count)} frames are left out")
     return frames[: int(count)]
-
-
-def _find_images(finder: FileFinder, frames: list[Frame]) -> list[Frame]:
-    """Frames with their images; one that is found elsewhere than its name says is no other frame's."""
-    found = [replace(frame, image=finder.find(frame.name)) for frame in frames]
-    taken = {frame.image for frame in found}
-    for frame in found:
-        if frame.image is None:
-            image = finder.find_moved(frame.name)
-            frame.moved = image is not None and image not in taken
-            frame.image = image if frame.moved else None
-    return found
 
 
 def _once_each(path: Path, frames: list[Frame], notes: list[str]) -> list[Frame]:

@@ -32,6 +32,7 @@ def masked(folder):
 
 
 FORMATS = {
+    "blender": lambda d: write_blender(d, OPENCV | {"k1": 0.2}),
     "nsvf": lambda d: write_nsvf(d),
     "nerfstudio": masked,
     "colmap": lambda d: write_colmap(d, "OPENCV"),

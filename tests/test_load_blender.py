@@ -169,7 +169,10 @@ def test_a_test_file_without_images_is_no_split_but_the_videos_path(tmp_path, em
         edit(tmp_path, "test", lambda c: c | {"frames": []})
     scene = load_blender_scene(tmp_path, testskip=2)
     assert scene.splits == {"train": [0, 1, 2, 3], "val": [4, 5], "test": [4, 5]}
-    assert any("val views" in note for note in scene.notes)
+    assert any("taken on val views" in note for note in scene.notes)
+    assert any("so there are no test views" in note for note in scene.notes)
+    shutil.rmtree(tmp_path / "val")
+    assert any("so there are no val views" in note for note in load_blender_scene(tmp_path).notes)
     if not empty:
         assert any("video's path" in note for note in scene.notes)
         torch.testing.assert_close(scene.render_path.c2w, orbit_path(4.03, 20, 5))  # all five, whatever testskip

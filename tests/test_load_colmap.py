@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from capture_files import COLMAP_MODELS, POINTS, TARGET, dot_places, photograph, ring, write_colmap, write_model
+from PIL import Image
 from test_load_nsvf import seen_by
 
 from captures import bounds_of_points, normalisation
@@ -121,6 +122,23 @@ def test_missing_images_are_left_out_and_counted(tmp_path):
     assert torch.equal(scene.images, plain.images[[0, 1, 2, 4, 5, 6, 7, 8, 9]])
     assert any("1 of 10 pictures" in note and "003.png" in note for note in scene.notes)
     assert scene.aabb.tolist() != [[-8] * 3, [8] * 3]  # the points are still those of the right views
+
+
+def test_names_with_the_folder_they_were_taken_from(tmp_path):
+    plain = load_colmap_scene(write_colmap(tmp_path, binary=False))
+    path = tmp_path / "sparse/0/images.txt"
+    path.write_text(path.read_text().replace(" 00", " photos\\00"))
+    scene = load_colmap_scene(tmp_path)
+    assert torch.equal(scene.images, plain.images) and any("10 images are not where" in note for note in scene.notes)
+
+
+def test_photographs_that_only_their_tag_puts_upright(tmp_path):
+    plain = load_colmap_scene(write_colmap(tmp_path))
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    for path in (tmp_path / "images").iterdir():
+        Image.open(path).transpose(Image.Transpose.ROTATE_270).save(path, exif=exif)
+    assert torch.equal(load_colmap_scene(tmp_path).images, plain.images)
 
 
 def test_pictures_are_in_the_order_of_their_numbers_and_each_counts_once(tmp_path):

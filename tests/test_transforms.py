@@ -105,6 +105,8 @@ REFUSED = {
     "orthographic": ({"orthographic": True}, "orthographic"),
     "f-theta": ({"ftheta_p0": 0.0}, "ftheta_p0"),
     "degrees": ({"fl_x": None, "x_fov": 190}, "degrees"),
+    "skew": ({"skew": 0.1}, "skew"),
+    "another type": ({"camera_type": "spherical"}, "camera_type 'spherical'"),
     "list too long": ({"distortion_params": [0] * 9}, "distortion_params"),
 }
 
