@@ -9,6 +9,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from errors import BadInput
 from images import area_downsample
@@ -57,6 +58,29 @@ def make_scene(folder: Path, c2w: np.ndarray | None = None, factor: int = 8, **f
     np.save(folder / "poses_bounds.npy", as_llff(c2w, **file))
     write_images(folder / ("images" if factor == 1 else f"images_{factor}"), len(c2w), factor)
     return folder
+
+
+def test_map_coordinates_are_a_capture_like_any_other(tmp_path):
+    plain = load_llff_scene(make_scene(tmp_path / "a"))
+    poses = made_up_poses()
+    poses[:, :, 3] += [441547.0, 5121946.0, 2345.0]
+    moved = load_llff_scene(make_scene(tmp_path / "b", poses))
+    torch.testing.assert_close(moved.cameras.c2w, plain.cameras.c2w, atol=1e-5, rtol=0)
+    torch.testing.assert_close(moved.aabb, plain.aabb, atol=1e-4, rtol=0)
+
+
+def test_photographs_that_only_their_tag_puts_upright(tmp_path):
+    """Stored turned by a quarter, which the sizes in poses_bounds.npy prove; by a half, which they cannot."""
+    plain = load_llff_scene(make_scene(tmp_path))
+    for tag, turn in ((6, Image.Transpose.ROTATE_90), (3, Image.Transpose.ROTATE_180)):
+        exif = Image.Exif()
+        exif[0x0112] = tag
+        write_images(tmp_path / "images_8", 6)
+        for path in (tmp_path / "images_8").iterdir():
+            Image.open(path).transpose(turn).save(path, exif=exif)
+        scene = load_llff_scene(tmp_path)
+        assert torch.equal(scene.images, plain.images) == (tag == 6)
+        assert any("6 photographs" in note for note in scene.notes) == (tag == 3)
 
 
 def edit_table(folder: Path, change) -> None:

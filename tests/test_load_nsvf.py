@@ -34,6 +34,33 @@ def test_a_point_is_seen_where_its_dot_is(tmp_path, channels, matrix, factor):
             assert np.abs(rows - expected_rows).max() < 0.05
 
 
+def test_map_coordinates_and_byte_order_marks(tmp_path):
+    """Numbers of millions are moved to the origin, in files that a Windows editor saved."""
+    write_nsvf(tmp_path, matrix=True)
+    far = np.array([441547.0, 5121946.0, 2345.0])
+    for path in (tmp_path / "pose").iterdir():
+        pose = np.loadtxt(path)
+        pose[:3, 3] += far
+        path.write_text("\n".join(" ".join(map(repr, row)) for row in pose.tolist()), encoding="utf-8-sig")
+    box = np.loadtxt(tmp_path / "bbox.txt")
+    box[:6] += np.tile(far, 2)
+    (tmp_path / "bbox.txt").write_text(" ".join(map(repr, box.tolist())), encoding="utf-8-sig")
+    scene = load_nsvf_scene(tmp_path, testskip=1)
+    offset = far + TARGET + ring(10)[0, :, 3] - TARGET - scene.cameras.c2w[0, :, 3].numpy()
+    torch.testing.assert_close(
+        scene.cameras.c2w[:, :, 3].double(), torch.tensor(ring(10)[:, :, 3] + far - offset), atol=1e-5, rtol=0
+    )
+    assert scene.aabb.abs().max() < 10 and any("moved to the origin" in note for note in scene.notes)
+
+
+def test_alpha_that_hides_nothing_is_dropped(tmp_path):
+    write_nsvf(tmp_path, channels=3)
+    for path in (tmp_path / "rgb").iterdir():
+        imageio.imwrite(path, np.concatenate([imageio.imread(path), np.full((HEIGHT, WIDTH, 1), 255, np.uint8)], -1))
+    scene = load_nsvf_scene(tmp_path)
+    assert scene.images.shape[-1] == 3 and "hides nothing" in scene.notes[0]
+
+
 def test_poses_are_turned_from_opencvs_axes(tmp_path):
     scene = load_nsvf_scene(write_nsvf(tmp_path), testskip=1)
     torch.testing.assert_close(scene.cameras.c2w.double(), torch.tensor(ring(10)), atol=1e-6, rtol=0)
