@@ -10,12 +10,12 @@ from checkpoint_checks import WAY_OUT, describe_mismatch
 from checkpoints import atomic_write, load_checkpoint, load_newest, remove_partial_files, saving
 from errors import BadInput, BrokenFile
 from identity import check_phase, check_same_run
-from model_metadata import LARGEST_GRID, MOST_SAMPLES, MOST_STEPS, box_problem
+from model_metadata import LARGEST_GRID, MOST_SAMPLES, MOST_STEPS
 from occupancy import OccupancyGrid
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, RenderLimits, networks_of
 from run_log import check_wandb
 from run_nerf_helpers import FieldConfig, NeRF, make_field
-from scene import Scene
+from scene import Scene, box_problem
 from tensorf import TensorfConfig, TensorField, TensorNetwork, resolution_for
 
 FIELD_KINDS = ("nerf", "tensorf")

@@ -102,7 +102,8 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("aabb", aabb.float().clone())
         self.register_buffer("allowed", torch.ones(shape, dtype=torch.bool))
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
-        self.register_buffer("density", torch.zeros(shape))
+        # NumPy's zeros take memory only where they are written: what merely renders never looks at them.
+        self.register_buffer("density", torch.from_numpy(np.zeros(shape, np.float32)))
         # Derived from `occupied` whenever that changes, see `_refresh`.
         self.register_buffer("_near_occupied", None, persistent=False)
         self.register_buffer("_box_of_occupied", None, persistent=False)
@@ -227,7 +228,7 @@ class OccupancyGrid(nn.Module):
     def _dilated(self, reach: float) -> torch.Tensor:
         """`occupied`, grown so that a look-up at a point covers all cells within `reach` of it."""
         if self._near_reach != reach:
-            radius = [min(int(reach / side) + 1, self.resolution) for side in self.cell_sides]
+            radius = [int(reach / side) + 1 for side in self.cell_sides]
             self._near_occupied, self._near_reach = _grown(self.occupied, radius), reach
         return self._near_occupied
 

@@ -17,8 +17,9 @@ from entropy_coding import (
     make_encoder,
 )
 from errors import BrokenFile
-from model_metadata import box_problem, check_tensors
+from model_metadata import check_tensors
 from occupancy import OccupancyGrid
+from scene import box_problem
 from tensorf import LINES, PLANES, TensorfConfig, TensorField, TensorVM
 from tensorf_file import tensorf_config
 from vector_quantization import CODED, KEPT, VQTensorVM
@@ -27,8 +28,8 @@ MOST_VALUES = 2**26  # of all planes of a file: a quarter of a gigabyte of float
 # What a stream of so many bytes is believed to hold: a few of any symbols, and beyond that so many a byte. Real files
 # hold less than ten values a byte; empty cells of a grid hardly cost anything.
 FREE_SYMBOLS, SYMBOLS_A_BYTE = 2**22, 128
-FREE_CELLS, CELLS_A_BYTE = 384**3, 8192
-FREE_COMPARISONS, COMPARISONS_A_BYTE = 2**28, 2**16  # of entries with codes
+FREE_CELLS, CELLS_A_BYTE = 320**3, 8192
+FREE_COMPARISONS, COMPARISONS_A_BYTE = 2**26, 2**15  # of entries with codes
 
 
 class VQField(TensorField):

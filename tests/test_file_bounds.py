@@ -231,7 +231,7 @@ def test_weights_that_are_no_numbers_are_refused(files, value):
         (run_nerf, [*TINY, "--march_step", "0.001"], "--march_step 0.001"),
         (run_nerf, [*HIERARCHICAL, "--N_samples", "5000"], "--N_samples 5000"),
         (run_nerf, [*HIERARCHICAL, "--N_importance", "5000"], "--N_importance 5000"),
-        (run_vq, [*TINY, "--model", "tensorf", "--grid_resolution", "400"], "--grid_resolution 400"),
+        (run_vq, [*TINY, "--model", "tensorf", "--grid_resolution", "330"], "--grid_resolution 330"),
     ],
 )
 def test_no_run_trains_what_its_file_could_not_say(tmp_path, capsys, module, flags, says):
