@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import interrupts
+from progress import say
 
 Value = TypeVar("Value")
 
@@ -64,7 +65,7 @@ class Unsaved:
             return write(*args)
         except SaveError as error:
             self.errors.append(error)
-            print(f"warning: {error}", file=sys.stderr)
+            say(f"warning: {error}", sys.stderr)
             return None
 
     def holds(self, path: Path) -> bool:
@@ -137,5 +138,5 @@ def exit_cleanly(main: Callable[[], None]) -> int:
 
 
 def _end(line: str, status: int) -> int:
-    print(line, file=sys.stderr)
+    say(line, sys.stderr)
     return status

@@ -1,8 +1,10 @@
 """The progress of long work: a bar in a terminal, a plain line every half minute where output is a file."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -50,23 +52,25 @@ class ProgressLines:
     def update(self, count: int = 1) -> None:
         self.n += count
         now = time.monotonic()
-        if now >= self._due:
+        if now >= self._due and self.n != self.total:  # else `close` is about to speak
             self._due = now + LINE_INTERVAL
             spent = now - self._started
-            ahead = self.total is not None and self.n > self.initial
-            left = spent / (self.n - self.initial) * (self.total - self.n) if ahead else None
-            self._say(f"{duration(spent)} so far" if left is None else f"{duration(left)} left")
+            if self.total is None:
+                self._say(f"{duration(spent)} so far")
+            else:
+                self._say(f"{duration(spent / (self.n - self.initial) * (self.total - self.n))} left")
 
     def set_postfix_str(self, text: str, refresh: bool = True) -> None:
         self.postfix = text
 
     def write(self, text: str) -> None:
-        print(text)
+        say(text)
 
     def close(self) -> None:
-        if self.n > self.initial and (self.leave or self._spoke):
-            self._say(f"took {duration(time.monotonic() - self._started)}")
-        self.leave = self._spoke = False
+        now = time.monotonic()
+        if self.n > self.initial and (self.leave or self._spoke or now >= self._due):
+            self._say(f"took {duration(now - self._started)}")
+        self.initial = self.n  # so that nothing is left to be said
 
     def _say(self, ending: str) -> None:
         if self.disable:
@@ -74,7 +78,14 @@ class ProgressLines:
         self._spoke = True
         count = f"{self.unit} {self.n}" + ("" if self.total is None else f" of {self.total}")
         line = ", ".join(part for part in (count, self.postfix, ending) if part)
-        print(f"{self.desc}: {line}" if self.desc else line, file=sys.stderr, flush=True)
+        say(f"{self.desc}: {line}" if self.desc else line, sys.stderr)
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Prints a line, above the bar if there is one. Where it cannot, as to a log on a full disk, work goes on."""
+    with contextlib.suppress(OSError):
+        tqdm.write(text, file or sys.stdout)
+        (file or sys.stdout).flush()
 
 
 def duration(seconds: float) -> str:

@@ -67,8 +67,10 @@ class RunLog:
         """Raises as `scalars` does."""
         if self.wandb:
             self.wandb.finish()
-        self._to_tensorboard(SummaryWriter.close)
-        threading.excepthook = self._excepthook
+        try:
+            self._to_tensorboard(SummaryWriter.close)
+        finally:
+            threading.excepthook = self._excepthook
 
     def _to_tensorboard(self, write: Callable[[SummaryWriter], None]) -> None:
         if self.tensorboard is None:  # it has failed, and its thread has ended

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from torch.profiler import record_function
-from tqdm import tqdm
 
 import distributed
 from batches import Batch, RayBatches, render_batch
@@ -27,7 +26,7 @@ from experiment import load_tensors, render_limits
 from identity import run_identity
 from interrupts import signals_call
 from optimizers import Together, exponential_schedule, make_optimizers
-from progress import progress_bar
+from progress import progress_bar, say
 from rendering import OccupancyRenderer, Rays, Rendering, networks_of, render_image
 from run_log import RunLog, gpu_watts
 from run_nerf_helpers import img2mse, mse2psnr
@@ -297,7 +296,7 @@ class Trainer:
             return
         if self._collapsed_since is None:
             self._collapsed_since = self.step
-            tqdm.write(
+            say(
                 f"warning: collapse at step {self.step}: every ray has the background's colour or one flat colour; "
                 "if it stays, start anew (--no_reload) with a lower --lrate, --density_activation softplus or "
                 "--precrop_iters 500"
@@ -325,7 +324,7 @@ class Trainer:
                 views = evaluate_views(self.renderer, self.scene, self.scene.splits["test"], render_limits(args))
                 self.unsaved.attempt(write_views, views, self.folder / f"testset_{step:06d}")
                 self.unsaved.attempt(log.scalars, {"test/psnr": views.mean_psnr}, step)
-                tqdm.write(f"step {step}: test PSNR {views.mean_psnr:.2f} dB over {len(views)} views")
+                say(f"step {step}: test PSNR {views.mean_psnr:.2f} dB over {len(views)} views")
             if video:
                 stem = self.folder / f"{args.expname}_spiral_{step:06d}"
                 self.unsaved.attempt(render_video, self.renderer, self.scene.render_path, stem, render_limits(args))

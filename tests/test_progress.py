@@ -50,6 +50,12 @@ def test_a_brief_bar_speaks_only_of_what_takes_long(clock, capsys, seconds, line
         assert written == ["importance: part 2, 0:03 so far", "importance: part 3, took 0:04"]
 
 
+def test_one_long_item_is_told_once(clock, capsys):
+    for _ in progress_bar(range(1), desc="video", unit="frame", leave=False):
+        clock[0] += 100
+    assert capsys.readouterr().err == "video: frame 1 of 1, took 1:40\n"
+
+
 def test_a_disabled_bar_says_nothing(clock, capsys):
     with progress_bar(total=3, disable=True) as bar:
         clock[0] += 99

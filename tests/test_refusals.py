@@ -200,6 +200,16 @@ def test_a_video_that_ffmpeg_cannot_finish_leaves_the_old_one(tmp_path, monkeypa
     assert (tmp_path / "v.mp4").read_bytes() == before and os.listdir(tmp_path) == ["v.mp4"]
 
 
+def test_a_log_on_a_full_disk_does_not_end_what_it_is_of(tmp_path):
+    command = [sys.executable, str(ROOT / "run_nerf.py"), *TINY, *FEW, "--i_testset", "2", "--basedir", str(tmp_path)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(command, stdout=full, stderr=full, env=environment)
+    assert process.returncode == 2  # the closing table could not be printed
+    assert (tmp_path / "nerf" / "metrics.json").is_file() and (tmp_path / "nerf" / "000004.tar").is_file()
+    assert (tmp_path / "nerf" / "nerf_spiral_000004_disp.mp4").is_file()
+
+
 # ------------------------------------------------------------------------------------ the last net
 
 
