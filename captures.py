@@ -15,29 +15,25 @@ import cv2
 import numpy as np
 import torch
 
-from errors import BadInput
-from images import image_sizes, read_image, read_images
-from scene import (
-    Cameras,
-    Scene,
-    covered,
-    depth_range,
-    focus_point,
-    level_orbit,
-    look_at,
-    one_size,
-    shrunk,
-    upright,
+from capture_frame import (
+    CAMERA_RADIUS,
+    LEAST_NEAR,
+    Similarity,
+    bounds_of_box,
+    bounds_of_points,
+    camera_path,
+    normalisation,
+    usable_box,
 )
+from errors import BadInput
+from exif import STORED, read_header
+from exif import upright as turned
+from images import hidden_share, read_images, without_idle_alpha
+from masks import read_mask, shrink_mask
+from scene import Cameras, Scene, covered, one_size, shrunk
 
-CAMERA_RADIUS = 4.0  # world units within which nine of ten cameras come to stand
-SUBJECT_HALF_BOX, SURROUNDINGS_HALF_BOX = 1.5, 8.0  # world units: images with alpha, and without
-LEAST_NEAR = 0.1 * CAMERA_RADIUS  # closer than this nothing is sharp, and floaters would grow there
-PATH_FRAMES = 40
-# Of the depths and places of the points that cameras see: so many lie beyond on either side, and what
-# remains is widened, since points are on surfaces and lie more densely than they reach far.
-OUTLIERS, NEAR_SLACK, FAR_SLACK, BOX_SLACK = 0.5, 1.5, 1.25, 0.1  # percent, factors, share of a side
-FEWEST_POINTS = 20  # seen by cameras, below which they say nothing
+SUBJECT_HALF_BOX, SURROUNDINGS_HALF_BOX = 1.5, 8.0  # world units: subjects that are cut out, and all else
+CUT_OUT = 0.25  # of all pixels' alpha is missing, or more: less is a hole or a corner of a photograph
 
 
 @dataclass(frozen=True)
@@ -90,13 +86,28 @@ def checked_lens(lens: Lens, where: str) -> Lens:
 
 @dataclass
 class View:
-    """image: its file. c2w: `[3, 4]`, OpenGL axes, the capture's own units. mask: a picture of the same
-    size, black where pixels are to be ignored."""
+    """image: its file, and how it is turned (EXIF's number). c2w: `[3, 4]`, OpenGL axes, the capture's own
+    units. mask, hidden: pictures of the same size; where the first is black, or the second is not, pixels are
+    to be ignored."""
 
     image: Path
     lens: Lens
     c2w: np.ndarray
     mask: Path | None = None
+    hidden: Path | None = None
+    orientation: int = STORED
+
+    def size(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return read_header(self.image).turned(self.orientation)
+
+    def counted(self, shape: tuple[int, int]) -> np.ndarray | None:
+        """Bool `[H, W]`, the pixels that masks leave; None: all."""
+        kept = None if self.mask is None else read_mask(self.mask, shape)
+        if self.hidden is None:
+            return kept
+        shown = ~read_mask(self.hidden, shape)
+        return shown if kept is None else kept & shown
 
 
 @dataclass
@@ -118,11 +129,13 @@ def capture_scene(
     near: float | None = None,
     far: float | None = None,
     points: SeenPoints | None = None,
+    box: np.ndarray | None = None,
 ) -> Scene:
     """A scene of `views`, undistorted, shrunk by `factor`, and moved as the module's first lines say.
 
-    where: the file to name in messages. near, far: in the new units; by default from `points`, or,
-    where there are none, from where the cameras stand. Raises BadInput as the image readers do.
+    where: the file to name in messages. near, far: in the new units; by default from `points`, or, where
+    there are none, from `box [2, 3]`, in the capture's units, or else from where the cameras stand.
+    Raises BadInput as the image readers do.
     """
     if not factor >= 1:
         raise BadInput(f"--factor {factor:g}: images can only be made smaller; give 1 or more")
@@ -139,24 +152,11 @@ def capture_scene(
         f"moved {np.round(move.center, 3).tolist()} to the origin, up to z, and scaled by {move.scale:.4g}: cameras "
         "stand within about 4 units; --near, --far and --aabb are in these units, --plot_cameras shows them"
     ]
-    half = SUBJECT_HALF_BOX if images.shape[-1] == 4 else SURROUNDINGS_HALF_BOX
-    bounds = None if points is None else bounds_of_points(c2w, move.points(points.positions), points.seen)
-    if bounds is None:
-        box = np.array([[-half] * 3, [half] * 3])
-        scene_near, scene_far = depth_range(c2w, box)
-        scene_near = min(max(scene_near, LEAST_NEAR), 0.5 * scene_far)
-        notes.append(f"where content ends is not known: box of +-{half:g}, near {scene_near:.3g}, far {scene_far:.3g}")
-        if np.median((c2w[:, :, 3] * c2w[:, :, 2]).sum(-1)) < 0.1 * CAMERA_RADIUS:
-            notes.append("cameras look at no common point, so that box is a guess: give --near, --far and --aabb")
-    else:
-        scene_near, scene_far, box = bounds
-    if valid is not None and (share := 1 - int(valid.sum()) / int(sizes.prod(1).sum())):
-        notes.append(f"{share:.1%} of pixels are not learnt from: masked, or outside the photograph once undistorted")
-    if not one_size(sizes):
-        notes.append(
-            f"images of {len(sizes.unique(dim=0))} sizes: each is learnt from and measured at its own, "
-            "videos have that of the most"
-        )
+    hidden = hidden_share(images, int(sizes.prod(1).sum()))
+    images, alpha_notes = without_idle_alpha(images, hidden)
+    notes += alpha_notes
+    scene_near, scene_far, box, bound_notes = _bounds(c2w, move, points, box, hidden, where)
+    notes += bound_notes + pixel_notes(valid, sizes)
     cameras = Cameras.of_sizes(torch.tensor(c2w, dtype=torch.float32), K, sizes)
     return Scene(
         name=name,
@@ -173,6 +173,41 @@ def capture_scene(
     )
 
 
+def _bounds(
+    c2w: np.ndarray, move: Similarity, points: SeenPoints | None, box: np.ndarray | None, hidden: float, where: str
+) -> tuple[float, float, np.ndarray, list[str]]:
+    """near, far, box and notes for moved cameras `[N, 3, 4]`, of what is known of the content, else of their own
+    distance and of how much alpha hides. points, box: before the move."""
+    of_points = None if points is None else bounds_of_points(c2w, move.points(points.positions), points.seen)
+    if of_points is not None:
+        return *of_points, []
+    box, notes = usable_box(None if box is None else move.box(box), np.zeros(3), CAMERA_RADIUS, where)
+    if box is not None:
+        near, far = bounds_of_box(c2w, box, LEAST_NEAR)
+        stated = f"box {np.round(box, 2).tolist()}, near {near:.3g}, far {far:.3g}"
+        return near, far, box, [*notes, f"{where} says where content ends: {stated}"]
+    half = SUBJECT_HALF_BOX if hidden >= CUT_OUT else SURROUNDINGS_HALF_BOX
+    box = np.array([[-half] * 3, [half] * 3])
+    near, far = bounds_of_box(c2w, box, LEAST_NEAR)
+    notes.append(f"where content ends is not known: box of +-{half:g}, near {near:.3g}, far {far:.3g}")
+    if np.median((c2w[:, :, 3] * c2w[:, :, 2]).sum(-1)) < 0.1 * CAMERA_RADIUS:
+        notes.append("cameras look at no common point, so that box is a guess: give --near, --far and --aabb")
+    return near, far, box, notes
+
+
+def pixel_notes(valid: torch.Tensor | None, sizes: torch.Tensor) -> list[str]:
+    """What to say of the pixels that `read_views` gives."""
+    notes = []
+    if valid is not None and (share := 1 - int(valid.sum()) / int(sizes.prod(1).sum())):
+        notes.append(f"{share:.1%} of pixels are not learnt from: masked, or outside the photograph once undistorted")
+    if not one_size(sizes):
+        notes.append(
+            f"images of {len(sizes.unique(dim=0))} sizes: each is learnt from and measured at its own, "
+            "videos have that of the most"
+        )
+    return notes
+
+
 # ----------------------------------------------------------------------------- lenses and masks
 
 
@@ -185,7 +220,7 @@ def read_views(
     A shrunk pixel is valid if all pixels that it averages are; those beyond an image's own size are not.
     """
     paths = [view.image for view in views]
-    full = image_sizes(paths)
+    full = [view.size() for view in views]
     lenses = [
         view.lens.resized(width, height, f"{where}: {view.image}")
         for view, (height, width) in zip(views, full, strict=True)
@@ -194,7 +229,8 @@ def read_views(
     masks: list[np.ndarray | None] = [None] * len(views)
 
     def prepare(i: int, image: np.ndarray) -> np.ndarray:
-        good = None if views[i].mask is None else _read_mask(views[i].mask, image.shape[:2])
+        image = turned(image, views[i].orientation)
+        good = views[i].counted(image.shape[:2])
         if not lenses[i].is_pinhole:
             columns, rows, inside = maps(lenses[i])
             image = _undistort(image, columns, rows)
@@ -203,9 +239,11 @@ def read_views(
                 inside = inside & (straight[..., 0] == 255)  # of what is interpolated all is good
             good = inside
         if good is not None and not good.all():
-            masks[i] = _shrink_mask(good, factor)
+            masks[i] = shrink_mask(good, factor)
             if not masks[i].any():
-                raise BadInput(f"{views[i].image}: no pixel is left to learn from; drop the frame, or mend its mask")
+                named = [str(path) for path in (views[i].mask, views[i].hidden) if path is not None]
+                mend = f"mend {' and '.join(named)}" if named else "calibrate again"
+                raise BadInput(f"{views[i].image}: no pixel is left to learn from; drop the frame, or {mend}")
         return image
 
     images = read_images(paths, factor, prepare, full)
@@ -267,101 +305,3 @@ def _undistort(image: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.n
     pixels = cv2.remap(pixels, columns, rows, cv2.INTER_LINEAR, borderMode=border)
     pixels[..., :3] *= 255 / np.maximum(pixels[..., 3:], 1e-3)
     return pixels.round().clip(0, 255).astype(np.uint8)
-
-
-def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Bool `[H, W]`, true where a pixel counts."""
-    mask = read_image(path)
-    if mask.shape[:2] != shape:
-        raise BadInput(
-            f"{path}: mask is {mask.shape[1]}x{mask.shape[0]}, its image {shape[1]}x{shape[0]}; export it at that size"
-        )
-    return mask[..., 0] >= 128
-
-
-def _shrink_mask(good: np.ndarray, factor: float) -> np.ndarray:
-    """Bool `[H, W]` as small as `area_downsample` makes images: false where any part of a pixel is."""
-    if factor == 1:
-        return good
-    height, width = (shrunk(side, factor) for side in good.shape)
-    return cv2.resize((~good).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) < 1e-6
-
-
-# ------------------------------------------------------------------------------ frame and bounds
-
-
-@dataclass(frozen=True)
-class Similarity:
-    """x becomes scale * rotation @ (x - center)."""
-
-    rotation: np.ndarray
-    center: np.ndarray
-    scale: float
-
-    def points(self, points: np.ndarray) -> np.ndarray:
-        """World points `[..., 3]` in the new frame."""
-        return self.scale * (points - self.center) @ self.rotation.T
-
-    def poses(self, c2w: np.ndarray) -> np.ndarray:
-        """Camera-to-world `[N, 3, 4]` in the new frame."""
-        return np.concatenate([self.rotation @ c2w[:, :, :3], self.points(c2w[:, :, 3])[..., None]], axis=-1)
-
-
-def normalisation(c2w: np.ndarray, where: str) -> Similarity:
-    """What moves the point that cameras `[N, 3, 4]` look at to the origin, their mean up to z, and nine of
-    ten of them to within CAMERA_RADIUS.
-
-    Cameras that all look the same way look at no point: then their own middle is the origin.
-    Raises BadInput where all stand at one place, from which nothing can be told about depth.
-    """
-    eyes, ahead = c2w[:, :, 3], -c2w[:, :, 2]
-    if not np.abs(eyes).max() < 1e9:
-        raise BadInput(f"{where}: a camera stands {np.abs(eyes).max():g} units off; drop its frame")
-    spread = np.linalg.norm(eyes - eyes.mean(0), axis=-1).max()
-    if not spread > 1e-6 * max(1.0, np.abs(eyes).max()):
-        raise BadInput(f"{where}: all cameras stand at one place; a scene needs views from several")
-    center = focus_point(c2w)
-    axes_differ = np.linalg.norm(ahead.mean(0)) < 1 - 1e-4  # by a degree or so
-    if not axes_differ or np.median(((center - eyes) * ahead).sum(-1)) < 0:
-        center = eyes.mean(0)
-    radius = float(np.percentile(np.linalg.norm(eyes - center, axis=-1), 90))
-    return Similarity(upright(c2w), center, CAMERA_RADIUS / max(radius, 1e-3 * spread))
-
-
-def bounds_of_points(
-    c2w: np.ndarray, points: np.ndarray, seen: list[np.ndarray]
-) -> tuple[float, float, np.ndarray] | None:
-    """near, far and box `[2, 3]` of what cameras `[N, 3, 4]` see of `points [P, 3]`; None if too little.
-
-    Each point counts once for each view that sees it: what many look at matters more than a stray one.
-    """
-    depth = np.concatenate([(pose[:, 3] - points[one]) @ pose[:, 2] for pose, one in zip(c2w, seen, strict=True)])
-    places = points[np.concatenate(seen)]
-    places, depth = places[depth > 0], depth[depth > 0]
-    if len(depth) < FEWEST_POINTS:
-        return None
-    near, far = np.percentile(depth, [OUTLIERS, 100 - OUTLIERS])
-    box = np.percentile(places, [OUTLIERS, 100 - OUTLIERS], axis=0)
-    margin = BOX_SLACK * (box[1] - box[0]).clip(0.1 * (box[1] - box[0]).max())  # a flat scene has some depth
-    near, far = float(near) / NEAR_SLACK, float(far) * FAR_SLACK
-    return max(near, far / 1000), far, box + np.stack([-margin, margin])
-
-
-def camera_path(c2w: np.ndarray) -> torch.Tensor:
-    """Camera-to-world `[F, 3, 4]` of the video: once round where cameras `[N, 3, 4]` surround the origin,
-    else along the cameras themselves, in their order."""
-    eyes = c2w[:, :, 3]
-    outside = (eyes * c2w[:, :, 2]).sum(-1) > 0  # those that have the origin in front of them
-    azimuth = np.sort(np.arctan2(eyes[outside, 1], eyes[outside, 0]))
-    gaps = np.diff(azimuth, append=azimuth[:1] + 2 * np.pi)
-    if outside.mean() > 0.8 and gaps.max() < np.radians(100):
-        return level_orbit(c2w, np.zeros(3), PATH_FRAMES)
-    path = []
-    for place in np.linspace(0, len(c2w) - 1, PATH_FRAMES):
-        i = min(int(place), len(c2w) - 2) if len(c2w) > 1 else 0
-        between = place - i
-        pose = (1 - between) * c2w[i] + between * c2w[min(i + 1, len(c2w) - 1)]
-        if np.linalg.norm(np.cross(pose[:, 1], pose[:, 2])) < 1e-3:
-            pose = c2w[i]  # neighbours that look opposite ways have nothing between them
-        path.append(look_at(pose[:, 3], pose[:, 3] - pose[:, 2], pose[:, 1]))
-    return torch.tensor(np.stack(path), dtype=torch.float32)

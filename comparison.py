@@ -161,8 +161,9 @@ def _printable(word: object) -> str:
 
 def _scene(folder: Path) -> dict[str, str]:
     """What args.txt says of the scene, if it is there; a scene is known by its folder's name anywhere."""
+    path = folder / "args.txt"
     try:
-        lines = (folder / "args.txt").read_text().splitlines()
+        lines = path.read_text().splitlines() if path.is_file() else []  # a device would never end
     except (OSError, ValueError):
         return {}
     args = dict(line.split(" = ", 1) for line in lines if " = " in line)

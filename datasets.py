@@ -5,25 +5,27 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from errors import BadInput
+from errors import BadInput, one_line
 from load_blender import load_blender_scene
-from load_colmap import load_colmap_scene
+from load_colmap import is_model, load_colmap_scene
 from load_llff import load_llff_scene
 from load_nerfstudio import load_nerfstudio_scene
 from load_nsvf import load_nsvf_scene
 from load_procedural import load_procedural_scene
 from load_tiny_nerf import load_tiny_nerf_scene
-from scene import Scene, check_extent
+from scene import FAR_AWAY, Scene, box_problem
 
 
 def load_scene(args: argparse.Namespace) -> Scene:
     """The scene that the data flags name. Raises BadInput where it cannot be read."""
-    scene = READERS[dataset_type(args)](args)
-    for note in scene.notes:
-        print(f"note: {note}")
+    name, notes = recognise(args)
+    args = argparse.Namespace(**vars(args))
+    args.datadir = args.datadir and str(_place(args.datadir, name))
+    scene = READERS[name](args)
+    for note in dict.fromkeys(notes + scene.notes):  # files of one folder may say the same
+        print(f"note: {one_line(note)}")
     if not scene.near < scene.far:
         raise BadInput(f"--near {scene.near:g} is not below --far {scene.far:g}; distances are in world units")
     if args.aabb:
@@ -31,8 +33,9 @@ def load_scene(args: argparse.Namespace) -> Scene:
         if not (box[0] < box[1]).all():
             raise BadInput(f"--aabb {args.aabb}: every x0 y0 z0 must be below its x1 y1 z1")
         scene.aabb = box
-    where = f"--datadir {args.datadir}, --near, --far or --aabb"
-    check_extent("what is to be seen", np.array([scene.near, scene.far, *scene.aabb.flatten().tolist()]), where)
+    problem = box_problem(scene.aabb) or ("" if scene.far <= FAR_AWAY else f"--far is beyond {FAR_AWAY:g} world units")
+    if problem:
+        raise BadInput(f"--datadir {args.datadir}: {problem}; give --aabb and --far, and look with --plot_cameras")
     if args.path_frames:
         keep = torch.linspace(0, len(scene.render_path), args.path_frames + 1)[:-1].long()
         scene.render_path = scene.render_path[keep]
@@ -41,22 +44,52 @@ def load_scene(args: argparse.Namespace) -> Scene:
 
 def dataset_type(args: argparse.Namespace) -> str:
     """What `--dataset_type` says, or for `auto` what the folder looks like."""
+    return recognise(args)[0]
+
+
+def recognise(args: argparse.Namespace) -> tuple[str, list[str]]:
+    """The dataset type, and what to say of the choice."""
     if args.dataset_type in ("deepvoxels", "LINEMOD"):
         raise BadInput(f"--dataset_type {args.dataset_type}: not supported; use {', '.join(READERS)}")
     if args.dataset_type != "auto":
         if args.dataset_type != "procedural" and not args.datadir:
             raise BadInput(f"--dataset_type {args.dataset_type} needs --datadir, the folder with the data")
-        return args.dataset_type
+        return args.dataset_type, []
     if not args.datadir:
-        return "procedural"
-    folder = Path(args.datadir)
-    if folder.suffix == ".npz":
-        return "tiny_nerf"
+        return "procedural", []
+    given = Path(args.datadir).expanduser()
+    if given.suffix == ".npz":
+        return "tiny_nerf", []
+    if given.suffix.lower() == ".json" and given.name not in BLENDER_FILES:
+        return "nerfstudio", []
+    folder = _place(args.datadir)
     for name, marks in MARKS:
-        if all((folder / mark).exists() for mark in marks):
-            return name
+        if not all((folder / mark).exists() for mark in marks):
+            continue
+        if name == "llff" and _has_colmap_too(folder):
+            return "colmap", [
+                f"{folder}: COLMAP's own model is read, which knows the lens, and not poses_bounds.npy: "
+                "--dataset_type llff reads that, for forward-facing scenes in NDC"
+            ]
+        return name, []
     what = f"has none of {known_marks()}" if folder.is_dir() else "no such data folder"
     raise BadInput(f"{folder}: {what}; give --datadir another folder")
+
+
+def _place(datadir: str, name: str | None = None) -> Path:
+    """The folder that a reader takes, where `--datadir` may be a file in it; nerfstudio's takes the file as well."""
+    place = Path(datadir).expanduser()
+    if place.suffix.lower() == ".json":
+        return place if name == "nerfstudio" else place.parent
+    if place.is_file() and place.suffix != ".npz":
+        return place.parent
+    return place.parent if place.name == "sparse" and (place.parent / "images").is_dir() else place
+
+
+def _has_colmap_too(folder: Path) -> bool:
+    """Whether an LLFF folder holds what it was made from: COLMAP's model, and images at full size."""
+    shrunk_alone = not (folder / "images").is_dir() and any(folder.glob("images_*"))
+    return not shrunk_alone and any(map(is_model, (folder / "sparse", *(folder / "sparse").glob("*"))))
 
 
 def known_marks() -> str:
@@ -140,6 +173,7 @@ READERS = {
     "nerfstudio": partial(_capture, load_nerfstudio_scene),
     "colmap": partial(_capture, load_colmap_scene),
 }
+BLENDER_FILES = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
 # What tells formats apart, the first that fits: LLFF and nerfstudio folders may hold COLMAP's files as well.
 MARKS = (
     ("blender", ("transforms_train.json",)),

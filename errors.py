@@ -12,10 +12,16 @@ import interrupts
 Value = TypeVar("Value")
 
 
+LONGEST_MESSAGE = 500  # letters: a page of numbers that a file holds hides what is said of it
+
+
 class UserError(Exception):
     """Anything a user can mend. The message is one line: what, found, expected, way out."""
 
     exit_status = 2
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
 
 
 class BadInput(UserError):
@@ -70,6 +76,16 @@ class Unsaved:
         if self.errors:
             more = f" (and {len(self.errors) - 1} more, see above)" if len(self.errors) > 1 else ""
             raise SaveError(f"not all was saved: {self.errors[0]}{more}")
+
+
+def one_line(message: str) -> str:
+    """A message as a line that a terminal can show, whatever it quotes: line ends and control characters are escaped.
+
+    Of one that is too long the middle is left out: it begins with the file and ends with the way out.
+    """
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    half = LONGEST_MESSAGE // 2
+    return line if len(line) <= LONGEST_MESSAGE else f"{line[:half]} ... {line[-half:]}"
 
 
 def in_short(error: OSError | UnicodeError) -> str:

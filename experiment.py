@@ -9,13 +9,13 @@ import distributed
 from checkpoint_checks import WAY_OUT, describe_mismatch
 from checkpoints import atomic_write, load_checkpoint, load_newest, remove_partial_files, saving
 from errors import BadInput, BrokenFile
-from identity import check_same_run
-from model_metadata import LARGEST_GRID, MOST_SAMPLES, MOST_STEPS, box_problem
+from identity import check_phase, check_same_run
+from model_metadata import LARGEST_GRID, MOST_SAMPLES, MOST_STEPS
 from occupancy import OccupancyGrid
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, RenderLimits, networks_of
 from run_log import check_wandb
 from run_nerf_helpers import FieldConfig, NeRF, make_field
-from scene import Scene
+from scene import Scene, box_problem
 from tensorf import TensorfConfig, TensorField, TensorNetwork, resolution_for
 
 FIELD_KINDS = ("nerf", "tensorf")
@@ -180,8 +180,10 @@ def find_checkpoint(
     is of another run than the flags describe; nothing has been touched by then.
     """
     found = None if args.no_reload else distributed.from_main(lambda: load_newest(folder))
-    if found is not None and not args.render_only:
-        check_same_run(args, scene, phase, *found)
+    if found is not None:
+        check_phase(phase, *found)
+        if not args.render_only:
+            check_same_run(args, scene, *found)
     return found
 
 

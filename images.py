@@ -11,7 +11,7 @@ from typing import TypeVar
 import cv2
 import imageio.v3 as imageio
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from checkpoints import atomic_write
 from errors import BadInput
@@ -27,30 +27,39 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")  # compared in lower case
 
 def list_images(folder: Path) -> list[Path]:
     """The image files of a folder by name, without hidden ones; none if there is no such folder."""
-    if not folder.is_dir():
+    try:
+        files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+    except (OSError, ValueError):  # also where no folder can have that name
         return []
-    files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
     return sorted(p for p in files if not p.name.startswith("."))  # macOS leaves "._a.png" beside "a.png"
 
 
 def read_image(path: Path) -> np.ndarray:
-    """An image file as uint8 `[H, W, 3 or 4]`. Grey becomes RGB (with alpha, RGBA); 16-bit is rounded to 8.
+    """An image file as uint8 `[H, W, 3 or 4]`, four where it has alpha or a transparent colour.
 
+    Whatever else its pixels are (grey, palette, CMYK, ...) becomes RGB; 16 bits are rounded to 8.
     Raises BadInput for a file that is missing, empty or not a whole image.
     """
-    # Told which plugin, or else it tries video, DICOM, TIFF, ...
-    image = _decode(path, lambda: np.asarray(imageio.imread(path, plugin="pillow")))
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=-1)
-    elif image.ndim == 3 and image.shape[-1] == 2:
-        image = image[..., [0, 0, 0, 1]]
-    if image.ndim != 3 or image.shape[-1] not in (3, 4):
-        raise BadInput(f"{path}: image of shape {image.shape}; expected RGB or RGBA")
-    if image.dtype == np.uint16:
-        return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if image.dtype != np.uint8:
-        raise BadInput(f"{path}: image of type {image.dtype}; expected 8 or 16 bits per channel")
-    return image
+
+    def pixels() -> np.ndarray:
+        with Image.open(path) as image:
+            return _as_bytes(image)
+
+    return decode(path, pixels)
+
+
+def _as_bytes(image: Image.Image) -> np.ndarray:
+    if image.mode == "F" or image.mode.startswith("I"):  # one number a pixel, of more than 8 bits
+        levels = np.asarray(image).astype(np.float64)
+        full = 1 if image.mode == "F" else 65535
+        if not (levels.min() >= 0 and levels.max() <= full):  # nor NaN
+            raise ValueError(f"values from {levels.min():g} to {levels.max():g}, expected 0 to {full}")
+        grey = np.floor(255 / full * levels + 0.5).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if image.mode == "LAB":
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+    return np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -60,19 +69,20 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.height, image.width
 
-    return _decode(path, header)
+    return decode(path, header)
 
 
-def _decode(path: Path, decoder: Callable[[], Value]) -> Value:
+def decode(path: Path, decoder: Callable[[], Value]) -> Value:
+    """What `decoder` makes of an image file. Raises BadInput where there is none, or for whatever that raises."""
     try:
         there = path.is_file()
     except OSError:  # a name that is too long for any file
         there = False
     if not there:
         raise BadInput(f"{path}: no such image; the pose file names it, so restore it or drop its frame")
-    if path.stat().st_size == 0:
-        raise BadInput(f"{path}: image has 0 bytes; download or export it again")
     try:
+        if path.stat().st_size == 0:
+            raise ValueError("it has 0 bytes")
         return decoder()
     except Exception as error:  # whatever it raises
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
@@ -114,6 +124,22 @@ def read_images(
     return images
 
 
+def hidden_share(images: np.ndarray, pixels: int | None = None) -> float:
+    """How much of pictures `[N, H, W, C]` alpha hides, 0 to 1. pixels: of all of them, where their sizes differ."""
+    if images.shape[-1] == 3:
+        return 0.0
+    opaque = sum(int(image[..., 3].sum(dtype=np.int64)) for image in images)
+    return 1 - opaque / (255 * (images[..., 0].size if pixels is None else pixels))
+
+
+def without_idle_alpha(images: np.ndarray, hidden: float) -> tuple[np.ndarray, list[str]]:
+    """Images `[N, H, W, C]` without alpha if none of them is `hidden` by it, and notes."""
+    if images.shape[-1] == 3 or hidden:
+        return images, []
+    note = "alpha is 255 in every pixel: it hides nothing, and images are taken as RGB; --random_bkgd has no effect"
+    return np.ascontiguousarray(images[..., :3]), [note]
+
+
 def image_sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
     return [image_size(path) for path in paths]
 
@@ -126,8 +152,18 @@ def check_one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], way_
 
 
 def _unlike(path: Path, first: Path, way_out: str = EXPORT_AGAIN) -> BadInput:
-    found, expected = (_describe(read_image(file).shape) for file in (path, first))
+    found, expected = map(_describe, (path, first))
     return BadInput(f"{path}: image is {found} but {first} is {expected}; {way_out}")
+
+
+def _describe(path: Path) -> str:
+    """Size and channels of an image file, from its header: it may be too large to be decoded in passing."""
+
+    def header() -> str:
+        with Image.open(path) as image:
+            return f"{image.width}x{image.height} {'RGBA' if image.has_transparency_data else 'RGB'}"
+
+    return decode(path, header)
 
 
 def _frame(
@@ -144,10 +180,6 @@ def _frame(
             f"{width}x{height}, which takes too much memory; shrink the large ones, or drop them"
         )
     return height, width
-
-
-def _describe(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]}x{shape[0]} {'RGBA' if shape[2] == 4 else 'RGB'}"
 
 
 def area_downsample(image: np.ndarray, factor: float) -> np.ndarray:

@@ -1,18 +1,20 @@
 """Blender ("NeRF synthetic") folders: `transforms_{train,val,test}.json` beside RGBA images."""
 
-import json
-import math
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from capture_frame import bounds_of_box, bounds_of_points, usable_box
+from captures import View, pixel_notes, read_views
 from errors import BadInput
-from images import IMAGE_SUFFIXES, read_images
-from scene import Cameras, Scene, check_poses, focus_point, orbit_path, pinhole
+from images import hidden_share, without_idle_alpha
+from scene import Cameras, Scene, focus_point, near_origin, orbit_path
+from transforms import Transforms, name_order, read_transforms, stated_box, stated_points
 
 # The authors' scenes: cameras 4.03 units from the origin, everything within +-1.5.
 STANDARD_RADIUS, STANDARD_NEAR, STANDARD_FAR, STANDARD_HALF_BOX = 4.03, 2.0, 6.0, 1.5
+LEAST_NEAR = 0.1  # of the cameras' distance, where a stated box reaches up to them
 
 
 def load_blender_scene(
@@ -24,57 +26,35 @@ def load_blender_scene(
     near: float | None = None,
     far: float | None = None,
 ) -> Scene:
-    """Reads a Blender-format folder.
+    """Reads a Blender-format folder. Lenses, masks and bounds are what its files state, see `transforms.py`.
 
     factor: images are averaged down by it on each side, >= 1. testskip: takes every testskip-th view
     of val and test (0 or 1: all); a folder without test views is tested on val, or else on train.
     white_background: what the images are composited over, else black. needs_alpha: fail where images
-    have no alpha channel. near, far: world units; by default NeRF's 2 and 6, or, where the cameras
-    stand at another distance, what fits them.
-    Raises BadInput for whatever is missing, malformed or inconsistent.
+    have no alpha channel. near, far: world units; by default what the files state, or NeRF's 2 and 6, or,
+    where the cameras stand at another distance, what fits them.
+    Raises BadInput for whatever is malformed or inconsistent, or where no training image is there.
     """
     root = Path(folder)
     if not root.is_dir():
         raise BadInput(f"{root}: no such data folder; check --datadir, or run bash scripts/download_example_data.sh")
     if not factor >= 1:
         raise BadInput(f"--factor {factor:g}: images can only be made smaller; give 1 or more")
-    frames: list[tuple[Path, np.ndarray]] = []
-    splits: dict[str, list[int]] = {}
-    angle = None
-    for split in ("train", "val", "test"):
-        path = root / f"transforms_{split}.json"
-        if split != "train" and not path.exists():  # folders of one's own often have no val
-            splits[split] = []
-            continue
-        split_angle, split_frames = _read_transforms(path)
-        if angle is not None and not math.isclose(angle, split_angle, rel_tol=1e-3):
-            raise BadInput(
-                f"{path}: camera_angle_x {split_angle} differs from the other splits' {angle}; "
-                "one camera is expected: render all splits with it"
-            )
-        angle = split_angle
-        split_frames = split_frames[:: 1 if split == "train" else max(testskip, 1)]
-        splits[split] = list(range(len(frames), len(frames) + len(split_frames)))
-        frames += split_frames
-    fallback_notes = []
-    if not splits["test"]:
-        splits["test"] = splits["val"] or splits["train"][:: max(testskip, 1)]
-        used = "val views" if splits["val"] else "TRAINING views, which says nothing of new views"
-        fallback_notes = [f"no transforms_test.json in {root}: test measures are taken on {used}"]
-
-    images = read_images([path for path, _ in frames], factor)
+    views, splits, files, notes = _read_splits(root, max(testskip, 1))
+    images, valid, K, sizes = read_views(views, factor, str(root))
     if images.shape[-1] == 3 and needs_alpha:
         raise BadInput(
-            f"{frames[0][0]}: image is RGB, but --white_bkgd, --random_bkgd and carving need RGBA; "
+            f"{views[0].image}: image is RGB, but --white_bkgd, --random_bkgd and carving need RGBA; "
             "leave them out, or export the images with an alpha channel"
         )
-    height, width = images.shape[1:3]
-    K = pinhole(0.5 * width / math.tan(0.5 * angle), height, width)
-    c2w = np.stack([pose for _, pose in frames])
-    cameras = Cameras(torch.tensor(c2w), K.expand(len(c2w), 3, 3).clone(), height, width)
-    scene_near, scene_far, aabb, center, notes = bounds_of_cameras(c2w)
-    radius = float(np.median(np.linalg.norm(c2w[:, :, 3] - center, axis=-1)))
-    path = orbit_path(radius, frames=40, target=center)
+    images, alpha_notes = without_idle_alpha(images, hidden_share(images, int(sizes.prod(1).sum())))
+    c2w, offset, move_notes = near_origin(np.stack([view.c2w for view in views]))
+    scene_near, scene_far, box, center, bound_notes = _bounds(files["train"], c2w, offset)
+    cameras = Cameras.of_sizes(torch.tensor(c2w, dtype=torch.float32), K, sizes)
+    path = orbit_path(float(np.median(np.linalg.norm(c2w[:, :, 3] - center, axis=-1))), frames=40, target=center)
+    if not files["test"].views and files["test"].frames:  # as BlenderNeRF means them
+        path = np.stack([frame.pose for frame in files["test"].frames])
+        path = torch.tensor(path - np.concatenate([np.zeros((3, 3)), offset[:, None]], axis=1), dtype=torch.float32)
     return Scene(
         name=root.resolve().name,
         images=torch.from_numpy(images),
@@ -82,44 +62,74 @@ def load_blender_scene(
         splits=splits,
         near=scene_near if near is None else near,
         far=scene_far if far is None else far,
-        aabb=aabb,
-        render_path=Cameras(path, K.expand(len(path), 3, 3).clone(), height, width),
+        aabb=box,
+        render_path=cameras.along(path),
         background=(1.0, 1.0, 1.0) if white_background else (0.0, 0.0, 0.0),
-        notes=fallback_notes + notes,
+        valid=valid,
+        notes=[*notes, *alpha_notes, *move_notes, *bound_notes, *pixel_notes(valid, sizes)],
     )
 
 
-def _read_transforms(path: Path) -> tuple[float, list[tuple[Path, np.ndarray]]]:
-    """Horizontal field of view in radians, and each frame's image file and pose `[3, 4]`."""
-    if not path.is_file():
-        raise BadInput(f"{path}: not found; a Blender-format folder needs transforms_train.json; check --datadir")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:  # ValueError: neither UTF-8 nor JSON
-        raise BadInput(f"{path}: not readable as JSON ({error}); export or download it again") from error
-    angle = content.get("camera_angle_x") if isinstance(content, dict) else None
-    if not isinstance(angle, int | float) or not 0 < angle < math.pi:  # JSON as Python reads it allows NaN
-        raise BadInput(
-            f"{path}: camera_angle_x is {angle!r}; expected the horizontal field of view, in (0, pi) radians"
-        )
-    if not isinstance(content.get("frames"), list) or not content["frames"]:
-        raise BadInput(f"{path}: no frames; expected a list of file_path and transform_matrix")
-    frames = []
-    for i, frame in enumerate(content["frames"]):
-        try:
-            pose = np.array(frame["transform_matrix"], dtype=np.float32)
-            image = path.parent / frame["file_path"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadInput(
-                f"{path}: frame {i} has no valid file_path and transform_matrix ({error!r}); mend or drop it"
-            ) from error
-        if pose.shape not in ((4, 4), (3, 4)):
-            raise BadInput(f"{path}: frame {i} has a transform_matrix of shape {pose.shape}; expected 4x4")
-        if image.suffix.lower() not in IMAGE_SUFFIXES:  # not `with_suffix`: the name may be "r_0.5"
-            image = image.parent / f"{image.name}.png"
-        frames.append((image, pose[:3]))
-    check_poses(np.stack([pose for _, pose in frames]), str(path))
-    return float(angle), frames
+def _read_splits(
+    root: Path, testskip: int
+) -> tuple[list[View], dict[str, list[int]], dict[str, Transforms], list[str]]:
+    """All views, those of each split by number, what each file holds, and notes."""
+    files, notes = {}, []
+    for split in ("train", "val", "test"):
+        path = root / f"transforms_{split}.json"
+        if split != "train" and not path.exists():  # folders of one's own often have no val
+            files[split] = Transforms.empty(path)
+            continue
+        hint = "a Blender-format folder needs transforms_train.json"
+        learnt = split == "train"  # in whichever order
+        files[split] = read_transforms(path, hint, skip=1 if learnt else testskip, as_listed=learnt)
+        notes += files[split].notes
+        if not files[split].views:  # of train, refused in a moment
+            why = "none of the images asked for is there" if files[split].frames else "it lists no frames"
+            as_path = ": its poses are the video's path" if split == "test" and files[split].frames else ""
+            notes.append(f"{path}: {why}, so there are no {split} views{as_path}")
+    if not files["train"].views:
+        raise BadInput(files["train"].no_image)
+    views: list[View] = []
+    number: dict[Path, int] = {}
+    splits: dict[str, list[int]] = {}
+    for split, file in files.items():
+        splits[split] = []
+        for view in file.views:
+            if number.setdefault(view.image.resolve(), len(views)) == len(views):
+                views.append(view)
+            splits[split].append(number[view.image.resolve()])
+        both = set(splits["train"]).intersection(splits[split]) if split != "train" else ()
+        if both:
+            splits[split] = [i for i in splits[split] if i not in both]
+            notes.append(f"{file.path}: {len(both)} images are training views too, and are not measured on")
+    if not splits["test"]:
+        by_name = sorted(splits["train"], key=lambda i: name_order(str(views[i].image)))
+        splits["test"] = splits["val"] or by_name[::testskip]
+        used = "val views" if splits["val"] else "TRAINING views, which says nothing of new views"
+        notes.append(f"no test views in {root}: test measures are taken on {used}")
+    return views, splits, files, notes
+
+
+def _bounds(train: Transforms, c2w: np.ndarray, offset: np.ndarray) -> tuple:
+    """What `bounds_of_cameras` gives for poses that `offset` was taken from, by what the file says of its bounds."""
+    near, far, box, center, notes = bounds_of_cameras(c2w)
+    points, point_notes = stated_points(train)
+    of_points = None
+    if points is not None:
+        of_points = bounds_of_points(c2w[: len(train.views)], points.positions - offset, points.seen)
+    stated = stated_box(train.path, train.head)
+    if of_points is not None:
+        near, far, stated = of_points
+    else:
+        radius = float(np.median(np.linalg.norm(c2w[:, :, 3] - center, axis=-1)))
+        stated, box_notes = usable_box(None if stated is None else stated - offset, center, radius, str(train.path))
+        point_notes += box_notes
+        if stated is None:
+            return near, far, box, center, [*point_notes, *notes]
+        near, far = bounds_of_box(c2w, stated, LEAST_NEAR * radius)
+    note = f"{train.path} says where content ends: box {np.round(stated, 2).tolist()}, near {near:.3g}, far {far:.3g}"
+    return near, far, torch.tensor(stated, dtype=torch.float32), center, [*point_notes, note]
 
 
 def bounds_of_cameras(c2w: np.ndarray) -> tuple[float, float, torch.Tensor, np.ndarray, list[str]]:

@@ -9,8 +9,11 @@ import numpy as np
 
 from captures import Lens, SeenPoints, View, capture_scene, checked_lens
 from errors import BadInput
+from exif import heeded_orientations
+from file_names import FileFinder, moved_notes, natural_key
 from load_llff import hold_out
-from scene import Scene
+from scene import FARTHEST, Scene
+from text_files import RENAME, read_text
 
 # COLMAP's camera models by number, and of those that are read here what their parameters are.
 MODELS = (
@@ -40,7 +43,7 @@ class Picture:
 
 @dataclass
 class SparseModel:
-    """lenses: by camera number. pictures: in order of name. points: positions `[3]` by point number."""
+    """lenses: by camera number. pictures: in order of name, each once. points: positions `[3]` by point number."""
 
     lenses: dict[int, Lens]
     pictures: list[Picture]
@@ -56,24 +59,21 @@ def load_colmap_scene(
     near: float | None = None,
     far: float | None = None,
 ) -> Scene:
-    """Reads a folder with `images` and a sparse model in `sparse/0`, `sparse` or the folder itself.
+    """Reads a folder with `images` and a sparse model in `sparse/0`, another of `sparse`, `sparse` or itself;
+    or such a model, with `images` one or two folders above.
 
     Units and axes are new ones, see `captures.py`; near, far (z-depth) and the box are by default
     those of the 3D points that the views see. Images are undistorted, and averaged down by factor
     >= 1 on each side; every llffhold-th is a test view. needs_alpha: fail where images have none.
-    Raises BadInput for whatever is missing, malformed or inconsistent.
+    Raises BadInput for whatever is malformed or inconsistent, or where no image is there.
     """
-    root = Path(folder)
-    place = find_model(root)
+    place = find_model(Path(folder))
+    root = next((p for p in (Path(folder), *place.resolve().parents[:2]) if (p / "images").is_dir()), Path(folder))
     model = read_model(place)
-    views = []
-    for picture in model.pictures:
-        if picture.camera not in model.lenses:
-            raise BadInput(f"{place}: image {picture.name} has camera {picture.camera}, which cameras.* lacks; {AGAIN}")
-        views.append(View(root / "images" / picture.name, model.lenses[picture.camera], _camera_to_world(picture.w2c)))
+    pictures, views, notes = _views(root / "images", place, model)
     splits = hold_out(np.stack([view.c2w for view in views]), llffhold)
     number = {point: i for i, point in enumerate(model.points)}
-    seen = [np.array([number[p] for p in one.seen.tolist() if p in number], dtype=np.int64) for one in model.pictures]
+    seen = [np.array([number[p] for p in one.seen.tolist() if p in number], dtype=np.int64) for one in pictures]
     points = SeenPoints(np.array(list(model.points.values())), seen) if model.points else None
     scene = capture_scene(
         root.resolve().name,
@@ -87,20 +87,66 @@ def load_colmap_scene(
         far=far,
         points=points,
     )
-    others = [p.name for p in place.parent.iterdir() if p.is_dir() and p != place] if place.name == "0" else []
-    if others:
-        scene.notes.insert(0, f"{place} is read; of {', '.join(sorted(others))} beside it nothing is")
+    others = [p.name for p in place.parent.iterdir() if p.is_dir() and p != place]
+    if place.parent.name == "sparse" and others:
+        number = f"the most images registered, {len(model.pictures)}"
+        notes.append(f"{place} is read, which has {number}; of {', '.join(sorted(others))} beside it nothing is")
+    scene.notes = notes + scene.notes
     return scene
 
 
+def _views(folder: Path, place: Path, model: SparseModel) -> tuple[list[Picture], list[View], list[str]]:
+    """The pictures whose images are there, a view for each, and notes."""
+    files, moved = FileFinder(folder).find_all([picture.name for picture in model.pictures])
+    found = list(zip(model.pictures, files, moved, strict=True))
+    there = [(picture, file) for picture, file, _ in found if file is not None]
+    missing = [picture.name for picture, file, _ in found if file is None]
+    if not there:
+        first = folder / missing[0]
+        raise BadInput(f"{first}: no such image, nor any other of {len(missing)} in {place}; restore them")
+    for picture, _ in there:
+        if picture.camera not in model.lenses:
+            raise BadInput(f"{place}: image {picture.name} has camera {picture.camera}, which cameras.* lacks; {AGAIN}")
+    lenses = [model.lenses[picture.camera] for picture, _ in there]
+    paths, sizes = [file for _, file in there], [(lens.height, lens.width) for lens in lenses]
+    orientations, _, notes = heeded_orientations(paths, sizes, place)
+    notes += moved_notes(place, [(picture.name, file) for picture, file, elsewhere in found if elsewhere])
+    pictures = [picture for picture, _ in there]
+    views = [
+        View(path, lens, _camera_to_world(picture.w2c), orientation=orientation)
+        for path, lens, picture, orientation in zip(paths, lenses, pictures, orientations, strict=True)
+    ]
+    if missing:
+        share = f"{len(missing)} of {len(model.pictures)} pictures"
+        notes.append(f"{place}: {share} have no image in {folder} and are left out, the first is {missing[0]}")
+    masks = folder.with_name("masks")
+    if masks.is_dir():
+        notes.append(f"{masks}: COLMAP's masks are not read; every pixel is learnt from")
+    return pictures, views, notes
+
+
 def find_model(root: Path) -> Path:
-    """The folder of the sparse model."""
+    """The folder of the sparse model, of several that with the most images."""
     if not root.is_dir():
         raise BadInput(f"{root}: no such data folder; check --datadir")
-    for place in (root / "sparse" / "0", root / "sparse", root):
-        if any((place / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt")):
-            return place
+    models = sorted(filter(is_model, (root / "sparse").glob("*")), key=lambda place: natural_key(place.name))
+    models = models or list(filter(is_model, (root / "sparse", root)))[:1]
+    if models:
+        return models[0] if len(models) == 1 else max(models, key=_registered)  # of equals the first
     raise BadInput(f"{root}: no cameras.bin or cameras.txt in sparse/0, sparse or the folder; run colmap mapper first")
+
+
+def is_model(place: Path) -> bool:
+    """Whether a folder holds a sparse model."""
+    return any((place / f"cameras.{suffix}").is_file() for suffix in ("bin", "txt"))
+
+
+def _registered(place: Path) -> int:
+    """How many images a model has; none if it is damaged."""
+    try:
+        return len(read_model(place).pictures)
+    except BadInput:
+        return 0
 
 
 def read_model(place: Path) -> SparseModel:
@@ -126,7 +172,8 @@ def read_model(place: Path) -> SparseModel:
     lenses, pictures, points = content
     if not pictures:
         raise BadInput(f"{place}: no image is registered in images.{suffix}; run colmap mapper on more photographs")
-    return SparseModel(lenses, sorted(pictures, key=lambda picture: picture.name), points)
+    by_name = {picture.name: picture for picture in reversed(pictures)}  # of one name the first
+    return SparseModel(lenses, [by_name[name] for name in sorted(by_name, key=natural_key)], points)
 
 
 # --------------------------------------------------------------------------------- what they mean
@@ -161,7 +208,7 @@ def _lens(path: Path, number: int, model: str, width: int, height: int, values: 
 def _picture(path: Path, pose: list[float], camera: int, name: str, seen: np.ndarray) -> Picture:
     """pose: the rotation as a quaternion w, x, y, z, then the translation."""
     quaternion, translation = np.array(pose[:4]), np.array(pose[4:])
-    length = np.linalg.norm(quaternion) if np.abs(pose).max() < 1e9 else math.nan  # nor may squares overflow
+    length = np.linalg.norm(quaternion) if np.abs(pose).max() < FARTHEST else math.nan  # nor may squares overflow
     if not length > 1e-6 or not name or "\0" in name:
         raise BadInput(f"{path}: image {name!r} has pose {pose}; expected a name, and finite numbers: {AGAIN}")
     w, x, y, z = quaternion / length
@@ -183,7 +230,7 @@ def _camera_to_world(w2c: np.ndarray) -> np.ndarray:
 
 def _point(path: Path, number: int, position: list[float]) -> np.ndarray:
     point = np.array(position)
-    if not np.abs(point).max() < 1e9:
+    if not np.abs(point).max() < FARTHEST:
         raise BadInput(f"{path}: point {number} is at {position}; expected finite numbers: {AGAIN}")
     return point
 
@@ -196,7 +243,7 @@ class _Bytes:
     are bytes, so nothing is reserved for what is not there. Raises ValueError past the end."""
 
     def __init__(self, path: Path):
-        self.content = path.read_bytes()
+        self.path, self.content = path, path.read_bytes()
         self.place = 0
 
     def skip(self, size: int) -> int:
@@ -218,7 +265,11 @@ class _Bytes:
         if end < 0:
             raise ValueError(f"a name at {self.place} does not end")
         start, self.place = self.place, end + 1
-        return self.content[start:end].decode()
+        try:
+            return self.content[start:end].decode()
+        except UnicodeDecodeError as error:
+            what = f"an image's name is {self.content[start:end]!r}, which is not UTF-8"
+            raise BadInput(f"{self.path}: {what}; {RENAME}, and run COLMAP again") from error
 
     def end(self) -> None:
         if self.place != len(self.content):
@@ -266,7 +317,7 @@ def _binary_points(path: Path) -> dict[int, np.ndarray]:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text().split("\n") if not line.startswith("#")]
+    return [line.strip() for line in read_text(path).split("\n") if not line.startswith("#")]
 
 
 def _text_cameras(path: Path) -> dict[int, Lens]:

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from errors import BadInput
-from images import check_one_size, image_sizes, list_images, read_images
+from exif import heeded_orientations, upright
+from images import check_one_size, list_images, read_images
 from run_nerf_helpers import camera_rays, ndc_rays
 from scene import Cameras, Scene, check_extent, check_poses, covered, focus_point, look_at, possible_focal, shrunk
 
@@ -47,18 +48,18 @@ def load_llff_scene(
     if ndc and np.ptp(hwf[:, 2]) > 1e-3 * hwf[0, 2]:
         raise BadInput(f"{file}: {np.ptp(hwf[:, 2]):g} px between focals; NDC needs one: add --no_ndc")
     paths, shrink, notes = _find_photographs(root, max(factor, 1), len(c2w))
-    full = image_sizes(paths)
+    turns, full, turn_notes = heeded_orientations(paths, [(h, w) for h, w, _ in hwf], file)
     if ndc:
         check_one_size(paths, full, "NDC needs one size: add --no_ndc")
-    images = _on_black(read_images(paths, shrink, sizes=full))
+    images = _on_black(read_images(paths, shrink, lambda i, image: upright(image, turns[i]), full))
     sizes = torch.tensor([[shrunk(side, shrink) for side in size] for size in full])
     K = _intrinsics(hwf, sizes, file, paths)
 
     scale = 1 / (BOUND_FACTOR * bounds.min())
     c2w[:, :, 3] *= scale
-    check_extent("in units of the nearest bound, a camera", c2w[:, :, 3], str(file))
     check_extent("in units of the nearest bound, a far one", scale * bounds, str(file))
     c2w = recenter_poses(c2w)
+    check_extent("in units of the nearest bound, a camera", c2w[:, :, 3], str(file))
     if spherify:
         c2w, sphere_scale = spherify_poses(c2w)
         scale *= sphere_scale
@@ -79,7 +80,7 @@ def load_llff_scene(
         render_path=cameras.along(path),
         ndc=ndc,
         valid=covered(sizes),
-        notes=notes,
+        notes=notes + turn_notes,
     )
 
 

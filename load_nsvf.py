@@ -7,8 +7,10 @@ import numpy as np
 import torch
 
 from errors import BadInput
-from images import image_size, list_images, read_images
-from scene import Cameras, Scene, check_extent, check_poses, depth_range, level_orbit, possible_focal
+from file_names import natural_key
+from images import hidden_share, image_size, list_images, read_images, without_idle_alpha
+from scene import Cameras, Scene, check_extent, check_poses, depth_range, level_orbit, near_origin, possible_focal
+from text_files import read_text
 
 SPLITS = {"0_": "train", "1_": "val", "2_": "test"}  # by what a file's name begins with
 # Tanks and Temples' boxes are tight around what the masks leave. TensoRF and VQRF scale their corners by
@@ -42,13 +44,17 @@ def load_nsvf_scene(
             raise BadInput(f"{root}: no folder {name}; an NSVF folder has rgb/, pose/, intrinsics.txt and bbox.txt")
     box = _read_box(root / "bbox.txt")
     pairs, splits, notes = _read_splits(root, max(testskip, 1))
-    c2w = np.stack([_read_pose(pose) for _, pose in pairs])
+    c2w, offset, move_notes = near_origin(np.stack([_read_pose(pose) for _, pose in pairs]))
+    box -= offset
+    check_extent("the box", box, str(root / "bbox.txt"))
+    check_extent("a camera", c2w[:, :, 3], str(root / "pose"))
 
     full_height, full_width = image_size(pairs[0][0])
     full_K = _read_intrinsics(root / "intrinsics.txt", full_height, full_width)
     images = read_images([image for image, _ in pairs], factor)
     if images.shape[-1] == 3 and needs_alpha:
         raise BadInput(f"{pairs[0][0]}: image is RGB, but --random_bkgd needs RGBA; leave it out")
+    images, alpha_notes = without_idle_alpha(images, hidden_share(images))
     height, width = images.shape[1:3]
     K = torch.tensor(full_K * [[width / full_width], [height / full_height], [1]], dtype=torch.float32)
 
@@ -68,7 +74,7 @@ def load_nsvf_scene(
         aabb=torch.tensor(box, dtype=torch.float32),
         render_path=Cameras(path, K.repeat(len(path), 1, 1), height, width),
         background=(1.0, 1.0, 1.0),
-        notes=notes,
+        notes=notes + alpha_notes + move_notes,
     )
 
 
@@ -80,7 +86,7 @@ def _read_splits(root: Path, testskip: int) -> tuple[list[tuple[Path, Path]], di
         file, other = (images[stem], "pose") if stem in images else (poses[stem], "rgb")
         raise BadInput(f"{file}: no file {stem}.* in {root / other}; restore it, or remove this one")
     by_split: dict[str, list[str]] = {name: [] for name in SPLITS.values()}
-    for stem in sorted(images):
+    for stem in sorted(images, key=natural_key):
         if stem[:2] not in SPLITS:
             raise BadInput(
                 f"{images[stem]}: name begins with {stem[:2]!r}; expected 0_ (train), 1_ (val) or 2_ (test): rename it"
@@ -119,7 +125,7 @@ def _read_rows(file: Path) -> list[list[float]]:
     if not file.is_file():
         raise BadInput(f"{file}: not found; an NSVF folder has rgb/, pose/, intrinsics.txt and bbox.txt")
     try:
-        rows = [[float(word) for word in line.split()] for line in file.read_text().splitlines()]
+        rows = [[float(word) for word in line.split()] for line in read_text(file).splitlines()]
     except (OSError, ValueError) as error:  # ValueError: no number, or no text
         raise BadInput(f"{file}: not readable as numbers ({error}); export or download it again") from error
     rows = [row for row in rows if row]
@@ -136,7 +142,6 @@ def _read_box(file: Path) -> np.ndarray:
     box = np.array(numbers[:6]).reshape(2, 3)
     if not (box[0] < box[1]).all():
         raise BadInput(f"{file}: corners {box.tolist()}; expected every x0 y0 z0 below its x1 y1 z1: mend the file")
-    check_extent("the box", box, str(file))
     return box
 
 
@@ -149,7 +154,6 @@ def _read_pose(file: Path) -> np.ndarray:
     if np.abs(matrix[3] - [0, 0, 0, 1]).max() > 1e-6:
         raise BadInput(f"{file}: last row is {matrix[3].tolist()}; expected 0 0 0 1: is the matrix transposed?")
     check_poses(matrix[None, :3], str(file))
-    check_extent("the camera", matrix[:3, 3], str(file))
     return matrix[:3] * [1, -1, -1, 1]
 
 

@@ -9,7 +9,7 @@ import torch
 
 from errors import BadInput
 from load_blender import bounds_of_cameras
-from scene import Cameras, Scene, check_extent, check_poses, orbit_path, pinhole, possible_focal
+from scene import Cameras, Scene, check_extent, check_poses, near_origin, orbit_path, pinhole, possible_focal
 
 TRAIN_SHARE = 0.9  # of the views, the first ones; the others are test views
 # So many times the file's own size an array may have, which no pictures reach, or so many bytes, which do no harm.
@@ -34,8 +34,9 @@ def load_tiny_nerf_scene(file: str, near: float | None = None, far: float | None
     if focal.size != 1 or not possible_focal(float(focal.item()), width):
         raise BadInput(f"{path}: focal is {focal.tolist()}, expected one positive number of pixels, about {width}")
     check_poses(poses[:, :3], str(path))
-    check_extent("a camera", poses[:, :3, 3], str(path))
-    c2w = poses[:, :3].astype(np.float32)
+    c2w, _, move_notes = near_origin(poses[:, :3].astype(np.float64))
+    check_extent("a camera", c2w[:, :, 3], str(path))
+    c2w = c2w.astype(np.float32)
     K = pinhole(float(focal.item()), height, width)
     scene_near, scene_far, aabb, center, notes = bounds_of_cameras(c2w)
     radius = float(np.median(np.linalg.norm(c2w[:, :, 3] - center, axis=-1)))
@@ -50,7 +51,7 @@ def load_tiny_nerf_scene(file: str, near: float | None = None, far: float | None
         far=scene_far if far is None else far,
         aabb=aabb,
         render_path=Cameras(orbit, K.expand(len(orbit), 3, 3).clone(), height, width),
-        notes=notes,
+        notes=move_notes + notes,
     )
 
 

@@ -9,7 +9,7 @@ import math
 import torch
 
 from errors import BrokenFile
-from scene import FAR_AWAY
+from scene import FAR_AWAY, box_problem
 
 LARGEST_GRID = 512  # cells on a side: a bit each in the file, three bytes in memory
 LARGEST_PICTURE = 65_536  # pixels on a side
@@ -17,7 +17,6 @@ MOST_PIXELS = 2**27  # of a picture
 MOST_FRAMES = 100_000  # of the video path
 MOST_STEPS = 10_000  # of a ray through the box, beyond which a picture would take forever
 MOST_SAMPLES = 4096  # of a ray, of the coarse and of the fine field each
-SMALLEST_SIDE = 1e-6  # of a box, world units
 MOST_ENTRIES = 4096  # of a plane or line along an axis
 CODERS = ("range", "lzma")  # of `entropy_coding`
 MOST_CODES = 65_536  # of a codebook
@@ -119,13 +118,6 @@ def _check_sampler(sampler: dict, coded: bool) -> None:
         raise BrokenFile(f"sampler: {problem}")
     sides = [high - low for low, high in zip(*box, strict=True)]
     check_number("sampler", sampler, "step", math.hypot(*sides) / MOST_STEPS, FAR_AWAY)
-
-
-def box_problem(box: torch.Tensor) -> str:
-    """Why nothing can be in `box [2, 3]`, two corners in world units; empty if something can."""
-    if not (box.abs() <= FAR_AWAY).all():
-        return f"the box reaches farther than {FAR_AWAY:g} world units"
-    return "" if (box[1] - box[0]).min() >= SMALLEST_SIDE else "the box has no volume"
 
 
 def _check_field(name: str, field: dict) -> None:

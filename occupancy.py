@@ -228,7 +228,7 @@ class OccupancyGrid(nn.Module):
     def _dilated(self, reach: float) -> torch.Tensor:
         """`occupied`, grown so that a look-up at a point covers all cells within `reach` of it."""
         if self._near_reach != reach:
-            radius = [min(int(reach / side) + 1, self.resolution) for side in self.cell_sides]
+            radius = [int(reach / side) + 1 for side in self.cell_sides]
             self._near_occupied, self._near_reach = _grown(self.occupied, radius), reach
         return self._near_occupied
 

@@ -27,7 +27,7 @@ def config_parser() -> Parser:
 
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--datadir", help="input data folder; without it the built-in procedural scene is used")
+    add("--datadir", help="input data folder, or a file in it; without it the built-in procedural scene is used")
     add(
         "--dataset_type",
         default="auto",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import configargparse
 
-LONGEST_ERROR = 400  # characters; a line of a file that is no config may have thousands
+from errors import one_line
+
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -70,10 +71,7 @@ class Parser(configargparse.ArgumentParser):
             close = difflib.get_close_matches(wrong, known, n=1)
             message = f"unknown flag or config key {wrong}"
             hint = f"; did you mean {close[0]}?" if close else "; --help lists all flags"
-        line = " ".join(message.split())
-        if len(line) > LONGEST_ERROR:
-            line = f"{line[:LONGEST_ERROR]} ..."
-        print(f"{self.prog}: error: {line}{hint}", file=sys.stderr)
+        print(f"{self.prog}: error: {one_line(' '.join(message.split()))}{hint}", file=sys.stderr)
         sys.exit(2)
 
 

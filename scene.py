@@ -10,6 +10,9 @@ import torch
 
 from errors import BadInput
 
+FARTHEST = 1e12  # world units: beyond, a position is damage and not a map coordinate
+NEAREST_TO_FAR = 1e-3  # size of a scene over its distance from the origin, below which float32 is too coarse
+SMALLEST_SIDE = 1e-6  # of a box, world units
 FAR_AWAY = 1e6  # world units, and for a lens pixels: nothing that is measured reaches farther
 
 
@@ -226,6 +229,13 @@ def focus_point(c2w: np.ndarray) -> np.ndarray:
     return np.linalg.lstsq(projector.sum(0), (projector @ origin).sum(0), rcond=None)[0][:, 0]
 
 
+def box_problem(box: torch.Tensor) -> str:
+    """Why nothing can be in `box [2, 3]`, two corners in world units; empty if something can."""
+    if not (box.abs() <= FAR_AWAY).all():
+        return f"the box reaches farther than {FAR_AWAY:g} world units"
+    return "" if (box[1] - box[0]).min() >= SMALLEST_SIDE else "the box has no volume"
+
+
 def check_extent(what: str, numbers: np.ndarray, where: str) -> None:
     """Raises BadInput where coordinates are not finite, or so large that float32 and model files do not hold them.
 
@@ -243,20 +253,46 @@ def possible_focal(focal: float | np.ndarray, side: float | np.ndarray) -> bool 
     return (focal > 1e-3 * side) & (focal < FAR_AWAY)
 
 
-def check_poses(c2w: np.ndarray, where: str) -> None:
-    """Raises BadInput unless `c2w [N, 3, 4]` are finite and their rotations orthonormal."""
+def check_poses(c2w: np.ndarray, where: str, first: int = 0) -> None:
+    """Raises BadInput unless `c2w [N, 3, 4]`, numbered from `first`, are finite, not too far off, and their
+    rotations orthonormal."""
     finite = np.isfinite(c2w).all((1, 2))
+    distance = np.abs(c2w[:, :, 3]).max(1)
     rotation = np.where(finite[:, None, None], c2w[:, :, :3], np.eye(3)).astype(np.float64)
     with np.errstate(all="ignore"):  # absurd numbers overflow, and are no rotation either
         error = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max((1, 2))
         determinant = np.linalg.det(rotation)
-    for i in np.flatnonzero(~finite | ~(error <= 1e-2) | (determinant < 0)):
+    for i in np.flatnonzero(~finite | ~(distance <= FARTHEST) | ~(error <= 1e-2) | (determinant < 0)):
+        pose = f"{where}: pose {first + i}"
         if not finite[i]:
-            raise BadInput(f"{where}: pose {i} holds NaN or infinity; every entry must be finite")
+            raise BadInput(f"{pose} holds NaN or infinity; every entry must be finite")
+        if distance[i] > FARTHEST:
+            raise BadInput(f"{pose} stands {distance[i]:g} units off; drop it")
         raise BadInput(
-            f"{where}: pose {i} is not a rotation (|R'R - 1| = {error[i]:.3g}, det = {determinant[i]:.3g}); "
+            f"{pose} is not a rotation (|R'R - 1| = {error[i]:.3g}, det = {determinant[i]:.3g}); "
             "remove scale or mirroring from the matrix"
         )
+
+
+def near_origin(c2w: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Poses `[N, 3, 4]` whose positions float32 resolves, what was taken from them `[3]`, and notes.
+
+    That is nothing, but for map coordinates, which are large beside the scene: of these, the point looked at.
+    """
+    eyes = c2w[:, :, 3]
+    middle = eyes.mean(0)
+    around = np.concatenate([c2w[:, :, :3], (eyes - middle)[..., None]], axis=-1)
+    center = focus_point(around)
+    extent = max(np.median(np.linalg.norm(around[:, :, 3] - center, axis=-1)), np.abs(around[:, :, 3]).max())
+    if not 1e-9 < extent / max(np.abs(eyes).max(), 1e-9) < NEAREST_TO_FAR:  # less is no scene, but one place
+        return c2w, np.zeros(3), []
+    offset = middle + center
+    around[:, :, 3] -= center
+    note = (
+        f"positions are large numbers, as on a map: {np.round(offset, 3).tolist()} is moved to the origin; --near, "
+        "--far and --aabb are in the moved units"
+    )
+    return around, offset, [note]
 
 
 def _normalize(v: np.ndarray) -> np.ndarray:

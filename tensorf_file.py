@@ -3,7 +3,8 @@
 import torch
 
 from errors import BrokenFile
-from model_metadata import MOST_ENTRIES, box_problem, check_tensors
+from model_metadata import MOST_ENTRIES, check_tensors
+from scene import box_problem
 from tensorf import LINES, PLANES, TensorfConfig, TensorField
 
 

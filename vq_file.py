@@ -17,8 +17,9 @@ from entropy_coding import (
     make_encoder,
 )
 from errors import BrokenFile
-from model_metadata import box_problem, check_tensors
+from model_metadata import check_tensors
 from occupancy import OccupancyGrid
+from scene import box_problem
 from tensorf import LINES, PLANES, TensorfConfig, TensorField, TensorVM
 from tensorf_file import tensorf_config
 from vector_quantization import CODED, KEPT, VQTensorVM

@@ -99,8 +99,22 @@ def write_nerfstudio(folder: Path, k: dict | None = None, fisheye: bool = False,
     return folder
 
 
-def edit_json(folder: Path, change) -> None:
-    path = folder / "transforms.json"
+def write_blender(folder: Path, k: dict | None = None) -> Path:
+    """The same lens and views in Blender's layout, all that is not standard in the files' heads: 6 train, 4 test."""
+    poses = ring(10)
+    head = {"w": WIDTH, "h": HEIGHT, "fl_x": FX, "fl_y": FY, "cx": CX, "cy": CY, "camera_angle_x": 0.5, **(k or {})}
+    for split, some in (("train", poses[:6]), ("test", poses[6:])):
+        names = write_photographs(folder / split, some, k)
+        frames = [
+            {"file_path": f"./{split}/{name}", "transform_matrix": [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]]}
+            for name, pose in zip(names, some, strict=True)
+        ]
+        (folder / f"transforms_{split}.json").write_text(json.dumps(head | {"frames": frames}))
+    return folder
+
+
+def edit_json(folder: Path, change, name: str = "transforms.json") -> None:
+    path = folder / name
     content = json.loads(path.read_text())
     changed = change(content)
     path.write_text(json.dumps(content if changed is None else changed))

@@ -6,12 +6,13 @@ import json
 import imageio.v3 as imageio
 import numpy as np
 import pytest
-from capture_files import HEIGHT, OPENCV, WIDTH, edit_json, write_colmap, write_nerfstudio, write_nsvf
+from capture_files import HEIGHT, OPENCV, WIDTH, edit_json, write_blender, write_colmap, write_nerfstudio, write_nsvf
 from test_commands import fails_cleanly, run
 from test_training import HIERARCHICAL, TINY
 
 import run_nerf
 from datasets import MARKS, READERS, dataset_type, load_scene
+from errors import BadInput
 from options import DATASETS, config_parser
 
 OCCUPANCY = [flag for flag in TINY if flag not in ("--white_bkgd", "--random_bkgd")]
@@ -31,6 +32,7 @@ def masked(folder):
 
 
 FORMATS = {
+    "blender": lambda d: write_blender(d, OPENCV | {"k1": 0.2}),
     "nsvf": lambda d: write_nsvf(d),
     "nerfstudio": masked,
     "colmap": lambda d: write_colmap(d, "OPENCV"),
@@ -46,7 +48,9 @@ def test_every_choice_has_a_reader_or_says_that_it_has_none():
     "files, expected",
     [
         (["transforms_train.json", "transforms.json"], "blender"),
-        (["poses_bounds.npy", "sparse/0/cameras.bin"], "llff"),
+        (["poses_bounds.npy"], "llff"),
+        (["poses_bounds.npy", "images/a.png", "sparse/0/cameras.bin"], "colmap"),
+        (["poses_bounds.npy", "images_8/a.png", "sparse/0/cameras.bin"], "llff"),
         (["transforms.json", "sparse/0/cameras.bin"], "nerfstudio"),
         (["rgb/a", "pose/a"], "nsvf"),
         (["sparse/cameras.txt"], "colmap"),
@@ -71,6 +75,49 @@ def test_auto_without_a_folder_and_with_a_file():
     assert dataset_type(parse("--datadir", "x/tiny.npz")) == "tiny_nerf"
 
 
+@pytest.mark.parametrize("kind", ["auto", "explicit"])
+@pytest.mark.parametrize(
+    "name, write, file",
+    [
+        ("nerfstudio", write_nerfstudio, "transforms.json"),
+        ("blender", write_blender, "transforms_train.json"),
+        ("blender", write_blender, "transforms_test.json"),
+        ("colmap", write_colmap, "sparse/0/cameras.bin"),
+        ("colmap", write_colmap, "sparse/0"),
+        ("colmap", write_colmap, "sparse"),
+    ],
+)
+def test_a_file_of_a_folder_means_the_folder(tmp_path, monkeypatch, name, write, file, kind):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "data")
+    place = "~/data"  # as a config may say it, where no shell expands it
+    args = parse("--datadir", f"{place}/{file}", "--dataset_type", "auto" if kind == "auto" else name, "--factor", "9")
+    assert dataset_type(args) == name
+    scene, expected = load_scene(args), load_scene(parse("--datadir", place, "--factor", "9"))
+    assert scene.images.shape == expected.images.shape and scene.name == "data" and args.datadir.startswith("~")
+
+
+def test_colmaps_lens_goes_before_what_was_made_of_it(tmp_path, capsys):
+    write_colmap(tmp_path, "OPENCV")
+    np.save(tmp_path / "poses_bounds.npy", np.zeros(3))
+    assert len(load_scene(parse("--datadir", tmp_path, "--factor", "9")).images) == 10
+    assert "--dataset_type llff" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="poses_bounds.npy"):
+        load_scene(parse("--datadir", tmp_path, "--dataset_type", "llff"))
+
+
+def test_notes_are_one_line_each_and_said_once(tmp_path, capsys):
+    write_blender(tmp_path)
+    for split in ("train", "test"):
+        name = f"transforms_{split}.json"
+        edit_json(tmp_path, lambda c: c["frames"].append(c["frames"][0] | {"file_path": "a\nb\ud800" * 999}), name)
+    (tmp_path / "masks").mkdir()
+    load_scene(parse("--datadir", tmp_path, "--factor", "9"))
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("note: ") and len(line) < 700 for line in lines)
+    assert sum("masks" in line for line in lines) == 1 and sum("have no image" in line for line in lines) == 1
+
+
 @pytest.mark.parametrize("flags", [OCCUPANCY, COARSE_FINE], ids=["occupancy", "hierarchical"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_run_learns_from_it(tmp_path, name, flags):
@@ -89,6 +136,24 @@ def test_flags_reach_the_readers(tmp_path, name):
     assert (scene.near, scene.far, len(scene.render_path)) == (0.3, 9, 4)
     assert scene.aabb.tolist() == [[-1, -2, -3], [1, 2, 3]]
     assert scene.images.shape[1:3] == (45, 60)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--aabb", "-1", "-1", "-1", "1", "1", "inf"],
+        ["--aabb", "-1e38", "-1", "-1", "1", "1", "1"],
+        ["--aabb", "nan", "-1", "-1", "1", "1", "1"],
+        ["--aabb", "0", "0", "0", "1", "1", "1e-30"],
+        ["--near", "nan"],
+        ["--far", "nan"],
+        ["--far", "inf"],
+        ["--far", "1e30"],
+    ],
+)
+def test_bounds_that_nothing_can_lie_in_are_refused_in_one_line(tmp_path, capsys, flags):
+    common = ["--procedural_size", "8", "--basedir", tmp_path / "logs", "--expname", "x", "--plot_cameras"]
+    fails_cleanly(capsys, run_nerf, *common, *flags, says=(flags[0],))
 
 
 def test_plot_cameras_draws_a_capture(tmp_path):

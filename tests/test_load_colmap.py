@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from capture_files import COLMAP_MODELS, POINTS, TARGET, dot_places, photograph, ring, write_colmap, write_model
+from PIL import Image
 from test_load_nsvf import seen_by
 
 from captures import bounds_of_points, normalisation
@@ -95,6 +96,100 @@ def test_names_with_folders_and_blanks(tmp_path):
     scene = load_colmap_scene(tmp_path)
     points = normalisation(ring(10)[[0, 1, 3, 4, 5, 6, 7, 8, 9, 2]], "here").points(POINTS)
     assert np.abs(np.subtract(dot_places(scene.images[9].numpy()), seen_by(scene.cameras, 9, points))).max() < 0.1
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "text"])
+def test_of_several_models_the_one_with_the_most_images_is_read(tmp_path, binary):
+    write_colmap(tmp_path, binary=binary)
+    (tmp_path / "sparse/0").rename(tmp_path / "sparse/10")
+    _, values, _ = COLMAP_MODELS["PINHOLE"]
+    for name, views in (("0", 3), ("2", 10)):
+        names = [f"{i:03d}.png" for i in range(views)]
+        write_model(tmp_path / "sparse" / name, "PINHOLE", values, ring(10)[:views], names, POINTS, binary)
+    (tmp_path / "sparse/11").mkdir()
+    (tmp_path / "sparse/11/cameras.bin").touch()  # damaged, and not chosen
+    assert find_model(tmp_path) == tmp_path / "sparse/2"  # of two as large the first
+    scene = load_colmap_scene(tmp_path)
+    assert len(scene.images) == 10 and "the most images registered, 10; of 0, 10, 11 beside it" in scene.notes[0]
+    assert len(load_colmap_scene(tmp_path / "sparse/0").images) == 3  # asked for by name
+
+
+def test_missing_images_are_left_out_and_counted(tmp_path):
+    plain = load_colmap_scene(write_colmap(tmp_path))
+    (tmp_path / "images/003.png").unlink()
+    (tmp_path / "images/004.png").rename(tmp_path / "images/004.PNG")
+    scene = load_colmap_scene(tmp_path)
+    assert torch.equal(scene.images, plain.images[[0, 1, 2, 4, 5, 6, 7, 8, 9]])
+    assert any("1 of 10 pictures" in note and "003.png" in note for note in scene.notes)
+    assert scene.aabb.tolist() != [[-8] * 3, [8] * 3]  # the points are still those of the right views
+
+
+def test_names_with_the_folder_they_were_taken_from(tmp_path):
+    plain = load_colmap_scene(write_colmap(tmp_path, binary=False))
+    path = tmp_path / "sparse/0/images.txt"
+    path.write_text(path.read_text().replace(" 00", " photos\\00"))
+    scene = load_colmap_scene(tmp_path)
+    assert torch.equal(scene.images, plain.images) and any("10 images are not where" in note for note in scene.notes)
+
+
+def test_photographs_that_only_their_tag_puts_upright(tmp_path):
+    plain = load_colmap_scene(write_colmap(tmp_path))
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    for path in (tmp_path / "images").iterdir():
+        Image.open(path).transpose(Image.Transpose.ROTATE_270).save(path, exif=exif)
+    assert torch.equal(load_colmap_scene(tmp_path).images, plain.images)
+
+
+def test_pictures_are_in_the_order_of_their_numbers_and_each_counts_once(tmp_path):
+    """Names without leading zeros, which text sorts otherwise; and one picture that the model has twice."""
+    plain = load_colmap_scene(write_colmap(tmp_path, binary=False, views=12))
+    path = tmp_path / "sparse/0/images.txt"
+    lines = path.read_text().splitlines()
+    for i in range(12):
+        (tmp_path / f"images/{i:03d}.png").rename(tmp_path / f"images/img{i}.png")
+        lines[1 + 2 * i] = lines[1 + 2 * i].replace(f"{i:03d}.png", f"img{i}.png")
+    path.write_text("\n".join([*lines, *lines[5:7]]) + "\n")
+    scene = load_colmap_scene(tmp_path)
+    assert torch.equal(scene.images, plain.images) and torch.equal(scene.cameras.c2w, plain.cameras.c2w)
+
+
+@pytest.mark.parametrize("mark", ["utf-8-sig", "utf-16"])
+def test_text_as_windows_editors_save_it(tmp_path, mark):
+    write_colmap(tmp_path, binary=False)
+    for path in (tmp_path / "sparse/0").iterdir():
+        path.write_text(path.read_text().replace("\n", "\r\n"), encoding=mark, newline="")
+    if mark == "utf-8-sig":
+        assert len(load_colmap_scene(tmp_path).images) == 10
+    else:
+        with pytest.raises(BadInput, match="cameras.txt.*UTF-16: save it as UTF-8"):
+            load_colmap_scene(tmp_path)
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "text"])
+def test_a_name_in_another_encoding_is_to_be_renamed(tmp_path, binary):
+    write_colmap(tmp_path, binary=binary)
+    path = tmp_path / f"sparse/0/images.{'bin' if binary else 'txt'}"
+    path.write_bytes(path.read_bytes().replace(b"003.png", "测试.png".encode("gbk")))
+    with pytest.raises(BadInput, match="images.*rename the images"):
+        load_colmap_scene(tmp_path)
+
+
+def test_map_coordinates_are_a_capture_like_any_other(tmp_path):
+    _, values, _ = COLMAP_MODELS["PINHOLE"]
+    plain = load_colmap_scene(write_colmap(tmp_path))
+    far, poses, names = np.array([441547.0, 5121946.0, 2345.0]), ring(10), [f"{i:03d}.png" for i in range(10)]
+    poses[:, :, 3] += far
+    points = TARGET + far + np.random.default_rng(0).uniform(-1, 1, (40, 3))
+    write_model(tmp_path / "sparse/0", "PINHOLE", values, poses, names, points, binary=True)
+    moved = load_colmap_scene(tmp_path)
+    torch.testing.assert_close(moved.cameras.c2w, plain.cameras.c2w, atol=1e-5, rtol=0)
+    assert moved.far < 2 * plain.far
+
+
+def test_masks_beside_a_model_are_said_not_to_be_read(tmp_path):
+    (write_colmap(tmp_path) / "masks").mkdir()
+    assert any("masks are not read" in note for note in load_colmap_scene(tmp_path).notes)
 
 
 # ------------------------------------------------------------------------------------- bad input

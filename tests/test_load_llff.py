@@ -9,6 +9,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from errors import BadInput
 from images import area_downsample
@@ -57,6 +58,29 @@ def make_scene(folder: Path, c2w: np.ndarray | None = None, factor: int = 8, **f
     np.save(folder / "poses_bounds.npy", as_llff(c2w, **file))
     write_images(folder / ("images" if factor == 1 else f"images_{factor}"), len(c2w), factor)
     return folder
+
+
+def test_map_coordinates_are_a_capture_like_any_other(tmp_path):
+    plain = load_llff_scene(make_scene(tmp_path / "a"))
+    poses = made_up_poses()
+    poses[:, :, 3] += [441547.0, 5121946.0, 2345.0]
+    moved = load_llff_scene(make_scene(tmp_path / "b", poses))
+    torch.testing.assert_close(moved.cameras.c2w, plain.cameras.c2w, atol=1e-5, rtol=0)
+    torch.testing.assert_close(moved.aabb, plain.aabb, atol=1e-4, rtol=0)
+
+
+def test_photographs_that_only_their_tag_puts_upright(tmp_path):
+    """Stored turned by a quarter, which the sizes in poses_bounds.npy prove; by a half, which they cannot."""
+    plain = load_llff_scene(make_scene(tmp_path))
+    for tag, turn in ((6, Image.Transpose.ROTATE_90), (3, Image.Transpose.ROTATE_180)):
+        exif = Image.Exif()
+        exif[0x0112] = tag
+        write_images(tmp_path / "images_8", 6)
+        for path in (tmp_path / "images_8").iterdir():
+            Image.open(path).transpose(turn).save(path, exif=exif)
+        scene = load_llff_scene(tmp_path)
+        assert torch.equal(scene.images, plain.images) == (tag == 6)
+        assert any("6 photographs" in note for note in scene.notes) == (tag == 3)
 
 
 def edit_table(folder: Path, change) -> None:
@@ -365,10 +389,19 @@ BAD_TABLES = {
     "mirrored rotation": (mirrored, "pose 1 is not a rotation"),
     "portrait poses": (lambda t: set_entry(0, 4, 128)(set_entry(0, 9, 96)(t)), "96x128 images"),
     "cropped images": (lambda t: set_entry(3, 9, 144)(t), "144x96 images"),
+    "denormal focal length": (set_entry(2, 14, 1e-310), "row 2 holds a focal length that no lens has"),
+    "focal length beyond float32": (set_entry(2, 14, 1e300), "row 2 holds a focal length that no lens has"),
+    "near bound denormal": (set_entry(1, 15, 1e-310), "row 1 holds absurd numbers"),
+    "far bound beyond float32": (set_entry(1, 16, 1e300), "row 1 holds absurd numbers"),
+    "far bound far off": (set_entry(1, 16, 1e20), "a far one reaches"),
+    "camera beyond float32": (set_entry(3, 3, 1e300), "row 3 holds absurd numbers"),
+    "camera far off": (set_entry(3, 3, -1e12), "a camera reaches"),
+    "rotation beyond all": (set_entry(3, 0, 1e20), "pose 3 is not a rotation"),
     "two focal lengths": (set_entry(1, 14, 160), "--no_ndc"),
 }
 
 
+@pytest.mark.filterwarnings("error")  # a warning is a second line
 @pytest.mark.parametrize("case", BAD_TABLES)
 def test_bad_poses_bounds_is_reported_in_one_line_that_names_it(tmp_path, case):
     change, said = BAD_TABLES[case]

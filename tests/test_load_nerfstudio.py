@@ -312,8 +312,7 @@ BAD = {
     ),
     "no file_path": (put_in_frame(file_path=None), "frame 1", "file_path"),
     "file_path a number": (put_in_frame(file_path=3), "frame 1", "file_path is 3"),
-    "file_path too long": (put_in_frame(file_path="x" * 5000), "xxx.png", "no such image"),
-    "image missing": (lambda d: (d / "images/004.png").unlink(), "images/004.png", "no such image"),
+    "all images missing": (lambda d: (d / "images").rename(d / "gone"), "images/000.png", "nor any other of the 10"),
     "image of another size": (
         lambda d: imageio.imwrite(d / "images/004.png", np.zeros((HEIGHT, WIDTH + 9, 3), np.uint8)),
         "images/004.png",

@@ -34,6 +34,33 @@ def test_a_point_is_seen_where_its_dot_is(tmp_path, channels, matrix, factor):
             assert np.abs(rows - expected_rows).max() < 0.05
 
 
+def test_map_coordinates_and_byte_order_marks(tmp_path):
+    """Numbers of millions are moved to the origin, in files that a Windows editor saved."""
+    write_nsvf(tmp_path, matrix=True)
+    far = np.array([441547.0, 5121946.0, 2345.0])
+    for path in (tmp_path / "pose").iterdir():
+        pose = np.loadtxt(path)
+        pose[:3, 3] += far
+        path.write_text("\n".join(" ".join(map(repr, row)) for row in pose.tolist()), encoding="utf-8-sig")
+    box = np.loadtxt(tmp_path / "bbox.txt")
+    box[:6] += np.tile(far, 2)
+    (tmp_path / "bbox.txt").write_text(" ".join(map(repr, box.tolist())), encoding="utf-8-sig")
+    scene = load_nsvf_scene(tmp_path, testskip=1)
+    offset = far + TARGET + ring(10)[0, :, 3] - TARGET - scene.cameras.c2w[0, :, 3].numpy()
+    torch.testing.assert_close(
+        scene.cameras.c2w[:, :, 3].double(), torch.tensor(ring(10)[:, :, 3] + far - offset), atol=1e-5, rtol=0
+    )
+    assert scene.aabb.abs().max() < 10 and any("moved to the origin" in note for note in scene.notes)
+
+
+def test_alpha_that_hides_nothing_is_dropped(tmp_path):
+    write_nsvf(tmp_path, channels=3)
+    for path in (tmp_path / "rgb").iterdir():
+        imageio.imwrite(path, np.concatenate([imageio.imread(path), np.full((HEIGHT, WIDTH, 1), 255, np.uint8)], -1))
+    scene = load_nsvf_scene(tmp_path)
+    assert scene.images.shape[-1] == 3 and "hides nothing" in scene.notes[0]
+
+
 def test_poses_are_turned_from_opencvs_axes(tmp_path):
     scene = load_nsvf_scene(write_nsvf(tmp_path), testskip=1)
     torch.testing.assert_close(scene.cameras.c2w.double(), torch.tensor(ring(10)), atol=1e-6, rtol=0)
@@ -131,6 +158,8 @@ BAD = {
     "bbox of eight": (lambda d: change(d, "bbox.txt", "0 0 0 1 1 1 .1 2"), "bbox.txt", "8 numbers"),
     "bbox turned round": (lambda d: change(d, "bbox.txt", "0 0 0 1 0 1"), "bbox.txt", "below"),
     "bbox NaN": (lambda d: change(d, "bbox.txt", "0 0 nan 1 1 1"), "bbox.txt", "NaN"),
+    "bbox beyond float32": (lambda d: change(d, "bbox.txt", "0 0 0 1 1 1e300"), "bbox.txt", "1e+300 units off"),
+    "bbox far off": (lambda d: change(d, "bbox.txt", "-1e38 0 0 1 1 1"), "bbox.txt", "1e+38 units off"),
     "bbox behind": (lambda d: change(d, "bbox.txt", "0 99 0 1 100 1"), "", "--aabb"),
     "no intrinsics": (lambda d: (d / "intrinsics.txt").unlink(), "intrinsics.txt", "not found"),
     "intrinsics empty": (lambda d: change(d, "intrinsics.txt", "\n"), "intrinsics.txt", "rows of []"),
@@ -145,6 +174,8 @@ BAD = {
         "intrinsics.txt",
         "without skew",
     ),
+    "focal denormal": (lambda d: change(d, "intrinsics.txt", "1e-310 62 43"), "intrinsics.txt", "focal"),
+    "focal beyond float32": (lambda d: change(d, "intrinsics.txt", "1e300 62 43"), "intrinsics.txt", "focal"),
     "focal negative": (lambda d: change(d, "intrinsics.txt", "-105 62 43"), "intrinsics.txt", "focal"),
     "centre outside": (lambda d: change(d, "intrinsics.txt", "105 400 400"), "intrinsics.txt", f"{WIDTH}x{HEIGHT}"),
     "intrinsics words": (lambda d: change(d, "intrinsics.txt", "focal 105"), "intrinsics.txt", "not readable"),
@@ -157,6 +188,16 @@ BAD = {
         lambda d: np.savetxt(d / "pose/0_0000.txt", np.loadtxt(d / "pose/0_0000.txt").T),
         "pose/0_0000.txt",
         "transposed",
+    ),
+    "pose far off": (
+        lambda d: change(d, "pose/2_0006.txt", "1 0 0 1e38\n0 1 0 0\n0 0 1 0\n0 0 0 1"),
+        "pose/2_0006.txt",
+        "1e+38 units off",
+    ),
+    "pose beyond float64": (
+        lambda d: change(d, "pose/2_0006.txt", "1e300 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1"),
+        "pose/2_0006.txt",
+        "not a rotation",
     ),
     "pose infinite": (
         lambda d: change(d, "pose/2_0006.txt", "1 0 0 inf\n0 1 0 0\n0 0 1 0\n0 0 0 1"),
@@ -173,6 +214,7 @@ BAD = {
 }
 
 
+@pytest.mark.filterwarnings("error")  # a warning is a second line
 @pytest.mark.parametrize("case", BAD)
 def test_bad_folder_is_one_line_that_names_the_file(tmp_path, case):
     spoil, file, says = BAD[case]
