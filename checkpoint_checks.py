@@ -108,16 +108,20 @@ def _check_tensors(what: str, stored: dict) -> None:
 def _check_optimizer(what: str, stored: dict) -> None:
     whole = isinstance(stored, dict) and isinstance(stored.get("state"), dict)
     groups = stored.get("param_groups") if whole else None
-    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+    if not isinstance(groups, list) or not all(_is_group(group) for group in groups):
         raise BrokenFile(f"{what}: no state and param_groups of an optimiser in it")
     for number, entry in stored["state"].items():
         if not is_whole(number) or not isinstance(entry, dict):
             raise BrokenFile(f"{what}: {short(number)} is {short(entry)}, expected the state of a parameter by number")
 
 
+def _is_group(group) -> bool:
+    numbers = group.get("params") if isinstance(group, dict) else None
+    return isinstance(numbers, list) and all(map(is_whole, numbers))
+
+
 def _check_trainer(trainer: dict) -> None:
-    required, optional = {"seconds", "rays", "batches"}, {"scaler", "processes", "curve", "recent"}
-    check_keys("trainer", trainer, required | (optional & set(trainer) if isinstance(trainer, dict) else set()))
+    _check_has("trainer", trainer, "seconds", "rays", "batches")
     check_number("trainer", trainer, "seconds", 0, math.inf)
     check_whole("trainer", trainer, "rays", 0, LARGEST_WHOLE)
     check_whole("trainer", {"processes": 1} | trainer, "processes", 1, LARGEST_WHOLE)
@@ -130,15 +134,18 @@ def _check_trainer(trainer: dict) -> None:
     if not isinstance(trainer.get("scaler", {}), dict):
         raise BrokenFile(f"trainer: scaler is {short(trainer['scaler'])}, expected a table")
     batches = trainer["batches"]
-    known = {"seed", "generator", "samples_per_ray", "drawable"}
-    keys = set(batches) & known if isinstance(batches, dict) else set()
-    check_keys("batches", batches, keys | {"generator", "samples_per_ray"})
+    _check_has("batches", batches, "generator", "samples_per_ray")
     check_whole("batches", {"seed": 0} | batches, "seed", -LARGEST_WHOLE, LARGEST_WHOLE)
     check_number("batches", batches, "samples_per_ray", 0.05, 1e6)  # a mean of what is never below 0.1
-    for name in keys & {"generator", "drawable"}:
+    for name in {"generator", "drawable"} & set(batches):
         tensor = batches[name]
         if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.uint8 or tensor.ndim != 1:
             raise BrokenFile(f"batches: {name} is {short(tensor)}, expected bytes")
+
+
+def _check_has(where: str, section: dict, *names: str) -> None:
+    """Other versions may have more."""
+    check_keys(where, section, {*names, *section} if isinstance(section, dict) else set(names))
 
 
 def _is_point(point) -> bool:

@@ -61,7 +61,7 @@ def check_weight_bits(weight_bits: dict, precision: str) -> None:
     if not isinstance(weight_bits, dict):
         raise BrokenFile(f"weight_bits is {short(weight_bits)}, expected bits by layer")
     for layer, number in weight_bits.items():
-        if precision == "int8" or number != 32:  # 32: a BitNeRF's layer that is not rounded
+        if precision == "int8" or not (is_whole(number) and number == 32):  # 32: a BitNeRF's layer that is not rounded
             check_whole("weight_bits", weight_bits, layer, 2, 8)
 
 

@@ -155,7 +155,12 @@ def config_parser() -> Parser:
     add("--perturb", type=float, default=1.0, help="0 for no jitter of the training samples, 1 for jitter")
     add("--lindisp", action="store_true", help="hierarchical: coarse samples linear in disparity, not depth")
     add("--raw_noise_std", type=float, default=0.0, help="std of the noise added to raw density in training")
-    add("--grid_resolution", type=positive(int), default=96, help="occupancy: cells on each side of the box")
+    add(
+        "--grid_resolution",
+        type=positive(int),
+        default=96,
+        help="occupancy: cells on each side, at most 512",
+    )
     add(
         "--march_step",
         type=positive(float),

@@ -59,6 +59,12 @@ def refused_file(path) -> str:
         ("grid_state_dict", {"density": NAN}, "'density' holds NaN"),
         ("optimizer_state_dict", {"state": []}, "no state and param_groups"),
         ("optimizer_state_dict", {"state": {"a": {}}, "param_groups": []}, "'a' is {}"),
+        (
+            "optimizer_state_dict",
+            {"state": {}, "param_groups": [{"params": torch.ones(2)}]},
+            "no state and param_groups",
+        ),
+        ("optimizer_state_dict", {"state": {}, "param_groups": [{"params": 3}]}, "no state and param_groups"),
         ("muon_state_dict", None, "no state and param_groups"),
         ("scheme", 7, "scheme is 7"),
         ("identity", None, "identity is None"),
@@ -79,7 +85,7 @@ def test_odd_entries(tmp_path, entry, value, says):
     "entry, value",
     [
         ("seconds", -1.0), ("seconds", None), ("rays", 0.5), ("processes", 0), ("curve", [(1, 2, 3)]),
-        ("curve", [("a", 1.0)]), ("scaler", 3), ("batches", None), ("surprise", 1), ("generator", None),
+        ("curve", [("a", 1.0)]), ("scaler", 3), ("batches", None), ("generator", None),
         ("generator", torch.zeros(3)), ("samples_per_ray", 0.0), ("recent", torch.zeros(2, 2)), ("recent", [0.1]),
         ("samples_per_ray", math.nan), ("seed", "x"), ("drawable", torch.zeros(3)),
     ],
@@ -87,6 +93,7 @@ def test_odd_entries(tmp_path, entry, value, says):
 def test_odd_entries_of_the_trainer(tmp_path, entry, value):
     trainer = {"seconds": 1.0, "rays": 5, "processes": 1, "curve": [(1, 2.0)], "scaler": {}}
     trainer["batches"] = {"generator": torch.zeros(16, dtype=torch.uint8), "samples_per_ray": 3.0, "seed": 0}
+    trainer["of_another_version"] = trainer["batches"]["candidates"] = torch.arange(3)
     save_checkpoint(tmp_path / "000001.tar", small() | {"trainer": trainer})
     load_checkpoint(tmp_path / "000001.tar")
     (trainer["batches"] if entry in ("generator", "samples_per_ray", "seed", "drawable") else trainer)[entry] = value
@@ -189,7 +196,7 @@ def cut(at: str):
         ("grid_state_dict", lambda owner: owner["aabb"].mul_(1e30), "farther"),
         ("", lambda state: state.pop("muon_state_dict"), "--optimizer muon"),
         ("optimizer_state_dict", lambda owner: owner["param_groups"].pop(), "other groups"),
-        ("optimizer_state_dict", lambda owner: owner["param_groups"][0].update(params=3), "other groups"),
+        ("optimizer_state_dict", lambda owner: owner["param_groups"][0]["params"].pop(), "other groups"),
         ("optimizer_state_dict.state", lambda owner: owner.update({99: owner[0]}), "a parameter 99"),
         ("optimizer_state_dict.state.0", cut("exp_avg"), "exp_avg of parameter 0"),
         ("optimizer_state_dict.state.0", lambda owner: owner.update(exp_avg=None), "exp_avg of parameter 0 is None"),
@@ -243,10 +250,14 @@ def test_a_grid_that_is_not_in_the_checkpoint_stays_as_it_was_carved(trained):
     assert torch.equal(trainer.renderer.grid.occupied, before)
 
 
-@pytest.mark.parametrize("bits", [None, {}, {"network_fn.other": 8}, "layers", {"network_fn.rgb_linear": 99}])
-def test_bits_of_other_layers(trained, bits):
+ODD_BITS = [None, {}, {"network_fn.other": 8}, "layers", {"network_fn.rgb_linear": 99}, {"network_fn.a": torch.ones(2)}]
+
+
+@pytest.mark.parametrize("quant", ["qat", "w4a8"])
+@pytest.mark.parametrize("bits", ODD_BITS)
+def test_bits_of_other_layers(trained, bits, quant):
     trainer = trained[0]
-    scheme = SCHEMES["qat"](trainer.args, trainer.scene, trainer.renderer)
+    scheme = SCHEMES[quant](trainer.args, trainer.scene, trainer.renderer)
     with pytest.raises(BrokenFile, match="weight_bits"):
         scheme.load_state_dict({"weight_bits": bits})
 
