@@ -38,7 +38,7 @@ def saving(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that the locale cannot say
-        way_out = WAYS_OUT.get(getattr(error, "errno", None), "choose another folder, with --basedir or --expname")
+        way_out = WAYS_OUT.get(getattr(error, "errno", None), "choose a folder that can be written to")
         raise SaveError(f"{path}: could not be saved ({in_short(error)}); {way_out}", path) from error
 
 

@@ -10,6 +10,7 @@ right neighbours are known before it, and all entries of a front are coded at on
 """
 
 import lzma
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,7 +24,7 @@ except ImportError:  # an unusual platform: LZMA in its place, with larger files
 
 INCREMENT = 32  # of a count, each time a symbol comes
 MEMORY = 64  # symbols, times their number: when a context has counted more, its past counts half
-MOST_BYTES = 2**30  # that a stream may unfold to
+LZMA_MEMORY = 2**27  # bytes that unfolding LZMA may take, twice what its highest preset needs
 STATES = 3  # of a table's entry: pruned, from the codebook, kept
 MAGNITUDES = 12  # contexts of a value: how large its neighbours and its channel let expect it
 SIGNS = 5  # and contexts of where its neighbours lie: far below zero, below, at, above, far above
@@ -77,12 +78,30 @@ class RangeEncoder:
         return self._coder.get_compressed().astype("<u4").tobytes()
 
 
-class RangeDecoder:
-    def __init__(self, content: bytes):
+class _Bounded:
+    """What decoders share: a few bytes may stand for any number of symbols, so somebody says how many are believed."""
+
+    def __init__(self, most: float):
+        self.left = most
+
+    def expect(self, symbols: int) -> None:
+        """Raises BrokenFile where so many more symbols are more than this stream is believed to hold."""
+        if symbols > self.left:
+            raise BrokenFile(f"the coded stream is to hold {symbols} symbols more, which its few bytes cannot mean")
+
+    def take(self, symbols: int) -> None:
+        self.expect(symbols)
+        self.left -= symbols
+
+
+class RangeDecoder(_Bounded):
+    def __init__(self, content: bytes, most: float = math.inf):
+        super().__init__(most)
         self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(content, "<u4").astype(np.uint32))
         self._family = constriction.stream.model.Categorical(perfect=False)
 
     def code(self, model: AdaptiveModel, contexts: np.ndarray, symbols: np.ndarray | None = None) -> np.ndarray:
+        self.take(len(contexts))
         if model.symbols == 1:
             return np.zeros(len(contexts), np.int64)
         try:
@@ -107,21 +126,34 @@ class LzmaEncoder:
         return lzma.compress(b"".join(part.tobytes() for part in self._parts), preset=9 | lzma.PRESET_EXTREME)
 
 
-class LzmaDecoder:
-    def __init__(self, content: bytes):
-        try:
-            self._bytes, self._at = lzma.LZMADecompressor().decompress(content, MOST_BYTES), 0
-        except lzma.LZMAError as error:
-            raise BrokenFile("the coded stream is damaged") from error
+class LzmaDecoder(_Bounded):
+    """Unfolds no more at once than is asked for."""
+
+    def __init__(self, content: bytes, most: float = math.inf):
+        super().__init__(most)
+        self._stream = lzma.LZMADecompressor(memlimit=LZMA_MEMORY)
+        self._ahead = self._unfold(content, 1)  # a byte, which shows whether this is a stream at all
 
     def code(self, model: AdaptiveModel, contexts: np.ndarray, symbols: np.ndarray | None = None) -> np.ndarray:
+        self.take(len(contexts))
         kind = "<u2" if model.symbols > 256 else "u1"
-        end = self._at + len(contexts) * np.dtype(kind).itemsize
-        if end > len(self._bytes):
-            raise BrokenFile("the coded stream ends early")
-        symbols = np.frombuffer(self._bytes, kind, len(contexts), self._at).astype(np.int64)
-        self._at = end
-        return np.minimum(symbols, model.symbols - 1)
+        symbols = np.frombuffer(self._read(len(contexts) * np.dtype(kind).itemsize), kind)
+        return np.minimum(symbols.astype(np.int64), model.symbols - 1)
+
+    def _read(self, count: int) -> bytes:
+        content, self._ahead = self._ahead[:count], self._ahead[count:]
+        while len(content) < count:
+            part = self._unfold(b"", count - len(content))
+            if not part:
+                raise BrokenFile("the coded stream ends early")
+            content += part
+        return content
+
+    def _unfold(self, content: bytes, most: int) -> bytes:
+        try:
+            return b"" if self._stream.eof else self._stream.decompress(content, most)
+        except lzma.LZMAError as error:
+            raise BrokenFile("the coded stream is damaged") from error
 
 
 Encoder, Decoder = RangeEncoder | LzmaEncoder, RangeDecoder | LzmaDecoder
@@ -132,10 +164,11 @@ def make_encoder() -> tuple[str, Encoder]:
     return ("range", RangeEncoder()) if constriction else ("lzma", LzmaEncoder())
 
 
-def make_decoder(name: str, content: bytes) -> Decoder:
+def make_decoder(name: str, content: bytes, most: float = math.inf) -> Decoder:
+    """most: symbols that it may be asked for."""
     if name == "range" and not constriction:
         raise BadInput("this file needs the package constriction; pip install constriction")
-    return {"range": RangeDecoder, "lzma": LzmaDecoder}[name](content)
+    return {"range": RangeDecoder, "lzma": LzmaDecoder}[name](content, most)
 
 
 # --------------------------------------------------------------------------------------- traversals
@@ -162,7 +195,7 @@ def _wanted_parts(wanted: np.ndarray, most: int = 2**20) -> Iterator[tuple[np.nd
 def code_states(coder: Encoder | Decoder, shape: tuple[int, int], states: np.ndarray | None = None) -> np.ndarray:
     """A table `[H, W]` of 0 to STATES - 1, each expected from four neighbours."""
     rows, columns = shape
-    known = np.zeros((rows + 1, columns + 3), np.int64)  # a border above, two to the left, one to the right
+    known = np.zeros((rows + 1, columns + 3), np.uint8)  # a border above, two to the left, one to the right
     model = AdaptiveModel(STATES**4 * STATES, uniform(STATES) * 4)
     for row, column in fronts(rows, columns):
         around = [(row + 1, column + 1), (row, column + 1), (row, column + 2), (row, column + 3), (row + 1, column)]
@@ -180,21 +213,33 @@ def code_cells(coder: Encoder | Decoder, shape: tuple[int, int, int], cells: np.
     Cell (x, y, z) belongs to front 4 x + 2 y + z: all of the last slice within one cell of it, and in
     its own slice what `fronts` has known, come before it.
     """
-    known = np.zeros(tuple(size + 2 for size in shape), np.int64)
+    known = np.zeros(tuple(size + 2 for size in shape), np.uint8)
+    flat, strides = known.reshape(-1), np.array(known.strides)
+    before = (np.array(BEFORE) @ strides).tolist()
     model = AdaptiveModel(1 << len(BEFORE), uniform(2) * 2)
-    x, y, z = (axis.reshape(-1) for axis in np.indices(shape, np.int32))
-    front = 4 * x + 2 * y + z
-    order = np.argsort(front, kind="stable")
-    ends = np.cumsum(np.bincount(front))
-    for start, end in zip(np.concatenate([[0], ends[:-1]]), ends, strict=True):
-        part = order[start:end]
-        at = x[part], y[part], z[part]
-        contexts = np.zeros(len(part), np.int64)
-        for dx, dy, dz in BEFORE:
-            contexts = 2 * contexts + known[at[0] + dx + 1, at[1] + dy + 1, at[2] + dz + 1]
+    for at in _cell_fronts(shape):
+        place = sum((numbers + 1) * stride for numbers, stride in zip(at, strides.tolist(), strict=True))
+        contexts = np.zeros(len(place), np.int64)
+        for offset in before:
+            contexts += contexts
+            contexts += flat.take(place + offset)
         given = None if cells is None else cells[at].astype(np.int64)
-        known[at[0] + 1, at[1] + 1, at[2] + 1] = coder.code(model, contexts, given)
-    return known[1:-1, 1:-1, 1:-1].astype(bool)
+        flat[place] = coder.code(model, contexts, given)
+    return known[1:-1, 1:-1, 1:-1].view(bool)
+
+
+def _cell_fronts(shape: tuple[int, int, int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """x, y and z of each front of a grid that has cells, one front after another."""
+    last_x, last_y, last_z = (size - 1 for size in shape)
+    for front in range(4 * last_x + 2 * last_y + last_z + 1):
+        x = np.arange(max(0, -((2 * last_y + last_z - front) // 4)), min(last_x, front // 4) + 1)
+        rest = front - 4 * x  # 2 y + z
+        first = np.maximum(0, -((last_z - rest) // 2))
+        count = np.maximum(0, np.minimum(last_y, rest // 2) + 1 - first)
+        start = np.cumsum(count) - count
+        y = np.arange(count.sum()) + np.repeat(first - start, count)
+        if len(y):
+            yield np.repeat(x, count), y, np.repeat(rest, count) - 2 * y
 
 
 # Neighbours of a cell that are known before it, by axis.
@@ -215,7 +260,7 @@ def code_numbers(
     """
     rows, columns = wanted.shape
     codes = codes.astype(np.float64)
-    known = np.full((rows + 1, columns + 2), len(codes))  # as if a last code of zeros stood around
+    known = np.full((rows + 1, columns + 2), len(codes), np.int32)  # as if a last code of zeros stood around
     vectors = np.vstack([codes, np.zeros_like(codes[:1])])
     sizes = (codes * codes).sum(1)
     octaves = AdaptiveModel(2 * len(SPREAD_STEPS) + 3, uniform(len(codes).bit_length() + 1))
@@ -278,7 +323,7 @@ def code_values(
     table: np.ndarray,
     there: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Whole numbers of a table `[H, W, channels]`, from low to high, at the `wanted [H, W]` entries.
+    """Whole numbers of a table `[H, W, channels]`, int8 from low to high, at the `wanted [H, W]` entries.
 
     table: of an encoder, with what is to be coded; of a decoder, without. Elsewhere than `wanted`
     it holds what both know; `there [H, W]` says where. What is expected of a value comes from the
@@ -286,14 +331,14 @@ def code_values(
     all that was coded before. Returns the whole table.
     """
     rows, columns, channels = table.shape
-    known = np.zeros((rows + 1, columns + 2, channels), np.int64)
+    known = np.zeros((rows + 1, columns + 2, channels), np.int8)
     known[1:, 1:-1] = np.where(wanted[..., None], 0, table)
-    there = np.pad((wanted if there is None else wanted | there).astype(np.int64), ((1, 0), (1, 1)))
+    there = np.pad((wanted if there is None else wanted | there).astype(np.int8), ((1, 0), (1, 1)))
     model = AdaptiveModel(MAGNITUDES * SIGNS, two_sided(low, high))
     sums, count = np.full(channels, 1.0), 1
     for row, column in _wanted_parts(wanted):
         near = np.stack([row + 1, row, row]), np.stack([column, column + 1, column + 2])
-        neighbours, weight = known[near], there[near].sum(0)[:, None]
+        neighbours, weight = known[near].astype(np.int64), there[near].sum(0)[:, None]
         of_channel = sums / count
         magnitude = (2 * np.abs(neighbours).sum(0) + of_channel) / (2 * weight + 1)
         mean = neighbours.sum(0) / np.maximum(weight, 1)

@@ -9,7 +9,8 @@ import distributed
 from checkpoint_checks import WAY_OUT, describe_mismatch
 from checkpoints import atomic_write, load_checkpoint, load_newest, remove_partial_files, saving
 from errors import BadInput, BrokenFile
-from identity import check_same_run
+from identity import check_phase, check_same_run
+from model_metadata import LARGEST_GRID, MOST_SAMPLES, MOST_STEPS
 from occupancy import OccupancyGrid
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, RenderLimits, networks_of
 from run_log import check_wandb
@@ -116,6 +117,7 @@ def make_renderer(
     tensor = args.model == "tensorf"
     if tensor and args.sampler != "occupancy":
         raise BadInput("--model tensorf: has one field in one box; add --sampler occupancy")
+    _check_cost(args)
     torch.manual_seed(args.seed)
     if args.sampler == "hierarchical":
         if args.filter_rays:
@@ -135,7 +137,16 @@ def make_renderer(
     grid = make_grid(scene, args.grid_resolution, device)
     field = make_tensor_field(args, grid.aabb) if tensor else make_field(field_config(args), network)
     step = args.march_step * float(grid.cell.max())
+    if grid.diagonal > MOST_STEPS * step:
+        raise BadInput(f"--march_step {args.march_step:g}: a ray would have more than {MOST_STEPS} samples; give more")
     return OccupancyRenderer(field, grid, ray_setup(args, scene), step, args.min_transmittance).to(device)
+
+
+def _check_cost(args: argparse.Namespace) -> None:
+    """Raises BadInput for what `model_metadata` lets no file ask for, before hours are spent on training."""
+    for flag, most in (("grid_resolution", LARGEST_GRID), ("N_samples", MOST_SAMPLES), ("N_importance", MOST_SAMPLES)):
+        if getattr(args, flag) > most:
+            raise BadInput(f"--{flag} {getattr(args, flag)}: model files hold {most} at most; give less")
 
 
 def make_grid(scene: Scene, resolution: int, device: torch.device) -> OccupancyGrid:
@@ -169,8 +180,10 @@ def find_checkpoint(
     is of another run than the flags describe; nothing has been touched by then.
     """
     found = None if args.no_reload else distributed.from_main(lambda: load_newest(folder))
-    if found is not None and not args.render_only:
-        check_same_run(args, scene, phase, *found)
+    if found is not None:
+        check_phase(phase, *found)
+        if not args.render_only:
+            check_same_run(args, scene, *found)
     return found
 
 

@@ -81,22 +81,26 @@ def float_steps(args: argparse.Namespace) -> int:
 
 
 def thumbnail(image: torch.Tensor) -> torch.Tensor:
-    """uint8 `[H, W]` or `[H, W, C]`, averaged to THUMBNAIL x THUMBNAIL."""
-    return torch.from_numpy(cv2.resize(image.numpy(), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA))
+    """uint8 `[H, W]` or `[H, W, C]`, averaged to THUMBNAIL x THUMBNAIL; of a large image every few pixels."""
+    stride = max(1, min(image.shape[:2]) // (8 * THUMBNAIL))
+    some = image[::stride, ::stride].contiguous().numpy()
+    return torch.from_numpy(cv2.resize(some, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA))
 
 
-def check_same_run(args: argparse.Namespace, scene: Scene, phase: str, path: Path, state: dict) -> None:
-    """Raises BadInput where a checkpoint is of another run than the flags describe, and notes what has changed
-    otherwise. Of checkpoints that know nothing of their run only the phase is looked at.
-
-    phase: of the command's training through rounding, "float" if it has none.
-    """
+def check_phase(phase: str, path: Path, state: dict) -> None:
+    """Raises BadInput where a checkpoint is of training through another rounding than the command's own `phase`,
+    "float" if it has none. What is trained in float yet is everyone's."""
     stored = state.get("phase", "float")
     if stored not in ("float", phase):
         command = "run_vq.py" if stored == "vq" else f"run_nerf_qat.py --quant {short(stored)}"
         raise BadInput(f"{path}: belongs to a run of {command}; choose another --expname")
+
+
+def check_same_run(args: argparse.Namespace, scene: Scene, path: Path, state: dict) -> None:
+    """Raises BadInput where a checkpoint is of another run than the flags describe, and notes what has changed
+    otherwise. Checkpoints that know nothing of their run pass."""
     before = state.get("identity", {})
-    now = run_identity(args, scene, rounding=stored != "float")
+    now = run_identity(args, scene, rounding=state.get("phase", "float") != "float")
     changed = [name for name in now if name in before and differ(name, before[name], now[name])]
     data = [name for name in OF_DATA if name in changed]
     if data:

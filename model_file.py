@@ -16,10 +16,11 @@ import torch
 
 import vq_file
 from bitnet_model import PRODUCTS, BitField, BitNetwork
+from checkpoint_checks import check_plain
 from checkpoints import atomic_write, digest
-from errors import BadInput, BrokenFile, UserError
+from errors import BadInput, BrokenFile, UserError, first_line
 from int8_model import Int8Field, Int8Network, skeleton
-from model_metadata import check_metadata
+from model_metadata import MOST_FRAMES, check_metadata, check_tensors, short
 from occupancy import OccupancyGrid
 from onnx_model import OnnxField
 from packing import pack_bits, unpack_bits
@@ -153,16 +154,14 @@ def read_model(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        metadata = json.loads(header["nerf_qat"])
+        metadata = check_plain(json.loads(header["nerf_qat"]))
         expected = metadata.pop("sha256")
     except Exception as error:  # safetensors and json each raise several types for a damaged file
-        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        raise BrokenFile(f"{path}: not a whole NeRF-QAT model ({type(error).__name__}: {reason})") from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise BrokenFile(f"{path}: not a whole NeRF-QAT model ({reason})") from error
     if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
-        raise BrokenFile(
-            f"{path}: format {metadata.get('format')!r} version {metadata.get('version')!r}; this program reads "
-            f"{FORMAT!r} version {VERSION}"
-        )
+        found = f"format {short(metadata.get('format'))} version {short(metadata.get('version'))}"
+        raise BrokenFile(f"{path}: {found}; this program reads {FORMAT!r} version {VERSION}")
     if digest([metadata, tensors]) != expected:
         raise BrokenFile(f"{path}: its content does not match its digest; the file was altered or damaged")
     return metadata, tensors
@@ -183,7 +182,9 @@ def load_renderer(
     except UserError as error:
         raise BrokenFile(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise BrokenFile(f"{path}: metadata and tensors do not fit together ({error!r})") from error
+        raise BrokenFile(
+            f"{path}: metadata and tensors do not fit together ({type(error).__name__}: {first_line(error)})"
+        ) from error
     return renderer.eval(), cameras, metadata
 
 
@@ -200,7 +201,7 @@ def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) ->
         bits = metadata.get("weight_bits", {})
         bits = {key.removeprefix(prefix): number for key, number in bits.items() if key.startswith(prefix)}
         if metadata["precision"] != "float32" and set(bits) != set(layer_inputs(skeleton(config))):
-            raise BrokenFile(f"weight_bits names {sorted(bits)[:3]}..., expected the layers of {name}")
+            raise BrokenFile(f"weight_bits names {short(sorted(bits)[:3])}..., expected the layers of {name}")
         if metadata["precision"] == "int8":
             _unpack_weights(config, state, bits)
         fields[name] = _field(config, state, bits, metadata, device, backend)
@@ -228,7 +229,7 @@ def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) ->
             sampler["lindisp"],
         )
     if tensors:
-        raise BrokenFile(f"unexpected tensor {next(iter(tensors))}")
+        raise BrokenFile(f"unexpected tensor {short(next(iter(tensors)))}")
     return renderer.to(device), cameras
 
 
@@ -245,8 +246,10 @@ def _unpack_weights(config: FieldConfig, state: dict[str, torch.Tensor], weight_
 
 
 def _cameras(described: dict, c2w: torch.Tensor) -> Cameras:
-    if c2w.dtype != torch.float32 or c2w.ndim != 3 or c2w.shape[1:] != (3, 4) or len(c2w) == 0:
-        raise BrokenFile(f"render_path is {c2w.dtype} {tuple(c2w.shape)}, expected float32 [F, 3, 4]")
+    path = c2w.dtype == torch.float32 and c2w.ndim == 3 and c2w.shape[1:] == (3, 4)
+    if not path or not 1 <= len(c2w) <= MOST_FRAMES:
+        found = f"{c2w.dtype} {tuple(c2w.shape)}"
+        raise BrokenFile(f"render_path is {found}, expected float32 [F, 3, 4] of {MOST_FRAMES} frames at most")
     check_poses(c2w.numpy(), "render_path")
     if c2w.abs().max() > FAR_AWAY:
         raise BrokenFile(f"render_path: a camera stands farther away than {FAR_AWAY:g} world units")
@@ -263,6 +266,8 @@ def _field(
     backend: str,
 ) -> RadianceField:
     if metadata["precision"] == "float32":
+        expected = {name: (torch.float32, tuple(bare.shape)) for name, bare in skeleton(config).state_dict().items()}
+        check_tensors("network", state, expected)
         field = make_field(config)
         field.network.load_state_dict(state)
         return field.to(device)

@@ -11,9 +11,12 @@ import torch
 from errors import BrokenFile
 from scene import FAR_AWAY, box_problem
 
-LARGEST_GRID = 1024  # cells on a side
+LARGEST_GRID = 512  # cells on a side: a bit each in the file, three bytes in memory
 LARGEST_PICTURE = 65_536  # pixels on a side
-MOST_STEPS = 100_000  # of a ray through the box, beyond which a picture would take forever
+MOST_PIXELS = 2**27  # of a picture
+MOST_FRAMES = 100_000  # of the video path
+MOST_STEPS = 10_000  # of a ray through the box, beyond which a picture would take forever
+MOST_SAMPLES = 4096  # of a ray, of the coarse and of the fine field each
 MOST_ENTRIES = 4096  # of a plane or line along an axis
 CODERS = ("range", "lzma")  # of `entropy_coding`
 MOST_CODES = 65_536  # of a codebook
@@ -78,6 +81,8 @@ def _check_camera(camera: dict) -> None:
     check_keys("camera", camera, {"height", "width", "K"})
     check_whole("camera", camera, "height", 1, LARGEST_PICTURE)
     check_whole("camera", camera, "width", 1, LARGEST_PICTURE)
+    if camera["height"] * camera["width"] > MOST_PIXELS:
+        raise BrokenFile(f"camera: {camera['height']} x {camera['width']} pixels, expected {MOST_PIXELS} at most")
     rows = camera["K"]
     if not isinstance(rows, list) or len(rows) != 3:
         raise BrokenFile("camera: K is not a matrix of 3 x 3")
@@ -92,8 +97,8 @@ def _check_sampler(sampler: dict, coded: bool) -> None:
     kind = sampler.get("kind") if isinstance(sampler, dict) else None
     if kind == "hierarchical" and not coded:
         check_keys("sampler", sampler, {"kind", "n_samples", "n_importance", "lindisp"})
-        check_whole("sampler", sampler, "n_samples", 2, 65_536)
-        check_whole("sampler", sampler, "n_importance", 0, 65_536)
+        check_whole("sampler", sampler, "n_samples", 2, MOST_SAMPLES)
+        check_whole("sampler", sampler, "n_importance", 0, MOST_SAMPLES)
         check_one_of("sampler", sampler, "lindisp", (True, False))
         return
     check_one_of("sampler", {"kind": kind}, "kind", ("occupancy",) if coded else ("occupancy", "hierarchical"))
@@ -188,7 +193,7 @@ def check_tensors(what: str, state: dict[str, torch.Tensor], expected: dict) -> 
             raise BrokenFile(f"{what}: {name} holds a scale that is not positive")
     extra = [name for name in state if name not in expected]
     if extra:
-        raise BrokenFile(f"{what}: unexpected tensor {extra[0]}")
+        raise BrokenFile(f"{what}: unexpected tensor {short(extra[0])}")
 
 
 # ------------------------------------------------------------------------------------ single values

@@ -102,7 +102,8 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("aabb", aabb.float().clone())
         self.register_buffer("allowed", torch.ones(shape, dtype=torch.bool))
         self.register_buffer("occupied", torch.ones(shape, dtype=torch.bool))
-        self.register_buffer("density", torch.zeros(shape))
+        # NumPy's zeros take memory only where they are written: what merely renders never looks at them.
+        self.register_buffer("density", torch.from_numpy(np.zeros(shape, np.float32)))
         # Derived from `occupied` whenever that changes, see `_refresh`.
         self.register_buffer("_near_occupied", None, persistent=False)
         self.register_buffer("_box_of_occupied", None, persistent=False)
@@ -227,7 +228,7 @@ class OccupancyGrid(nn.Module):
     def _dilated(self, reach: float) -> torch.Tensor:
         """`occupied`, grown so that a look-up at a point covers all cells within `reach` of it."""
         if self._near_reach != reach:
-            radius = [min(int(reach / side) + 1, self.resolution) for side in self.cell_sides]
+            radius = [int(reach / side) + 1 for side in self.cell_sides]
             self._near_occupied, self._near_reach = _grown(self.occupied, radius), reach
         return self._near_occupied
 
@@ -345,7 +346,6 @@ class OccupancyGrid(nn.Module):
     @classmethod
     def unpack(cls, packed: torch.Tensor, aabb: torch.Tensor, resolution: int) -> "OccupancyGrid":
         """The grid that `pack` packed. Raises ValueError where the bytes do not make one."""
-        grid = cls(aabb, resolution)
         expected = (resolution**3 + 7) // 8
         try:
             stream = zlib.decompressobj()
@@ -353,17 +353,21 @@ class OccupancyGrid(nn.Module):
         except zlib.error as error:
             raise ValueError(f"occupancy grid does not decompress ({error})") from error
         if len(bits) != expected or not stream.eof:
-            raise ValueError(f"occupancy grid has {len(bits)} bytes, {resolution}^3 cells take {expected}")
+            raise ValueError(f"occupancy grid does not unfold to the {expected} bytes of {resolution}^3 cells")
+        grid = cls(aabb, resolution)
         cells = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=resolution**3)
-        grid.set_occupied(torch.from_numpy(cells.astype(bool)).view(grid.occupied.shape))
+        grid.set_occupied(torch.from_numpy(cells.view(bool)).view(grid.occupied.shape))
         return grid
 
 
 def _grown(cells: torch.Tensor, radius: list[int]) -> torch.Tensor:
     """A boolean grid `[X, Y, Z]` whose true cells spread so many cells along each axis, to both sides."""
-    grown = cells.float()[None, None]
-    for axis in range(3):  # separable: three passes instead of one cube
-        size = [1, 1, 1]
-        size[axis] = 2 * radius[axis] + 1
-        grown = F.max_pool3d(grown, size, stride=1, padding=[s // 2 for s in size])
-    return grown[0, 0] > 0
+    for axis, size in enumerate(cells.shape):
+        reached, wanted = 0, min(radius[axis], size - 1)
+        while reached < wanted:  # shifted by no more than it reaches and one, it leaves no gap, at the border neither
+            shift = min(reached + 1, wanted - reached)
+            grown = cells.clone()
+            grown.narrow(axis, shift, size - shift).logical_or_(cells.narrow(axis, 0, size - shift))
+            grown.narrow(axis, 0, size - shift).logical_or_(cells.narrow(axis, shift, size - shift))
+            cells, reached = grown, reached + shift
+    return cells

@@ -77,6 +77,8 @@ class Parser(configargparse.ArgumentParser):
 
 def open_config(path: str) -> io.StringIO:
     """A config file's text. What is wrong with it `configargparse` reports, behind the file's name."""
+    if Path(path).exists() and not Path(path).is_file():  # a pipe or a device may never end
+        raise ValueError("it is no plain file")
     content = Path(path).read_bytes()
     try:
         text = content.decode("utf-8-sig")  # Windows' editors may begin with a mark

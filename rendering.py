@@ -12,6 +12,7 @@ import torch
 import torch.nn as nn
 from torch.profiler import record_function
 
+from errors import BrokenFile
 from occupancy import Crossing, OccupancyGrid, Samples
 from run_nerf_helpers import get_rays, iterate_chunks, ndc_rays, round_up, sample_pdf
 
@@ -413,7 +414,7 @@ def networks_of(renderer: nn.Module) -> dict[str, nn.Module]:
 def render_image(renderer: nn.Module, camera, limits: RenderLimits = RenderLimits()) -> Rendering:  # noqa: B008
     """A whole picture from one camera, as many rays at a time as the limits allow.
 
-    Returns a Rendering whose fields are `[H, W, ...]`.
+    Returns a Rendering whose fields are `[H, W, ...]`. Raises BrokenFile where a colour is not a finite number.
     """
     was_training = renderer.training
     renderer.eval()
@@ -424,8 +425,14 @@ def render_image(renderer: nn.Module, camera, limits: RenderLimits = RenderLimit
     parts = [renderer(rays[c], renderer.background) for c in iterate_chunks(len(rays), at_once)]
     renderer.train(was_training)
     shape = (camera.height, camera.width)
+    rgb = torch.cat([p.rgb for p in parts])
+    if not torch.isfinite(rgb).all():
+        raise BrokenFile(
+            "the field gives colours that are not finite numbers: its weights overflow, training has failed or its "
+            "file was altered; render another checkpoint or model"
+        )
     return Rendering(
-        torch.cat([p.rgb for p in parts]).view(*shape, 3),
+        rgb.view(*shape, 3),
         torch.cat([p.depth for p in parts]).view(shape),
         torch.cat([p.opacity for p in parts]).view(shape),
         queries=sum(p.queries for p in parts),

@@ -47,7 +47,8 @@ class Embedder(nn.Module):
         super().__init__()
         self.num_freqs = num_freqs
         self.out_dim = input_dims * (1 + 2 * num_freqs)
-        self.register_buffer("freqs", 2.0 ** torch.arange(num_freqs), persistent=False)
+        # From a list: powers on the meta device, where skeletons are made, import seconds of torch's compiler.
+        self.register_buffer("freqs", torch.tensor([2.0**octave for octave in range(num_freqs)]), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         angles = x[..., None, :] * self.freqs[:, None]  # [..., L, D]

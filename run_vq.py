@@ -23,6 +23,7 @@ from options import config_parser
 from quantized_runs import evaluate, render_file, train_and_round
 from schemes import trains_in_float
 from tensorf_training import tensorf_phase
+from vq_file import FREE_CELLS
 from vq_scheme import VQScheme
 
 
@@ -60,6 +61,10 @@ def check_flags(args: argparse.Namespace) -> None:
         raise BadInput(f"--model {args.model} --tensor {args.tensor}: run_vq.py compresses planes; use tensorf and vm")
     if args.rate_weight < 0 or (args.target_bytes and not args.rate_weight):
         raise BadInput(f"--rate_weight {args.rate_weight:g}: give 0 or more, and more than 0 with --target_bytes")
+    if args.grid_resolution**3 > FREE_CELLS:
+        raise BadInput(
+            f"--grid_resolution {args.grid_resolution}: run_vq.py codes {FREE_CELLS} cells at most; give less"
+        )
     if not trains_in_float(args):
         raise BadInput("--N_iters 0: there is no trained field to compress; give --ft_path, or steps to train one")
 

@@ -256,19 +256,22 @@ def possible_focal(focal: float | np.ndarray, side: float | np.ndarray) -> bool 
 def check_poses(c2w: np.ndarray, where: str, first: int = 0) -> None:
     """Raises BadInput unless `c2w [N, 3, 4]`, numbered from `first`, are finite, not too far off, and their
     rotations orthonormal."""
-    for i, pose in enumerate(c2w, start=first):
-        if not np.isfinite(pose).all():
-            raise BadInput(f"{where}: pose {i} holds NaN or infinity; every entry must be finite")
-        if np.abs(pose[:, 3]).max() > FARTHEST:
-            raise BadInput(f"{where}: pose {i} stands {np.abs(pose[:, 3]).max():g} units off; drop it")
-        rotation = pose[:, :3].astype(np.float64)
-        with np.errstate(all="ignore"):  # absurd numbers overflow, and are no rotation either
-            error, determinant = np.abs(rotation.T @ rotation - np.eye(3)).max(), np.linalg.det(rotation)
-        if not error <= 1e-2 or determinant < 0:
-            raise BadInput(
-                f"{where}: pose {i} is not a rotation (|R'R - 1| = {error:.3g}, det = {determinant:.3g}); "
-                "remove scale or mirroring from the matrix"
-            )
+    finite = np.isfinite(c2w).all((1, 2))
+    distance = np.abs(c2w[:, :, 3]).max(1)
+    rotation = np.where(finite[:, None, None], c2w[:, :, :3], np.eye(3)).astype(np.float64)
+    with np.errstate(all="ignore"):  # absurd numbers overflow, and are no rotation either
+        error = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max((1, 2))
+        determinant = np.linalg.det(rotation)
+    for i in np.flatnonzero(~finite | ~(distance <= FARTHEST) | ~(error <= 1e-2) | (determinant < 0)):
+        pose = f"{where}: pose {first + i}"
+        if not finite[i]:
+            raise BadInput(f"{pose} holds NaN or infinity; every entry must be finite")
+        if distance[i] > FARTHEST:
+            raise BadInput(f"{pose} stands {distance[i]:g} units off; drop it")
+        raise BadInput(
+            f"{pose} is not a rotation (|R'R - 1| = {error[i]:.3g}, det = {determinant[i]:.3g}); "
+            "remove scale or mirroring from the matrix"
+        )
 
 
 def near_origin(c2w: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:

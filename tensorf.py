@@ -194,12 +194,9 @@ class TensorVM(FactorNetwork):
         super().__init__(config, aabb, sum(config.color_ranks))
         ranks = [d + c for d, c in zip(config.density_ranks, config.color_ranks, strict=True)]
         self.planes = nn.ParameterList(
-            0.1 * torch.randn(resolution[row], resolution[column], r)
-            for (column, row), r in zip(PLANES, ranks, strict=True)
+            _small(0.1, resolution[row], resolution[column], r) for (column, row), r in zip(PLANES, ranks, strict=True)
         )
-        self.lines = nn.ParameterList(
-            0.1 * torch.randn(resolution[axis], r) for axis, r in zip(LINES, ranks, strict=True)
-        )
+        self.lines = nn.ParameterList(_small(0.1, resolution[axis], r) for axis, r in zip(LINES, ranks, strict=True))
 
     def factors(self) -> list[nn.Parameter]:
         return [*self.planes, *self.lines]
@@ -243,7 +240,7 @@ class TensorCP(FactorNetwork):
     def __init__(self, config: TensorfConfig, resolution: tuple[int, int, int], aabb: torch.Tensor):
         super().__init__(config, aabb, sum(config.color_ranks))
         rank = sum(config.density_ranks) + sum(config.color_ranks)
-        self.lines = nn.ParameterList(0.2 * torch.randn(count, rank) for count in resolution)
+        self.lines = nn.ParameterList(_small(0.2, count, rank) for count in resolution)
 
     def factors(self) -> list[nn.Parameter]:
         return list(self.lines)
@@ -267,6 +264,12 @@ class TensorCP(FactorNetwork):
     def upsample(self, resolution: tuple[int, int, int]) -> None:
         for axis, (line, count) in enumerate(zip(self.lines, resolution, strict=True)):
             self.lines[axis] = nn.Parameter(_interpolate(line[:, None], count, 1)[:, 0])
+
+
+def _small(size: float, *shape: int) -> torch.Tensor:
+    """Normal random numbers, but for a skeleton: on the meta device they import seconds of torch's compiler."""
+    values = torch.empty(shape)
+    return values if values.is_meta else values.normal_().mul_(size)
 
 
 def _interpolate(table: torch.Tensor, rows: int, columns: int) -> torch.Tensor:

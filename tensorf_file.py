@@ -4,6 +4,7 @@ import torch
 
 from errors import BrokenFile
 from model_metadata import MOST_ENTRIES, check_tensors
+from scene import box_problem
 from tensorf import LINES, PLANES, TensorfConfig, TensorField
 
 
@@ -24,9 +25,9 @@ def load_tensor_field(described: dict, state: dict[str, torch.Tensor]) -> Tensor
     for axis, count in zip(LINES if config.decomposition == "vm" else (0, 1, 2), counts, strict=True):
         resolution[axis] = count
     check_tensors("TensoRF", state, expected_tensors(config, tuple(resolution)))
-    low, high = state["aabb"]
-    if not (low < high).all():
-        raise BrokenFile("TensoRF: the box has no volume")
+    problem = box_problem(state["aabb"])
+    if problem:
+        raise BrokenFile(f"TensoRF: {problem}")
     network = config.make_network((2, 2, 2), state["aabb"])
     network.load_state_dict(state)
     return TensorField(config, network)
@@ -36,7 +37,8 @@ def expected_tensors(
     config: TensorfConfig, resolution: tuple[int, int, int]
 ) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Name, type and shape of every tensor of such a field."""
-    bare = config.make_network((2, 2, 2), torch.zeros(2, 3)).state_dict()
+    with torch.device("meta"):  # no memory for what a file only claims to have
+        bare = config.make_network((2, 2, 2), torch.zeros(2, 3)).state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in bare.items()}
     axes = LINES if config.decomposition == "vm" else (0, 1, 2)
     for i, ((column, row), axis) in enumerate(zip(PLANES, axes, strict=True)):

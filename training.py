@@ -369,7 +369,7 @@ class Trainer:
 
     def state_dict(self) -> dict:
         state = {"global_step": self.step, "phase": self.phase.name}
-        state["identity"] = self.identity
+        state["identity"] = {**self.identity, "seed": self.batches.seed}
         state |= {"corner_rays": self.args.corner_rays, "residual": self.args.residual}
         state |= self.phase.state()
         for name, network in networks_of(self.renderer).items():

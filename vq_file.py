@@ -1,5 +1,7 @@
 """A VQ-TensoRF as bytes: one range-coded stream of states, row numbers and rounded values."""
 
+import math
+
 import numpy as np
 import torch
 import torch.nn as nn
@@ -17,11 +19,17 @@ from entropy_coding import (
 from errors import BrokenFile
 from model_metadata import check_tensors
 from occupancy import OccupancyGrid
+from scene import box_problem
 from tensorf import LINES, PLANES, TensorfConfig, TensorField, TensorVM
 from tensorf_file import tensorf_config
 from vector_quantization import CODED, KEPT, VQTensorVM
 
-MOST_VALUES = 2**28  # of all planes of a file: a gigabyte of float32
+MOST_VALUES = 2**26  # of all planes of a file: a quarter of a gigabyte of float32
+# What a stream of so many bytes is believed to hold: a few of any symbols, and beyond that so many a byte. Real files
+# hold less than ten values a byte; empty cells of a grid hardly cost anything.
+FREE_SYMBOLS, SYMBOLS_A_BYTE = 2**22, 128
+FREE_CELLS, CELLS_A_BYTE = 320**3, 8192
+FREE_COMPARISONS, COMPARISONS_A_BYTE = 2**26, 2**15  # of entries with codes
 
 
 class VQField(TensorField):
@@ -90,8 +98,9 @@ def encode_grid(grid: OccupancyGrid) -> tuple[str, torch.Tensor]:
 
 
 def decode_grid(name: str, packed: torch.Tensor, aabb: torch.Tensor, resolution: int) -> OccupancyGrid:
+    coder = make_decoder(name, packed.numpy().tobytes(), FREE_CELLS + CELLS_A_BYTE * len(packed))
+    coder.expect(resolution**3)
     grid = OccupancyGrid(aabb, resolution)
-    coder = make_decoder(name, packed.numpy().tobytes())
     grid.set_occupied(torch.from_numpy(code_cells(coder, tuple(grid.occupied.shape))))
     return grid
 
@@ -108,15 +117,14 @@ def decode(described: dict, state: dict[str, torch.Tensor]) -> TensorField:
     values = sum(resolution[a] * resolution[b] * sum(rank) for (a, b), rank in zip(PLANES, ranks, strict=True))
     if values > MOST_VALUES:
         raise BrokenFile(f"VQ-TensoRF: planes of {values} numbers, expected {MOST_VALUES} at most")
-    bare = TensorVM(config, (2, 2, 2), torch.zeros(2, 3))
-    layers = matrices(bare)
+    layers = matrices(skeleton(config))
     biases = sum(layer.bias.numel() for _, layer in layers if layer.bias is not None)
     expected = {
         "ranges": (torch.int8, (6 + len(layers), 2)),
         "steps": (torch.float32, (12 + len(layers),)),
         "biases": (torch.float16, (biases,)),
         "aabb": (torch.float32, (2, 3)),
-        "stream": (torch.uint8, (state["stream"].numel(),)),
+        "stream": (torch.uint8, (len(state["stream"]),)),
     }
     check_tensors("VQ-TensoRF", state, expected)
     ranges = state["ranges"].tolist()
@@ -124,15 +132,20 @@ def decode(described: dict, state: dict[str, torch.Tensor]) -> TensorField:
         raise BrokenFile("VQ-TensoRF: a range of integers does not hold zero")
     if not (state["steps"] > 0).all():
         raise BrokenFile("VQ-TensoRF: a step is not positive")
-    coder = make_decoder(described["coder"], state["stream"].numpy().tobytes())
-    found = _walk(coder, config, resolution, codes, ranges, {})
+    problem = box_problem(state["aabb"])
+    if problem:
+        raise BrokenFile(f"VQ-TensoRF: {problem}")
+    size = len(state["stream"])
+    coder = make_decoder(described["coder"], state["stream"].numpy().tobytes(), FREE_SYMBOLS + SYMBOLS_A_BYTE * size)
+    coder.expect(_least_symbols(config, resolution, codes))
+    found = _walk(coder, config, resolution, codes, ranges, {}, FREE_COMPARISONS + COMPARISONS_A_BYTE * size)
 
-    network = TensorVM(config, resolution, state["aabb"])
+    network = TensorVM(config, (2, 2, 2), state["aabb"])
     steps = list(state["steps"].split([2] * 6 + [1] * len(layers)))
     with torch.no_grad():
         for i in range(3):
-            network.planes[i].copy_(_scaled(found[f"planes.{i}"], steps[i], ranks[i]))
-            network.lines[i].copy_(_scaled(found[f"lines.{i}"][0], steps[3 + i], ranks[i]))
+            network.planes[i] = nn.Parameter(_scaled(found.pop(f"planes.{i}"), steps[i], ranks[i]))
+            network.lines[i] = nn.Parameter(_scaled(found[f"lines.{i}"][0], steps[3 + i], ranks[i]))
         left = state["biases"].float()
         for (name, layer), step in zip(matrices(network), steps[6:], strict=True):
             layer.weight.copy_(_scaled(found[name][0], step, (layer.in_features,)))
@@ -143,7 +156,21 @@ def decode(described: dict, state: dict[str, torch.Tensor]) -> TensorField:
 
 
 def _scaled(integers: np.ndarray, steps: torch.Tensor, groups: tuple[int, ...]) -> torch.Tensor:
-    return torch.from_numpy(integers).float() * steps.repeat_interleave(torch.tensor(groups))
+    return torch.from_numpy(integers).float().contiguous().mul_(steps.repeat_interleave(torch.tensor(groups)))
+
+
+def skeleton(config: TensorfConfig) -> TensorVM:
+    """The architecture without memory for its weights."""
+    with torch.device("meta"):
+        return TensorVM(config, (2, 2, 2), torch.zeros(2, 3))
+
+
+def _least_symbols(config: TensorfConfig, resolution: tuple[int, int, int], codes: list[int]) -> int:
+    """Of a file's stream: all but those of entries that are kept or have codes."""
+    ranks = [density + color for density, color in zip(config.density_ranks, config.color_ranks, strict=True)]
+    entries = sum(resolution[a] * resolution[b] for a, b in PLANES)
+    tables = sum((count + resolution[axis]) * rank for count, axis, rank in zip(codes, LINES, ranks, strict=True))
+    return entries + tables + sum(layer.weight.numel() for _, layer in matrices(skeleton(config)))
 
 
 def _names_of_matrices(network: nn.Module) -> list[str]:
@@ -158,16 +185,17 @@ def _walk(
     codes: list[int],
     ranges: list[list[int]],
     given: dict[str, np.ndarray],
+    most_comparisons: float = math.inf,
 ) -> dict[str, np.ndarray]:
     """Codes everything in the order of the file: written from `given`, or read where that is empty.
 
+    most_comparisons: of entries with codes, which are what takes time.
     Returns what was coded by the same names; planes with their codes in place.
     """
-    bare = TensorVM(config, (2, 2, 2), torch.zeros(2, 3))
     found: dict[str, np.ndarray] = {}
 
     def code_table(name: str, shape: tuple[int, ...], bounds: list[int]) -> None:
-        table = given.get(name, np.zeros((1, *shape), np.int64))
+        table = given.get(name, np.zeros((1, *shape), np.int8))
         found[name] = code_values(coder, np.ones((1, shape[0]), bool), *bounds, table)
 
     for i, (column, row) in enumerate(PLANES):
@@ -177,8 +205,11 @@ def _walk(
         coded = state == CODED
         if coded.any() and not codes[i]:
             raise BrokenFile("VQ-TensoRF: entries with codes, but no codebook")
+        most_comparisons -= int(coded.sum()) * codes[i]
+        if most_comparisons < 0:
+            raise BrokenFile("VQ-TensoRF: more entries and codes than its few bytes can mean")
         code_table(f"codes.{i}", (codes[i], sum(ranks)), ranges[i])
-        plane = np.array(given.get(f"planes.{i}", np.zeros((*shape, sum(ranks)), np.int64)))
+        plane = np.array(given.get(f"planes.{i}", np.zeros((*shape, sum(ranks)), np.int8)))
         if coded.any():
             books = np.split(found[f"codes.{i}"][0], [ranks[0]], axis=1)
             given_numbers = given.get(f"numbers.{i}", (None, None))
@@ -187,6 +218,6 @@ def _walk(
         found[f"planes.{i}"] = code_values(coder, state == KEPT, *ranges[i], plane, state == CODED)
     for i, axis in enumerate(LINES):
         code_table(f"lines.{i}", (resolution[axis], config.density_ranks[i] + config.color_ranks[i]), ranges[3 + i])
-    for (name, layer), bounds in zip(matrices(bare), ranges[6:], strict=True):
+    for (name, layer), bounds in zip(matrices(skeleton(config)), ranges[6:], strict=True):
         code_table(name, tuple(layer.weight.shape), bounds)
     return found

@@ -146,6 +146,24 @@ def test_flags_reach_the_readers(tmp_path, name):
     assert scene.images.shape[1:3] == (45, 60)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--aabb", "-1", "-1", "-1", "1", "1", "inf"],
+        ["--aabb", "-1e38", "-1", "-1", "1", "1", "1"],
+        ["--aabb", "nan", "-1", "-1", "1", "1", "1"],
+        ["--aabb", "0", "0", "0", "1", "1", "1e-30"],
+        ["--near", "nan"],
+        ["--far", "nan"],
+        ["--far", "inf"],
+        ["--far", "1e30"],
+    ],
+)
+def test_bounds_that_nothing_can_lie_in_are_refused_in_one_line(tmp_path, capsys, flags):
+    common = ["--procedural_size", "8", "--basedir", tmp_path / "logs", "--expname", "x", "--plot_cameras"]
+    fails_cleanly(capsys, run_nerf, *common, *flags, says=(flags[0],))
+
+
 def test_plot_cameras_draws_a_capture(tmp_path):
     data = FORMATS["colmap"](tmp_path / "data")
     assert run(run_nerf, "--datadir", data, "--basedir", tmp_path, "--expname", "c", "--plot_cameras") == 0

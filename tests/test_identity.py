@@ -262,6 +262,11 @@ def test_what_trains_nothing_refuses_nothing_and_leaves_the_flags_that_were(trai
     assert (base / "float" / "args.txt").read_bytes() == before
 
 
+@pytest.mark.parametrize("flags", [[], ["--render_only"]], ids=["training", "rendering"])
+def test_the_float_command_does_not_take_a_network_that_rounds(trained, capsys, flags):
+    is_refused(capsys, run_nerf, trained, "qat", *flags, says=("run_nerf_qat.py --quant qat",))
+
+
 def test_a_checkpoint_from_before_goes_on(trained, tmp_path):
     """One that knows nothing of its run, nor of the steps since its curve's last point."""
     base = tmp_path / "runs"
@@ -301,8 +306,12 @@ def test_an_identity_of_odd_content_is_one_line(trained, tmp_path, capsys, name,
     else:
         state["identity"] |= {name: value, "views": 7}
     save_checkpoint(path, state)
-    fails_cleanly(capsys, run_nerf, *trained, "--basedir", base, "--expname", "float", says=("000004.tar",))
-    assert len(capsys.readouterr().err) < 1000
+    status = run(run_nerf, *trained, "--basedir", base, "--expname", "float")
+    out, error = capsys.readouterr()
+    if status == 0:  # what no checkpoint of ours can hold is passed over for the one before
+        assert "000004.tar" in out and "trying the one before" in out
+    else:
+        assert status == 2 and error.count("\n") == 1 and "000004.tar" in error and len(error) < 1000
 
 
 def test_what_other_machines_make_of_the_same_data_is_the_same():

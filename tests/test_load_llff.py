@@ -389,10 +389,19 @@ BAD_TABLES = {
     "mirrored rotation": (mirrored, "pose 1 is not a rotation"),
     "portrait poses": (lambda t: set_entry(0, 4, 128)(set_entry(0, 9, 96)(t)), "96x128 images"),
     "cropped images": (lambda t: set_entry(3, 9, 144)(t), "144x96 images"),
+    "denormal focal length": (set_entry(2, 14, 1e-310), "row 2 holds a focal length that no lens has"),
+    "focal length beyond float32": (set_entry(2, 14, 1e300), "row 2 holds a focal length that no lens has"),
+    "near bound denormal": (set_entry(1, 15, 1e-310), "row 1 holds absurd numbers"),
+    "far bound beyond float32": (set_entry(1, 16, 1e300), "row 1 holds absurd numbers"),
+    "far bound far off": (set_entry(1, 16, 1e20), "a far one reaches"),
+    "camera beyond float32": (set_entry(3, 3, 1e300), "row 3 holds absurd numbers"),
+    "camera far off": (set_entry(3, 3, -1e12), "a camera reaches"),
+    "rotation beyond all": (set_entry(3, 0, 1e20), "pose 3 is not a rotation"),
     "two focal lengths": (set_entry(1, 14, 160), "--no_ndc"),
 }
 
 
+@pytest.mark.filterwarnings("error")  # a warning is a second line
 @pytest.mark.parametrize("case", BAD_TABLES)
 def test_bad_poses_bounds_is_reported_in_one_line_that_names_it(tmp_path, case):
     change, said = BAD_TABLES[case]

@@ -158,6 +158,8 @@ BAD = {
     "bbox of eight": (lambda d: change(d, "bbox.txt", "0 0 0 1 1 1 .1 2"), "bbox.txt", "8 numbers"),
     "bbox turned round": (lambda d: change(d, "bbox.txt", "0 0 0 1 0 1"), "bbox.txt", "below"),
     "bbox NaN": (lambda d: change(d, "bbox.txt", "0 0 nan 1 1 1"), "bbox.txt", "NaN"),
+    "bbox beyond float32": (lambda d: change(d, "bbox.txt", "0 0 0 1 1 1e300"), "bbox.txt", "1e+300 units off"),
+    "bbox far off": (lambda d: change(d, "bbox.txt", "-1e38 0 0 1 1 1"), "bbox.txt", "1e+38 units off"),
     "bbox behind": (lambda d: change(d, "bbox.txt", "0 99 0 1 100 1"), "", "--aabb"),
     "no intrinsics": (lambda d: (d / "intrinsics.txt").unlink(), "intrinsics.txt", "not found"),
     "intrinsics empty": (lambda d: change(d, "intrinsics.txt", "\n"), "intrinsics.txt", "rows of []"),
@@ -172,6 +174,8 @@ BAD = {
         "intrinsics.txt",
         "without skew",
     ),
+    "focal denormal": (lambda d: change(d, "intrinsics.txt", "1e-310 62 43"), "intrinsics.txt", "focal"),
+    "focal beyond float32": (lambda d: change(d, "intrinsics.txt", "1e300 62 43"), "intrinsics.txt", "focal"),
     "focal negative": (lambda d: change(d, "intrinsics.txt", "-105 62 43"), "intrinsics.txt", "focal"),
     "centre outside": (lambda d: change(d, "intrinsics.txt", "105 400 400"), "intrinsics.txt", f"{WIDTH}x{HEIGHT}"),
     "intrinsics words": (lambda d: change(d, "intrinsics.txt", "focal 105"), "intrinsics.txt", "not readable"),
@@ -184,6 +188,16 @@ BAD = {
         lambda d: np.savetxt(d / "pose/0_0000.txt", np.loadtxt(d / "pose/0_0000.txt").T),
         "pose/0_0000.txt",
         "transposed",
+    ),
+    "pose far off": (
+        lambda d: change(d, "pose/2_0006.txt", "1 0 0 1e38\n0 1 0 0\n0 0 1 0\n0 0 0 1"),
+        "pose/2_0006.txt",
+        "1e+38 units off",
+    ),
+    "pose beyond float64": (
+        lambda d: change(d, "pose/2_0006.txt", "1e300 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1"),
+        "pose/2_0006.txt",
+        "not a rotation",
     ),
     "pose infinite": (
         lambda d: change(d, "pose/2_0006.txt", "1 0 0 inf\n0 1 0 0\n0 0 1 0\n0 0 0 1"),
@@ -200,6 +214,7 @@ BAD = {
 }
 
 
+@pytest.mark.filterwarnings("error")  # a warning is a second line
 @pytest.mark.parametrize("case", BAD)
 def test_bad_folder_is_one_line_that_names_the_file(tmp_path, case):
     spoil, file, says = BAD[case]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from metrics import format_table, lpips, lpips_missing_reason, psnr, ssim, write_metrics
+from run_nerf_helpers import mse2psnr
 
 
 def picture(seed: int = 0, size: int = 32) -> torch.Tensor:
@@ -18,6 +19,11 @@ def test_psnr_of_one_level_off():
     a = torch.zeros(4, 4, 3)
     assert psnr(a, a + 1 / 255) == pytest.approx(20 * math.log10(255), abs=1e-4)
     assert psnr(a, a) == math.inf
+
+
+def test_psnr_of_training_is_finite_for_what_is_equal():
+    assert [float(mse2psnr(torch.tensor(mse))) for mse in (0.0, 1e-30, 0.01)] == pytest.approx([100, 100, 20])
+    assert math.isnan(mse2psnr(torch.tensor(math.nan)))
 
 
 def test_ssim_is_one_for_equal_and_symmetric():

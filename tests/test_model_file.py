@@ -93,6 +93,7 @@ def test_a_fresh_process_renders_the_file_alone(saved, tmp_path):
         "import torch; from model_file import load_renderer; from rendering import render_image\n"
         "renderer, path, _ = load_renderer('alone.safetensors', torch.device('cpu'))\n"
         "torch.save(render_image(renderer, path[1]).rgb, 'picture.pt')\n"
+        "assert 'torch._dynamo' not in sys.modules, 'seconds of imports that rendering has no use for'\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     renderer, path, _ = load_renderer(alone, CPU)

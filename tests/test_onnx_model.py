@@ -4,10 +4,16 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from test_model_file import make
+from test_training import HIERARCHICAL
 
+from evaluation import render_video
 from int8_model import Int8Linear, Int8Network, expected_tensors
+from model_file import load_renderer
 from onnx_model import OPSET, OnnxField, _Graph, export_onnx, field_to_onnx, integer_bias
+from rendering import RenderLimits, render_image
 from run_nerf_helpers import FieldConfig, RadianceField
+from schemes import Int8Scheme
 
 CONFIGS = {
     "views": FieldConfig(depth=6, width=64, multires=6, density_activation="softplus", density_bias=-4),
@@ -124,3 +130,20 @@ def test_export_writes_valid_files(tmp_path):
         assert (tmp_path / name).stat().st_size == size
     weights = sum(layer.weight.numel() for layer in field.network.layers.values())
     assert weights < sizes["model.onnx"] < 1.5 * weights + 20_000
+
+
+def test_a_hierarchical_file_renders_and_exports(tmp_path):
+    """Two fields without a tensor of PyTorch's in them once ONNX Runtime has them."""
+    args, scene, renderer = make(HIERARCHICAL, "--use_viewdirs", "--procedural_size", "12")
+    scheme = Int8Scheme(args, scene, renderer)
+    scheme.prepare()
+    scheme.calibrate()
+    scheme.finish()
+    scheme.save(tmp_path / "int8.safetensors")
+    expected, path, _ = load_renderer(tmp_path / "int8.safetensors", torch.device("cpu"))
+    renderer, _, _ = load_renderer(tmp_path / "int8.safetensors", torch.device("cpu"), "onnxruntime")
+    files = render_video(renderer, path, tmp_path / "video", RenderLimits())
+    assert all(file.stat().st_size > 0 for file in files)
+    a, b = render_image(expected, path[0]).rgb, render_image(renderer, path[0]).rgb
+    assert float((a - b).abs().mean()) < 2e-3
+    assert set(export_onnx(expected, tmp_path / "m.onnx")) == {"m.onnx", "m_fine.onnx"}

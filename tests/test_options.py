@@ -3,6 +3,7 @@
 import argparse
 import codecs
 import inspect
+import os
 import re
 
 import pytest
@@ -182,3 +183,10 @@ def test_every_flag_is_read_somewhere(request):
     flags = re.findall(r'"--([A-Za-z_0-9]+)"', inspect.getsource(options))
     unread = [flag for flag in flags if not re.search(rf"args\.{flag}\b", code)]
     assert unread == ["shape"]  # deepvoxels' own, accepted so that a config that names it parses
+
+
+def test_a_config_that_may_never_end_is_not_read(tmp_path, capsys):
+    os.mkfifo(tmp_path / "c.txt")
+    with pytest.raises(SystemExit) as exit_info:
+        parse("--config", str(tmp_path / "c.txt"))
+    assert exit_info.value.code == 2 and "no plain file" in capsys.readouterr().err

@@ -32,7 +32,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
     [
         ("a_file", "x", ("a_file", "Not a directory", "in its place")),
         ("a_file/below", "x", ("a_file", "Not a directory")),
-        ("/proc/logs", "x", ("/proc/logs", "could not be saved", "--basedir")),
+        ("/proc/logs", "x", ("/proc/logs", "could not be saved", "choose a folder")),
         ("runs", "n" * 300, ("too long", "shorter")),
         ("runs", "taken", ("taken", "File exists", "in its place")),
     ],
@@ -258,7 +258,7 @@ def test_a_data_folder_whose_name_is_no_text(tmp_path):
 def test_a_run_whose_name_is_no_text_is_one_line(tmp_path, capsys):
     name = os.fsdecode(b"caf\xe9")  # TensorBoard's files cannot have it
     fails_cleanly(
-        capsys, run_nerf, *TINY, *FEW, "--basedir", tmp_path, "--expname", name, says=("\\udce9", "--expname")
+        capsys, run_nerf, *TINY, *FEW, "--basedir", tmp_path, "--expname", name, says=("\\udce9", "tensorboard")
     )
 
 
