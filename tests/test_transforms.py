@@ -220,6 +220,16 @@ def test_names_in_any_case_of_suffix_and_the_first_of_two(tmp_path):
     assert finder.find_moved("somewhere\\a.jpg").name == "a.PNG" and finder.find_moved("z/" * 3000) is None
 
 
+def test_of_two_names_that_lead_to_one_file_the_first_has_it(tmp_path):
+    """As of the folders of two cameras, of which one is left, in `images`."""
+    (tmp_path / "images").mkdir()
+    for name in ("0.png", "1.png"):
+        (tmp_path / "images" / name).touch()
+    files, moved = FileFinder(tmp_path).find_all(["a/0.png", "b/0.png", "a/1.png", "images/1.png", "a/0.png"])
+    names = [file and file.name for file in files]
+    assert (names, moved) == (["0.png", None, None, "1.png", "0.png"], [True, False, False, False, True])
+
+
 def test_a_json_of_any_name(tmp_path):
     write_nerfstudio(tmp_path)
     (tmp_path / "transforms.json").rename(tmp_path / "mine.json")
