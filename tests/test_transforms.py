@@ -295,7 +295,7 @@ def test_n_frames_is_a_limit(tmp_path):
 
 @pytest.mark.parametrize(
     "keys, low, high",
-    [
+    [  # of photographs
         ({"aabb_scale": 2}, [-1 / 0.33] * 3, [1 / 0.33] * 3),  # twice Instant-NGP's cube of 1 / 0.33
         ({"aabb_scale": 1, "scale": 0.2, "offset": [0.5, 0.4, 0.6]}, [-2.5, -2, -3], [2.5, 3, 2]),
         ({"aabb": [[-1, -2, -0.5], [1, 2, 0.5]]}, [-1, -2, -0.5], [1, 2, 0.5]),
@@ -312,6 +312,22 @@ def test_bounds_that_a_blender_file_states(tmp_path, keys, low, high):
     assert scene.aabb[1].tolist() == pytest.approx(high, rel=0.01)
     assert 0 < scene.near < 3.5 and 4.2 < scene.far < 40
     assert any("says where content ends" in note for note in scene.notes)
+
+
+@pytest.mark.parametrize("scale, half", [(4, 1.5), (0.5, 0.25 / 0.33)])
+def test_a_subject_that_is_cut_out_is_as_small_as_ever(tmp_path, scale, half):
+    """BlenderNeRF states an aabb_scale of 4 for all scenes, which would leave a subject few of a grid's cells."""
+    write_blender(tmp_path)
+    centre(tmp_path, "transforms_train.json", "transforms_test.json")
+    for path in tmp_path.glob("*/*.png"):
+        rgb = imageio.imread(path)
+        imageio.imwrite(path, np.concatenate([rgb, 255 * (rgb.max(-1, keepdims=True) > 0).astype(np.uint8)], -1))
+    plain = load_blender_scene(tmp_path)
+    edit_json(tmp_path, lambda c: c | {"aabb_scale": scale}, "transforms_train.json")
+    scene = load_blender_scene(tmp_path)
+    assert scene.aabb[1].tolist() == pytest.approx([half] * 3, rel=0.01)
+    assert ((scene.near, scene.far) == (plain.near, plain.far)) == (scale == 4)
+    assert any("are taken up to +-1.5" in note for note in scene.notes) == (scale == 4)
 
 
 def centre(folder, *names) -> None:
