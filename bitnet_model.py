@@ -13,7 +13,8 @@ import torch.nn.functional as F
 
 from bitnet import ACTIVATION_MAX, FLOAT, NORM_EPS, SMALLEST, TERNARY, is_hidden, stored_bytes, unpack
 from errors import BrokenFile
-from int8_model import skeleton
+from int8_model import rows_at_once, skeleton
+from integer_products import integer_product
 from model_metadata import check_tensors
 from run_nerf_helpers import FieldConfig, RadianceField, iterate_chunks, join
 
@@ -21,12 +22,14 @@ ROWS_IN_CACHE = 2048  # floats of 256 columns in and out, and their codes: what 
 
 
 def _reference(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    weight = weight.to(torch.int32).t().contiguous()
-    return lambda codes: (codes.to(torch.int32) @ weight).float()
+    product = integer_product(weight)
+    return lambda codes: product(codes.to(torch.int8)).float()
 
 
 def _torch(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """Exact: sums of products of at most 127 * 127 stay below 2^24 up to 1040 inputs."""
+    if weight.device.type == "cuda":
+        return _reference(weight)
     weight = weight.float().t().contiguous()
     return lambda codes: codes @ weight
 
@@ -135,7 +138,7 @@ class BitField(RadianceField):
     """A `RadianceField` over a BitNetwork, so many rows at a time as stay in cache."""
 
     def forward(self, positions: torch.Tensor, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = ROWS_IN_CACHE if positions.device.type == "cpu" else max(1, len(positions))
+        rows = rows_at_once(positions, ROWS_IN_CACHE)
         parts = [super(BitField, self).forward(positions[c], directions[c]) for c in _chunks(positions, rows)]
         return torch.cat([density for density, _ in parts]), torch.cat([rgb for _, rgb in parts])
 

@@ -290,7 +290,7 @@ def test_more_bits_err_less():
     "damage, message",
     [
         (lambda s: s.pop("alpha_linear.bias"), "no tensor alpha_linear.bias"),
-        (lambda s: s.update(extra=torch.zeros(1)), "unexpected tensor extra"),
+        (lambda s: s.update(extra=torch.zeros(1)), "unexpected tensor 'extra'"),
         (lambda s: s.update({"rgb_linear.weight": torch.zeros(3, 8)}), "rgb_linear.weight is torch.float32"),
         (lambda s: s["pts_linears.0.scale"].__setitem__(0, float("nan")), "NaN"),
         (lambda s: s["pts_linears.0.scale"].__setitem__(0, 0.0), "not positive"),
