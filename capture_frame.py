@@ -11,7 +11,8 @@ from scene import depth_range, focus_point, level_orbit, look_at, upright
 CAMERA_RADIUS = 4.0  # world units within which nine of ten cameras come to stand
 LEAST_NEAR = 0.1 * CAMERA_RADIUS  # closer than this nothing is sharp, and floaters would grow there
 PATH_FRAMES = 40
-FARTHEST_BOX = 4  # of the cameras' distance: Instant-NGP's captures state 32 and more times a subject's size
+CUT_OUT = 0.25  # of all pixels' alpha is missing, or more: less is a hole or a corner of a photograph
+FARTHEST_BOX = 4  # of the cameras' distance: captures for Instant-NGP state 32 and more times a subject's size
 # Of the depths and places of the points that cameras see: so many lie beyond on either side, and what
 # remains is widened, since points are on surfaces and lie more densely than they reach far.
 OUTLIERS, NEAR_SLACK, FAR_SLACK, BOX_SLACK = 0.5, 1.5, 1.25, 0.1  # percent, factors, share of a side
@@ -61,21 +62,20 @@ def normalisation(c2w: np.ndarray, where: str) -> Similarity:
 
 
 def usable_box(
-    box: np.ndarray | None, center: np.ndarray, radius: float, where: str
+    box: np.ndarray | None, center: np.ndarray, reach: float, where: str
 ) -> tuple[np.ndarray | None, list[str]]:
-    """A box `[2, 3]` that a file, `where`, states (None: it states none), as far as a grid resolves it for cameras at
-    `radius` from `center`; None where that is not in it. And notes."""
+    """A box `[2, 3]` that a file, `where`, states (None: it states none), up to `reach` from `center` along each axis;
+    None where `center` is not in it. And notes."""
     if box is None:
         return None, []
     if not ((box[0] < center) & (center < box[1])).all():
         return None, [f"{where}: its bounds {np.round(box, 2).tolist()} leave out what cameras look at; not heeded"]
-    farthest = np.stack([center - FARTHEST_BOX * radius, center + FARTHEST_BOX * radius])
-    usable = np.stack([np.maximum(box[0], farthest[0]), np.minimum(box[1], farthest[1])])
+    usable = np.stack([np.maximum(box[0], center - reach), np.minimum(box[1], center + reach)])
     if (usable == box).all():
         return box, []
     note = (
-        f"{where}: its bounds {np.round(box, 2).tolist()} are taken up to {FARTHEST_BOX} times the cameras' distance, "
-        "beyond which cells would be coarse; --aabb sets others"
+        f"{where}: its bounds {np.round(box, 2).tolist()} are wider than a grid resolves well, and are taken up to "
+        f"+-{reach:.3g}; --aabb sets others"
     )
     return usable, [note]
 

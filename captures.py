@@ -17,6 +17,8 @@ import torch
 
 from capture_frame import (
     CAMERA_RADIUS,
+    CUT_OUT,
+    FARTHEST_BOX,
     LEAST_NEAR,
     Similarity,
     bounds_of_box,
@@ -33,7 +35,6 @@ from masks import read_mask, shrink_mask
 from scene import Cameras, Scene, covered, one_size, shrunk
 
 SUBJECT_HALF_BOX, SURROUNDINGS_HALF_BOX = 1.5, 8.0  # world units: subjects that are cut out, and all else
-CUT_OUT = 0.25  # of all pixels' alpha is missing, or more: less is a hole or a corner of a photograph
 
 
 @dataclass(frozen=True)
@@ -181,12 +182,14 @@ def _bounds(
     of_points = None if points is None else bounds_of_points(c2w, move.points(points.positions), points.seen)
     if of_points is not None:
         return *of_points, []
-    box, notes = usable_box(None if box is None else move.box(box), np.zeros(3), CAMERA_RADIUS, where)
+    cut_out = hidden >= CUT_OUT
+    reach = SUBJECT_HALF_BOX if cut_out else FARTHEST_BOX * CAMERA_RADIUS
+    box, notes = usable_box(None if box is None else move.box(box), np.zeros(3), reach, where)
     if box is not None:
         near, far = bounds_of_box(c2w, box, LEAST_NEAR)
         stated = f"box {np.round(box, 2).tolist()}, near {near:.3g}, far {far:.3g}"
         return near, far, box, [*notes, f"{where} says where content ends: {stated}"]
-    half = SUBJECT_HALF_BOX if hidden >= CUT_OUT else SURROUNDINGS_HALF_BOX
+    half = SUBJECT_HALF_BOX if cut_out else SURROUNDINGS_HALF_BOX
     box = np.array([[-half] * 3, [half] * 3])
     near, far = bounds_of_box(c2w, box, LEAST_NEAR)
     notes.append(f"where content ends is not known: box of +-{half:g}, near {near:.3g}, far {far:.3g}")

@@ -29,11 +29,13 @@ class FileFinder:
 
     def find_all(self, names: list[str]) -> tuple[list[Path | None], list[bool]]:
         """The file of each name, and which lie elsewhere than theirs says. None of these is another name's."""
-        files = [self.find(name) for name in names]
-        taken = set(files)
-        moved = [None if file else self.find_moved(name) for file, name in zip(files, names, strict=True)]
-        moved = [None if file in taken else file for file in moved]
-        return [a or b for a, b in zip(files, moved, strict=True)], [file is not None for file in moved]
+        files, moved = [self.find(name) for name in names], [False] * len(names)
+        taken = {file: name for file, name in zip(files, names, strict=True) if file is not None}
+        for i, name in enumerate(names):
+            found = self.find_moved(name) if files[i] is None else None
+            if found is not None and taken.setdefault(found, name) == name:
+                files[i], moved[i] = found, True
+        return files, moved
 
     def find(self, name: str) -> Path | None:
         """The file of that name; its suffix, if it is an image's, may be in capitals or left out."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from capture_frame import bounds_of_box, bounds_of_points, usable_box
+from capture_frame import CUT_OUT, FARTHEST_BOX, bounds_of_box, bounds_of_points, usable_box
 from captures import View, pixel_notes, read_views
 from errors import BadInput
 from images import hidden_share, without_idle_alpha
@@ -47,9 +47,10 @@ def load_blender_scene(
             f"{views[0].image}: image is RGB, but --white_bkgd, --random_bkgd and carving need RGBA; "
             "leave them out, or export the images with an alpha channel"
         )
-    images, alpha_notes = without_idle_alpha(images, hidden_share(images, int(sizes.prod(1).sum())))
+    hidden = hidden_share(images, int(sizes.prod(1).sum()))
+    images, alpha_notes = without_idle_alpha(images, hidden)
     c2w, offset, move_notes = near_origin(np.stack([view.c2w for view in views]))
-    scene_near, scene_far, box, center, bound_notes = _bounds(files["train"], c2w, offset)
+    scene_near, scene_far, box, center, bound_notes = _bounds(files["train"], c2w, offset, hidden >= CUT_OUT)
     cameras = Cameras.of_sizes(torch.tensor(c2w, dtype=torch.float32), K, sizes)
     path = orbit_path(float(np.median(np.linalg.norm(c2w[:, :, 3] - center, axis=-1))), frames=40, target=center)
     if not files["test"].views and files["test"].frames:  # as BlenderNeRF means them
@@ -111,25 +112,29 @@ def _read_splits(
     return views, splits, files, notes
 
 
-def _bounds(train: Transforms, c2w: np.ndarray, offset: np.ndarray) -> tuple:
-    """What `bounds_of_cameras` gives for poses that `offset` was taken from, by what the file says of its bounds."""
-    near, far, box, center, notes = bounds_of_cameras(c2w)
-    points, point_notes = stated_points(train)
+def _bounds(train: Transforms, c2w: np.ndarray, offset: np.ndarray, cut_out: bool) -> tuple:
+    """What `bounds_of_cameras` gives for poses that `offset` was taken from, by what the file says of its bounds.
+
+    cut_out: alpha leaves a subject alone, which is no larger than without these; writers state the same for all.
+    """
+    near, far, guess, center, notes = bounds_of_cameras(c2w)
+    points, more = stated_points(train)
     of_points = None
     if points is not None:
         of_points = bounds_of_points(c2w[: len(train.views)], points.positions - offset, points.seen)
-    stated = stated_box(train.path, train.head)
     if of_points is not None:
-        near, far, stated = of_points
+        near, far, box = of_points
     else:
         radius = float(np.median(np.linalg.norm(c2w[:, :, 3] - center, axis=-1)))
-        stated, box_notes = usable_box(None if stated is None else stated - offset, center, radius, str(train.path))
-        point_notes += box_notes
-        if stated is None:
-            return near, far, box, center, [*point_notes, *notes]
-        near, far = bounds_of_box(c2w, stated, LEAST_NEAR * radius)
-    note = f"{train.path} says where content ends: box {np.round(stated, 2).tolist()}, near {near:.3g}, far {far:.3g}"
-    return near, far, torch.tensor(stated, dtype=torch.float32), center, [*point_notes, note]
+        reach = float(guess[1, 0] - guess[0, 0]) / 2 if cut_out else FARTHEST_BOX * radius
+        box = stated_box(train.path, train.head)
+        box, box_notes = usable_box(None if box is None else box - offset, center, reach, str(train.path))
+        more += box_notes
+        if box is None or np.allclose(box, guess):
+            return near, far, guess, center, more + notes
+        near, far = bounds_of_box(c2w, box, LEAST_NEAR * radius)
+    note = f"{train.path} says where content ends: box {np.round(box, 2).tolist()}, near {near:.3g}, far {far:.3g}"
+    return near, far, torch.tensor(box, dtype=torch.float32), center, [*more, note]
 
 
 def bounds_of_cameras(c2w: np.ndarray) -> tuple[float, float, torch.Tensor, np.ndarray, list[str]]:

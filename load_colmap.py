@@ -87,10 +87,10 @@ def load_colmap_scene(
         far=far,
         points=points,
     )
-    others = [p.name for p in place.parent.iterdir() if p.is_dir() and p != place]
-    if place.parent.name == "sparse" and others:
-        number = f"the most images registered, {len(model.pictures)}"
-        notes.append(f"{place} is read, which has {number}; of {', '.join(sorted(others))} beside it nothing is")
+    others = sorted(p.name for p in place.parent.iterdir() if p.is_dir() and p != place)
+    if place.parent.name == "sparse" and place != Path(folder) and others:
+        largest = f"{place} is read, which has the most images registered, {len(model.pictures)}"
+        notes.append(f"{largest}; of {', '.join(others)} beside it nothing is")
     scene.notes = notes + scene.notes
     return scene
 

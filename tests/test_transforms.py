@@ -220,6 +220,16 @@ def test_names_in_any_case_of_suffix_and_the_first_of_two(tmp_path):
     assert finder.find_moved("somewhere\\a.jpg").name == "a.PNG" and finder.find_moved("z/" * 3000) is None
 
 
+def test_of_two_names_that_lead_to_one_file_the_first_has_it(tmp_path):
+    """As of the folders of two cameras, of which one is left, in `images`."""
+    (tmp_path / "images").mkdir()
+    for name in ("0.png", "1.png"):
+        (tmp_path / "images" / name).touch()
+    files, moved = FileFinder(tmp_path).find_all(["a/0.png", "b/0.png", "a/1.png", "images/1.png", "a/0.png"])
+    names = [file and file.name for file in files]
+    assert (names, moved) == (["0.png", None, None, "1.png", "0.png"], [True, False, False, False, True])
+
+
 def test_a_json_of_any_name(tmp_path):
     write_nerfstudio(tmp_path)
     (tmp_path / "transforms.json").rename(tmp_path / "mine.json")
@@ -285,7 +295,7 @@ def test_n_frames_is_a_limit(tmp_path):
 
 @pytest.mark.parametrize(
     "keys, low, high",
-    [
+    [  # of photographs
         ({"aabb_scale": 2}, [-1 / 0.33] * 3, [1 / 0.33] * 3),  # twice Instant-NGP's cube of 1 / 0.33
         ({"aabb_scale": 1, "scale": 0.2, "offset": [0.5, 0.4, 0.6]}, [-2.5, -2, -3], [2.5, 3, 2]),
         ({"aabb": [[-1, -2, -0.5], [1, 2, 0.5]]}, [-1, -2, -0.5], [1, 2, 0.5]),
@@ -302,6 +312,22 @@ def test_bounds_that_a_blender_file_states(tmp_path, keys, low, high):
     assert scene.aabb[1].tolist() == pytest.approx(high, rel=0.01)
     assert 0 < scene.near < 3.5 and 4.2 < scene.far < 40
     assert any("says where content ends" in note for note in scene.notes)
+
+
+@pytest.mark.parametrize("scale, half", [(4, 1.5), (0.5, 0.25 / 0.33)])
+def test_a_subject_that_is_cut_out_is_as_small_as_ever(tmp_path, scale, half):
+    """BlenderNeRF states an aabb_scale of 4 for all scenes, which would leave a subject few of a grid's cells."""
+    write_blender(tmp_path)
+    centre(tmp_path, "transforms_train.json", "transforms_test.json")
+    for path in tmp_path.glob("*/*.png"):
+        rgb = imageio.imread(path)
+        imageio.imwrite(path, np.concatenate([rgb, 255 * (rgb.max(-1, keepdims=True) > 0).astype(np.uint8)], -1))
+    plain = load_blender_scene(tmp_path)
+    edit_json(tmp_path, lambda c: c | {"aabb_scale": scale}, "transforms_train.json")
+    scene = load_blender_scene(tmp_path)
+    assert scene.aabb[1].tolist() == pytest.approx([half] * 3, rel=0.01)
+    assert ((scene.near, scene.far) == (plain.near, plain.far)) == (scale == 4)
+    assert any("are taken up to +-1.5" in note for note in scene.notes) == (scale == 4)
 
 
 def centre(folder, *names) -> None:
