@@ -1,7 +1,6 @@
 """How flags and config files are read: switches with an opposite, and one line for whatever is wrong."""
 
 import argparse
-import codecs
 import difflib
 import io
 import sys
@@ -10,8 +9,7 @@ from pathlib import Path
 import configargparse
 
 from errors import one_line
-
-UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+from text_files import SAVE, read_text
 
 
 class Switch(argparse._StoreTrueAction):
@@ -79,14 +77,9 @@ def open_config(path: str) -> io.StringIO:
     """A config file's text. What is wrong with it `configargparse` reports, behind the file's name."""
     if Path(path).exists() and not Path(path).is_file():  # a pipe or a device may never end
         raise ValueError("it is no plain file")
-    content = Path(path).read_bytes()
-    try:
-        text = content.decode("utf-8-sig")  # Windows' editors may begin with a mark
-    except UnicodeDecodeError as error:
-        found = "UTF-16" if content.startswith(UTF_16_MARKS) else f"not UTF-8 (byte {error.start})"
-        raise ValueError(f"its text is {found}; save it as UTF-8") from error
+    text = read_text(Path(path), SAVE)
     if "\0" in text:
-        raise ValueError("it holds bytes of zero, as UTF-16 does; save it as UTF-8 text")
+        raise ValueError(f"it holds bytes of zero, as UTF-16 does: {SAVE}")
     stream = io.StringIO(text)
     stream.name = path
     return stream

@@ -127,9 +127,9 @@ def test_configs_of_windows_editors(tmp_path, mark, end):
     [
         ("N_rand = 64\n".encode("utf-16"), "UTF-16"),
         (codecs.BOM_UTF16_BE + "N_rand = 64\n".encode("utf-16-be"), "UTF-16"),
-        ("expname = caf\u00e9\n".encode("latin-1"), "not UTF-8"),
-        ("expname = \u98ce\u666f\n".encode("gbk"), "not UTF-8"),
-        (b"N_rand = 64\n\x00\xff", "not UTF-8"),
+        ("expname = caf\u00e9\n".encode("latin-1"), "no UTF-8 text"),
+        ("expname = \u98ce\u666f\n".encode("gbk"), "no UTF-8 text"),
+        (b"N_rand = 64\n\x00\xff", "no UTF-8 text"),
     ],
     ids=["UTF-16", "UTF-16 big endian", "Latin-1", "GBK", "binary"],
 )
