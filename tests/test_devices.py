@@ -205,7 +205,7 @@ def test_files_render_as_on_the_cpu(base, there, name):
         assert report.status == 0 and (report.rounds or name == "qat_hierarchical")
     folder = next((base / "cpu" / name).glob("renderonly_test_*"))
     ours = imageio.imread(folder / "000.png")
-    theirs = imageio.imread(next((base / "cpu" / name).glob("testset_*")) / "000.png")
+    theirs = imageio.imread(max((base / "cpu" / name).glob("testset_*")) / "000.png")  # of the last step
     assert abs(ours.astype(int) - theirs).max() <= 1
 
 
