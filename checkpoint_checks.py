@@ -83,7 +83,8 @@ def check_checkpoint(state: dict) -> None:
     if "global_step" in state:
         check_whole("checkpoint", state, "global_step", 0, LARGEST_WHOLE)
     for name in ("network_fn_state_dict", "network_fine_state_dict", "grid_state_dict"):
-        if state.get(name) is not None:
+        no_fine_network = name == "network_fine_state_dict" and state.get(name) is None  # forks write it as None
+        if name in state and not no_fine_network:
             _check_tensors(name, state[name])
     for name in ("optimizer_state_dict", "muon_state_dict"):
         if name in state:

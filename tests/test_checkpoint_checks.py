@@ -56,6 +56,7 @@ def refused_file(path) -> str:
         ("network_fn_state_dict", {4: NAN}, "4 is a tensor"),
         ("network_fn_state_dict", {"\x1b": NAN}, "'\\x1b' holds NaN"),
         ("network_fine_state_dict", "x", "network_fine_state_dict is 'x'"),
+        ("grid_state_dict", None, "grid_state_dict is None"),
         ("grid_state_dict", {"density": NAN}, "'density' holds NaN"),
         ("optimizer_state_dict", {"state": []}, "no state and param_groups"),
         ("optimizer_state_dict", {"state": {"a": {}}, "param_groups": []}, "'a' is {}"),
