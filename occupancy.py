@@ -42,7 +42,7 @@ class Samples:
 class Crossing:
     """Stretches of rays near occupied cells, and which of their points lie in one: samples not yet listed.
 
-    ray: of each stretch `[W]`, ascending. t: of its points `[W, RUN]`, multiples of the direction.
+    ray: of each stretch `[W]`, ascending. t: of its points `[RUN, W]`, multiples of the direction.
     inside: which of them count, likewise. found: how many stretches there are, `[]`; only where it
     is not above W is nothing missing. num_rays: R, of all. step: units of the box.
     """
@@ -56,7 +56,7 @@ class Crossing:
 
     def counts(self) -> torch.Tensor:
         """Samples of each ray, `[R]`."""
-        return self.found.new_zeros(self.num_rays).index_add_(0, self.ray, self.inside.sum(-1))
+        return self.found.new_zeros(self.num_rays).index_add_(0, self.ray, self.inside.sum(0))
 
     def all_samples(self) -> Samples:
         """Lists them all. A device is waited for, to say how many."""
@@ -66,10 +66,11 @@ class Crossing:
 
     def samples(self, counts: torch.Tensor, total: int, most: int) -> Samples:
         """Lists the samples of the first rays: `counts [R']` of each, `total` in all, `most` of one."""
-        index = true_places(self.inside.view(-1), total)[:total]
+        index = true_places(self.inside.T.reshape(-1), total)[:total]
+        stretch = index // RUN
         return Samples(
-            ray=self.ray.index_select(0, index // RUN),
-            t=self.t.view(-1).index_select(0, index),
+            ray=self.ray.index_select(0, stretch),
+            t=self.t.view(-1).index_select(0, (index - stretch * RUN) * len(self.ray) + stretch),
             length=self.t.new_full((total,), self.step),
             counts=counts,
             most=most,
@@ -135,9 +136,17 @@ class OccupancyGrid(nn.Module):
 
     def flat_index(self, positions: torch.Tensor) -> torch.Tensor:
         """Flat cell numbers of `positions [..., 3]`; points outside count to the nearest cell."""
+        return self._flat((positions - self.aabb[0]).div_(self.cell).movedim(-1, 0)).long()
+
+    def _flat(self, cells: torch.Tensor) -> torch.Tensor:
+        """The same, int32, of positions `[3, ...]` in cells from the box's corner, which are overwritten."""
         r = self.resolution
-        cells = ((positions - self.aabb[0]) / self.cell).long().clamp_(0, r - 1)
-        return (cells[..., 0] * r + cells[..., 1]) * r + cells[..., 2]
+        x, y, z = cells.clamp_max_(r - 1).to(torch.int32).clamp_min_(0)  # half the traffic of int64
+        return x.mul(r).add_(y).mul_(r).add_(z)
+
+    def _look_up(self, cells: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """What `cells [X, Y, Z]` hold at places `[3, N, M]`, in cells from the box's corner; these are overwritten."""
+        return cells.view(-1).index_select(0, self._flat(places).view(-1)).view(places.shape[1:])
 
     def holds(self, positions: torch.Tensor) -> torch.Tensor:
         """Whether `positions [..., 3]` lie in occupied cells; outside the box is empty."""
@@ -186,32 +195,53 @@ class OccupancyGrid(nn.Module):
         inner_in, inner_out = self._clip(self._occupied_box(), origins, directions, near, far)
         first = ((inner_in - t_in) / dt).floor().sub(1).clamp_min(0)
         steps = ((torch.minimum(inner_out, t_out) - t_in) / dt).ceil() + 1 - first
-        steps = torch.where(inner_in < inner_out, steps, 0)  # most rays that meet the grid miss that box
-        # As many as the longest ray has; where a device would have to be waited for, as any could have.
-        exact = norm.device.type == "cpu" and len(norm) > 0
+        steps = torch.where(inner_in < inner_out, steps, 0)
+        ray, run, found = self._runs_near_cells(origins, directions, t_in, dt, first, steps, step, at_most)
+
+        # The single points of those runs. Axes come first and rays last, which is the fastest to go through.
+        first, t_in, t_out, dt, offset = (a.index_select(0, ray) for a in (first, t_in, t_out, dt, offset))
+        start, along = (a.T.contiguous().index_select(1, ray)[:, None] for a in (origins, directions))
+        number = first + (run * RUN + torch.arange(RUN, device=origins.device)[:, None])
+        t = t_in + (number + offset) * dt
+        points = (t * along).add_(start)
+        corner, cell = self.aabb[0, :, None, None], self.cell[:, None, None]
+        inside = self._look_up(self.occupied, points.sub_(corner).div_(cell)) & (t < t_out)
+        if at_most is not None:  # what fills up the list is no stretch of its own
+            inside &= torch.arange(len(ray), device=origins.device) < found
+        return Crossing(ray, t, inside, found, len(origins), step)
+
+    def _runs_near_cells(
+        self,
+        origins: torch.Tensor,
+        directions: torch.Tensor,
+        t_in: torch.Tensor,
+        dt: torch.Tensor,
+        first: torch.Tensor,
+        steps: torch.Tensor,
+        step: float,
+        at_most: int | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of runs of RUN steps, those that come near an occupied cell, by one look-up at the middle of each.
+
+        first, steps: of each ray `[R]`, where its runs start and how many steps they are to reach.
+        Returns ray and number of each run `[W]`, and how many there are.
+        """
+        # Rays without steps are left out, where a device need not be waited for to say which.
+        met = true_places(steps > 0) if at_most is None else torch.arange(len(steps), device=steps.device)
+        # As many runs as the longest ray has; on a device, that would be asked for it, as any could have.
+        exact = steps.device.type == "cpu" and len(met) > 0
         longest = float(steps.max()) if exact else self.diagonal / step + 3
         runs = max(1, math.ceil(longest / RUN))
-
-        # Which runs of RUN steps come near an occupied cell? One look-up at the middle of each.
+        run_start = torch.arange(runs, device=steps.device)[:, None] * RUN
+        t_in, dt, first, steps = (a.index_select(0, met) for a in (t_in, dt, first, steps))
+        t = torch.addcmul(t_in, first + run_start + 0.5 * RUN, dt)
+        in_cells = (origins - self.aabb[0]) / self.cell, directions / self.cell
+        start, along = (a.T.contiguous().index_select(1, met)[:, None] for a in in_cells)
         near_occupied = self._dilated(0.5 * RUN * step)
-        run_start = torch.arange(runs, device=origins.device) * RUN
-        t_middle = t_in[:, None] + (first[:, None] + run_start + 0.5 * RUN) * dt[:, None]
-        middle = origins[:, None] + t_middle[..., None] * directions[:, None]
-        worth = near_occupied.view(-1).take(self.flat_index(middle)) & (run_start < steps[:, None])
-        index = true_places(worth.view(-1), at_most)
-        ray = index // runs
-        run = index - runs * ray
-
-        # Then the single points of those runs.
-        first, t_in, t_out, dt, offset = (a.index_select(0, ray)[:, None] for a in (first, t_in, t_out, dt, offset))
-        number = first + (run[:, None] * RUN + torch.arange(RUN, device=origins.device))
-        t = t_in + (number + offset) * dt
-        points = origins.index_select(0, ray)[:, None] + t[..., None] * directions.index_select(0, ray)[:, None]
-        inside = self.occupied.view(-1).take(self.flat_index(points)) & (t < t_out)
-        found = worth.sum()
-        if at_most is not None:  # what fills up the list is no stretch of its own
-            inside &= (torch.arange(len(index), device=origins.device) < found)[:, None]
-        return Crossing(ray, t, inside, found, len(origins), step)
+        worth = self._look_up(near_occupied, torch.addcmul(start, t, along)) & (run_start < steps)
+        index = true_places(worth.T.reshape(-1), at_most)
+        nth_met = index // runs
+        return met.index_select(0, nth_met), index - nth_met * runs, worth.sum()
 
     @staticmethod
     def _clip(
