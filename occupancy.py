@@ -156,19 +156,6 @@ class OccupancyGrid(nn.Module):
     # ------------------------------------------------------------------------------- the sampler
 
     @torch.no_grad()
-    def march(
-        self,
-        origins: torch.Tensor,
-        directions: torch.Tensor,
-        near: float,
-        far: float,
-        step: float,
-        jitter: torch.Tensor | None = None,
-    ) -> Samples:
-        """Points every `step` along each ray that lie in occupied cells, of all rays; see `cross`."""
-        return self.cross(origins, directions, near, far, step, jitter).all_samples()
-
-    @torch.no_grad()
     def cross(
         self,
         origins: torch.Tensor,

@@ -249,7 +249,7 @@ class OccupancyRenderer(Renderer):
         )
 
     def march(self, rays: Rays, jitter: torch.Tensor | None = None) -> Samples:
-        """The samples of rays; a device is waited for twice."""
+        """The samples of rays; a device is waited for three times."""
         return self.cross(rays, jitter).all_samples()
 
     def cross(self, rays: Rays, jitter: torch.Tensor | None = None, at_most: int | None = None) -> Crossing:

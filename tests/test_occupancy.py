@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from occupancy import OccupancyGrid, true_places
+from occupancy import OccupancyGrid, Samples, true_places
 from run_nerf_helpers import get_rays
 from scene import Cameras, look_at, pinhole
 
@@ -15,6 +15,10 @@ def random_grid(seed: int, share: float = 0.05) -> OccupancyGrid:
     grid = OccupancyGrid(BOX, 16)
     grid.set_occupied(torch.rand(16, 16, 16, generator=torch.Generator().manual_seed(seed)) < share)
     return grid
+
+
+def march(grid: OccupancyGrid, *args) -> Samples:
+    return grid.cross(*args).all_samples()
 
 
 def random_rays(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,7 +34,7 @@ def test_march_finds_exactly_the_points_of_a_plain_loop(seed):
     origins, directions = random_rays(40, seed)
     step = 0.03
     jitter = torch.rand(40, generator=torch.Generator().manual_seed(seed))
-    samples = grid.march(origins, directions, 0.0, 100.0, step, jitter)
+    samples = march(grid, origins, directions, 0.0, 100.0, step, jitter)
     low, high = BOX.numpy().astype(np.float64)
     found = {(int(r), round(float(t), 3)) for r, t in zip(samples.ray, samples.t, strict=True)}
     expected, borderline = set(), set()
@@ -61,7 +65,7 @@ def test_march_finds_exactly_the_points_of_a_plain_loop(seed):
 
 def test_samples_are_sorted_and_stand_for_a_step():
     grid = random_grid(0, share=0.3)
-    samples = grid.march(*random_rays(50, 0), 0.0, 100.0, 0.02)
+    samples = march(grid, *random_rays(50, 0), 0.0, 100.0, 0.02)
     assert (samples.ray.diff() >= 0).all()
     same_ray = samples.ray.diff() == 0
     assert (samples.t.diff()[same_ray] > 0).all()
@@ -71,7 +75,7 @@ def test_samples_are_sorted_and_stand_for_a_step():
 def test_march_respects_near_and_far():
     grid = OccupancyGrid(BOX, 8)
     origins, directions = torch.tensor([[-3.0, 0.0, 0.0]]), torch.tensor([[2.0, 0.0, 0.0]])
-    samples = grid.march(origins, directions, 1.2, 1.6, 0.01)
+    samples = march(grid, origins, directions, 1.2, 1.6, 0.01)
     assert samples.t.min() >= 1.2 and samples.t.max() < 1.6
     assert len(samples) == pytest.approx(0.4 * 2 / 0.01, abs=1)
 
@@ -80,7 +84,7 @@ def test_rays_parallel_to_an_axis_and_outside_the_box():
     grid = OccupancyGrid(BOX, 8)
     origins = torch.tensor([[-3.0, 0.0, 0.0], [-3.0, 9.0, 0.0], [3.0, 0.0, 0.0]])
     directions = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
-    samples = grid.march(origins, directions, 0.0, 100.0, 0.1)
+    samples = march(grid, origins, directions, 0.0, 100.0, 0.1)
     assert set(samples.ray.tolist()) == {0}
     assert len(samples) == 20
 
@@ -88,7 +92,7 @@ def test_rays_parallel_to_an_axis_and_outside_the_box():
 def test_march_of_an_empty_grid_is_empty():
     grid = OccupancyGrid(BOX, 8)
     grid.set_occupied(torch.zeros(8, 8, 8, dtype=torch.bool))
-    assert len(grid.march(*random_rays(5, 0), 0.0, 100.0, 0.1)) == 0
+    assert len(march(grid, *random_rays(5, 0), 0.0, 100.0, 0.1)) == 0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -101,7 +105,7 @@ def test_looking_only_where_cells_are_occupied_misses_nothing(seed):
     wide.set_occupied(occupied)
     wide.occupied[0, 0, 0] = wide.occupied[-1, -1, -1] = True
     rays, jitter = random_rays(400, seed), torch.rand(400, generator=torch.Generator().manual_seed(seed))
-    near, far = grid.march(*rays, 0.0, 100.0, 0.02, jitter), wide.march(*rays, 0.0, 100.0, 0.02, jitter)
+    near, far = march(grid, *rays, 0.0, 100.0, 0.02, jitter), march(wide, *rays, 0.0, 100.0, 0.02, jitter)
     points = rays[0][far.ray] + far.t[:, None] * rays[1][far.ray]
     inner = grid.holds(points)
     assert 100 < len(near) <= len(far)
@@ -114,13 +118,13 @@ def test_looking_only_where_cells_are_occupied_misses_nothing(seed):
 def test_a_box_of_occupied_cells_follows_them():
     grid = OccupancyGrid(BOX, 16)
     rays = random_rays(50, 0)
-    whole = len(grid.march(*rays, 0.0, 100.0, 0.05))
+    whole = len(march(grid, *rays, 0.0, 100.0, 0.05))
     grid.update(lambda points: 1e3 * (points[:, 0] > 0.5), 0.05)
-    part = grid.march(*rays, 0.0, 100.0, 0.05)
+    part = march(grid, *rays, 0.0, 100.0, 0.05)
     assert 0 < len(part) < whole
     assert (rays[0][part.ray, 0] + part.t * rays[1][part.ray, 0]).min() >= 0.5 - 1e-5
     grid.load_state_dict(OccupancyGrid(BOX, 16).state_dict())
-    assert len(grid.march(*rays, 0.0, 100.0, 0.05)) == whole
+    assert len(march(grid, *rays, 0.0, 100.0, 0.05)) == whole
 
 
 def test_the_first_true_places(monkeypatch):
@@ -139,7 +143,7 @@ def test_cell_centers_and_flat_index_are_inverse():
 def test_holds_is_what_march_samples():
     grid = random_grid(1)
     origins, directions = random_rays(50, 2)
-    samples = grid.march(origins, directions, 0.0, 100.0, 0.03)
+    samples = march(grid, origins, directions, 0.0, 100.0, 0.03)
     points = origins[samples.ray] + samples.t[:, None] * directions[samples.ray]
     assert len(points) > 100 and grid.holds(points).all()
     outside = grid.aabb[1] + torch.tensor([[0.1, 0, 0], [0, 1e9, 0]])
@@ -234,6 +238,6 @@ def test_unpack_refuses_what_is_not_a_grid():
 def test_state_dict_round_trip_marches_the_same():
     grid, other = random_grid(5), OccupancyGrid(BOX, 16)
     rays = random_rays(30, 5)
-    other.march(*rays, 0.0, 100.0, 0.05)  # fills the derived grid, which loading must drop
+    march(other, *rays, 0.0, 100.0, 0.05)  # fills the derived grid, which loading must drop
     other.load_state_dict(grid.state_dict())
-    assert torch.equal(grid.march(*rays, 0.0, 100.0, 0.05).t, other.march(*rays, 0.0, 100.0, 0.05).t)
+    assert torch.equal(march(grid, *rays, 0.0, 100.0, 0.05).t, march(other, *rays, 0.0, 100.0, 0.05).t)
