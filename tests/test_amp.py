@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from test_commands import fails_cleanly
-from test_training import HIERARCHICAL, TINY, make_trainer
+from helpers import HIERARCHICAL, TINY, fails_cleanly, make_trainer
 
 import run_nerf
 from datasets import load_scene

@@ -12,33 +12,16 @@ from pathlib import Path
 import imageio.v2 as imageio
 import pytest
 from conftest import ROOT
-from test_commands import fails_cleanly, run
-from test_training import TINY
+from helpers import TINY, fails_cleanly, run, write_blender
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import autotask
 import measure_models
 
-from load_procedural import load_procedural_scene
 from workers import Job
 
 CONFIG_FLAGS = [*TINY, "--testskip", "1", "--N_iters", "6", "--i_weights", "3", "--quant", "ptq"]
-
-
-def make_scene(folder: Path, seed: int) -> None:
-    """The built-in still life as a Blender folder, with other views for every `seed`."""
-    scene = load_procedural_scene(24, train_views=8 + seed, val_views=0, test_views=2)
-    for split in ("train", "test"):
-        frames = []
-        for view in scene.splits[split]:
-            path = folder / split / f"r_{view}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            imageio.imwrite(path, scene.images[view].numpy())
-            pose = [*scene.cameras.c2w[view].tolist(), [0, 0, 0, 1]]
-            frames.append({"file_path": f"./{split}/r_{view}", "transform_matrix": pose})
-        content = {"camera_angle_x": 0.7, "frames": frames}
-        (folder / f"transforms_{split}.json").write_text(json.dumps(content))
 
 
 def write_config(path: Path, flags: list[str]) -> Path:
@@ -58,8 +41,8 @@ def data(tmp_path_factory):
     """A config, and a data set of two scenes, one that is broken, and a folder that is no scene."""
     folder = tmp_path_factory.mktemp("data")
     root = folder / "set"
-    make_scene(root / "chair", seed=0)
-    make_scene(root / "ship", seed=1)
+    write_blender(root / "chair", 24, train_views=8, val_views=0, test_views=2)
+    write_blender(root / "ship", 24, train_views=9, val_views=0, test_views=2)
     (root / "broken").mkdir()
     (root / "broken" / "transforms_train.json").write_text("{}")
     (root / "pictures").mkdir()

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from test_training import HIERARCHICAL, TINY, make_trainer
+from helpers import HIERARCHICAL, TINY, make_trainer
 
 from batches import RayBatches, packed_bits, pixel_numbers
 from datasets import load_scene

@@ -6,10 +6,9 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from helpers import SHORT, TINY, fails_cleanly, run
 from hypothesis import given
 from hypothesis import strategies as st
-from test_commands import SHORT, fails_cleanly, run
-from test_training import TINY
 
 import run_nerf_qat
 from bitnet import (

@@ -8,34 +8,14 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
-from test_training import HIERARCHICAL, TINY
+from helpers import HIERARCHICAL, SHORT, TINY, fails_cleanly, run
 
 import checkpoints
 import run_nerf
 import run_nerf_qat
 from checkpoints import load_checkpoint, save_checkpoint
-from errors import exit_cleanly
 from options import config_parser
 from run_nerf_helpers import FieldConfig, NeRF
-
-SHORT = ["--N_iters", "30", "--qat_iters", "10", "--i_weights", "10"]
-
-
-def run(module, *flags: object) -> int:
-    """Exit status of a run script."""
-    words = [str(flag) for flag in flags]
-    try:
-        return exit_cleanly(lambda: module.main(words))
-    except SystemExit as stop:  # argparse ends the process itself
-        return stop.code
-
-
-def fails_cleanly(capsys, module, *flags: object, says: tuple[str, ...], status: int = 2) -> None:
-    capsys.readouterr()
-    assert run(module, *flags) == status
-    error = capsys.readouterr().err.split("\r")[-1].strip().split("\n")[-1]
-    assert "error: " in error and all(word in error for word in says), error
-    assert "Traceback" not in error
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ import sys
 import imageio.v2 as imageio
 import pytest
 from conftest import ROOT
-from test_commands import fails_cleanly, run
-from test_training import TINY
+from helpers import TINY, fails_cleanly, run
 
 import run_compare
 import run_nerf

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
-from test_training import HIERARCHICAL, TINY
+from helpers import HIERARCHICAL, TINY
 
 from datasets import load_scene
 from experiment import make_renderer

@@ -7,8 +7,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 from capture_files import HEIGHT, OPENCV, WIDTH, edit_json, write_blender, write_colmap, write_nerfstudio, write_nsvf
-from test_commands import fails_cleanly, run
-from test_training import HIERARCHICAL, TINY
+from helpers import HIERARCHICAL, TINY, fails_cleanly, run
 
 import run_nerf
 from datasets import MARKS, READERS, dataset_type, load_scene

@@ -11,9 +11,8 @@ from pathlib import Path
 import imageio.v2 as imageio
 import pytest
 import torch
+from helpers import run, same
 from pretend_device import MixedDevices, PretendDevice
-from test_commands import run
-from test_training import same
 
 import batches
 import rendering

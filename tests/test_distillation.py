@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from test_commands import fails_cleanly
-from test_training import HIERARCHICAL, TINY, make_trainer
+from helpers import HIERARCHICAL, TINY, fails_cleanly, make_trainer
 
 import run_nerf_qat
 from batches import render_batch

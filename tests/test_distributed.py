@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,35 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from test_training import HIERARCHICAL, TINY, make_trainer
+from helpers import HIERARCHICAL, TINY, finish, launch, make_trainer
 
 import distributed
 from checkpoints import load_newest
 from datasets import load_scene
 from options import config_parser
-
-LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node"]
-
-
-def launch(processes: int, script: str, *flags: object, **options) -> subprocess.Popen:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [*LAUNCH, str(processes), "--master_port", str(port), script, *map(str, flags)]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, **options,
-    )  # fmt: skip
-
-
-def finish(process: subprocess.Popen, timeout: float = 180) -> tuple[int, str, str]:
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    return process.returncode, out, err
-
 
 # What each process of a group does; it writes its losses and the end state of its model.
 TRAIN = """

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from test_commands import fails_cleanly
-from test_hostile_files import SMALL_TENSOR
-from test_model_file import CPU, make
-from test_training import HIERARCHICAL, TINY
+from helpers import HIERARCHICAL, SMALL_TENSOR, TINY, fails_cleanly, make_run
+from test_model_file import CPU
 
 import run_nerf
 import run_vq
@@ -43,7 +41,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     small = "--netwidth", "16", "--netwidth_fine", "16", "--procedural_size", "12", *SMALL_TENSOR
     for name, flags in (("nerf", TINY), ("hierarchical", HIERARCHICAL)):
-        args, scene, renderer = make(flags, *small)
+        args, scene, renderer = make_run(flags, *small)
         save_float_model(folder / f"{name}.safetensors", renderer, scene.render_path)
         if name == "nerf":
             field = make_tensor_field(args, renderer.grid.aabb)

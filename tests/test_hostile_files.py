@@ -9,11 +9,10 @@ import struct
 
 import pytest
 import torch
+from helpers import SMALL_TENSOR, TINY, make_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
-from test_model_file import make
-from test_training import TINY
 
 from checkpoints import digest
 from errors import BrokenFile
@@ -27,10 +26,6 @@ CPU = torch.device("cpu")
 MUTATIONS = settings(
     max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-SMALL_TENSOR = [
-    "--density_ranks", "1", "1", "1", "--color_ranks", "2", "2", "2", "--decoder_width", "4", "--voxels", "512",
-    "--color_features", "3", "--codebook_size", "4", "--vq_keep", "0.4",
-]  # fmt: skip
 ODD_NUMBERS = st.sampled_from([0, -1, 1e-45, 1e38, -1e38, 2**31, 2**63, float("nan"), float("inf"), -float("inf")])
 ODD_VALUES = st.one_of(ODD_NUMBERS, st.none(), st.booleans(), st.text(max_size=5), st.lists(st.integers(), max_size=4))
 
@@ -39,7 +34,9 @@ ODD_VALUES = st.one_of(ODD_NUMBERS, st.none(), st.booleans(), st.text(max_size=5
 def good(request, tmp_path_factory):
     """A quantised file's bytes, where to write others, and its picture."""
     folder = tmp_path_factory.mktemp("hostile")
-    args, scene, renderer = make(TINY, "--netdepth", "3", "--netwidth", "16", "--procedural_size", "12", *SMALL_TENSOR)
+    args, scene, renderer = make_run(
+        TINY, "--netdepth", "3", "--netwidth", "16", "--procedural_size", "12", *SMALL_TENSOR
+    )
     if request.param == "vq":
         field = make_tensor_field(args, renderer.grid.aabb)
         renderer = OccupancyRenderer(field, renderer.grid, renderer.setup, renderer.step, renderer.min_transmittance)

@@ -7,9 +7,7 @@ from pathlib import Path
 import imageio.v3 as imageio
 import pytest
 import torch
-from test_autotask import make_scene
-from test_commands import fails_cleanly, run
-from test_training import TINY
+from helpers import TINY, fails_cleanly, run, write_blender
 
 import identity
 import run_nerf
@@ -22,7 +20,7 @@ FEW = ["--N_iters", "4", "--qat_iters", "2", "--i_weights", "2", "--testskip", "
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "chair"
-    make_scene(folder, seed=0)
+    write_blender(folder, 24, train_views=8, val_views=0, test_views=2)
     return folder
 
 
@@ -90,7 +88,7 @@ def test_another_architecture_leaves_the_flags_that_were(trained, capsys):
 
 
 def other_scene(folder: Path) -> None:
-    make_scene(folder, seed=1)
+    write_blender(folder, 24, train_views=9, val_views=0, test_views=2)
 
 
 def other_picture(folder: Path) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from capture_files import COLMAP_MODELS, POINTS, TARGET, dot_places, photograph, ring, write_colmap, write_model
+from helpers import seen_by
 from PIL import Image
-from test_load_nsvf import seen_by
 
 from captures import bounds_of_points, normalisation
 from errors import BadInput

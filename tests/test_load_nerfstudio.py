@@ -26,7 +26,7 @@ from capture_files import (
     ring,
     write_nerfstudio,
 )
-from test_load_nsvf import seen_by
+from helpers import seen_by
 
 from captures import CAMERA_RADIUS, Lens, fold_radius, normalisation, undistortion_map
 from errors import BadInput

@@ -7,17 +7,11 @@ import numpy as np
 import pytest
 import torch
 from capture_files import CX, CY, FX, HEIGHT, POINTS, TARGET, WIDTH, dot_places, ring, write_nsvf
+from helpers import seen_by
 
 from errors import BadInput
 from load_nsvf import load_nsvf_scene
 from run_nerf_helpers import camera_rays
-
-
-def seen_by(cameras, i: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Columns and rows of world points in a scene's camera."""
-    c2w, K = cameras.c2w[i].double().numpy(), cameras.K[i].double().numpy()
-    x, y, z = ((points - c2w[:, 3]) @ c2w[:, :3]).T
-    return K[0, 2] - K[0, 0] * x / z, K[1, 2] + K[1, 1] * y / z
 
 
 @pytest.mark.parametrize("factor", [1, 2, 2.5])

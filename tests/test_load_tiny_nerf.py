@@ -9,8 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from test_commands import SHORT, fails_cleanly, run
-from test_training import TINY
+from helpers import SHORT, TINY, fails_cleanly, run
 
 import run_nerf
 from errors import BadInput

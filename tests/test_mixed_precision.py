@@ -5,10 +5,9 @@ import json
 
 import pytest
 import torch
+from helpers import SHORT, TINY, fails_cleanly, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_commands import SHORT, fails_cleanly, run
-from test_training import TINY
 
 import run_nerf_qat
 from batches import RayBatches

@@ -8,33 +8,23 @@ import pytest
 import safetensors
 import torch
 from conftest import ROOT
-from test_training import HIERARCHICAL, TINY
+from helpers import HIERARCHICAL, TINY, make_run
 
-from datasets import load_scene
 from errors import BrokenFile
-from experiment import make_renderer
 from int8_model import expected_tensors
 from model_file import load_renderer, read_model, save_float_model
-from options import config_parser
 from rendering import render_image
-from run_nerf_helpers import NeRF_qat
 from schemes import Int8Scheme
 
 CPU = torch.device("cpu")
 VARIANTS = {"occupancy": TINY, "hierarchical": [*HIERARCHICAL, "--use_viewdirs"]}
 
 
-def make(flags: list[str], *more: str):
-    args = config_parser().parse_args([*flags, *more])
-    scene = load_scene(args)
-    return args, scene, make_renderer(args, scene, CPU, NeRF_qat)
-
-
 @pytest.fixture(scope="module", params=VARIANTS)
 def saved(request, tmp_path_factory):
     """A renderer before and after preparation, and its two files."""
     folder = tmp_path_factory.mktemp(request.param)
-    args, scene, renderer = make(VARIANTS[request.param])
+    args, scene, renderer = make_run(VARIANTS[request.param])
     save_float_model(folder / "float.safetensors", renderer, scene.render_path)
     float_picture = render_image(renderer, scene.render_path[0])
     scheme = Int8Scheme(args, scene, renderer)
@@ -74,7 +64,7 @@ def test_dtypes_in_the_file_are_int8(saved):
 
 
 def test_full_size_int8_file_is_a_quarter_of_the_float_one(tmp_path):
-    args, scene, renderer = make(TINY, "--netdepth", "8", "--netwidth", "256", "--multires", "10")
+    args, scene, renderer = make_run(TINY, "--netdepth", "8", "--netwidth", "256", "--multires", "10")
     big = save_float_model(tmp_path / "float.safetensors", renderer, scene.render_path)
     scheme = Int8Scheme(args, scene, renderer)
     scheme.prepare()

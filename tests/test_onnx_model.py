@@ -4,15 +4,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from test_model_file import make
-from test_training import HIERARCHICAL
+from helpers import HIERARCHICAL, make_run, random_int8_field
 
 from evaluation import render_video
-from int8_model import Int8Linear, Int8Network, expected_tensors
+from int8_model import Int8Linear
 from model_file import load_renderer
 from onnx_model import OPSET, OnnxField, _Graph, export_onnx, field_to_onnx, integer_bias
 from rendering import RenderLimits, render_image
-from run_nerf_helpers import FieldConfig, RadianceField
+from run_nerf_helpers import FieldConfig
 from schemes import Int8Scheme
 
 CONFIGS = {
@@ -20,26 +19,6 @@ CONFIGS = {
     "no views": FieldConfig(depth=3, width=32, skips=(), use_viewdirs=False, multires=4),
     "no encoding": FieldConfig(depth=2, width=16, i_embed=-1),
 }
-
-
-def random_int8_field(config: FieldConfig, bits: int = 8, seed: int = 0) -> RadianceField:
-    """A field of random integers, with scales that keep every layer inside its range."""
-    generator = torch.Generator().manual_seed(seed)
-    state = {}
-    for name, (dtype, shape) in expected_tensors(config).items():
-        if dtype == torch.int8:
-            state[name] = torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
-        elif name.endswith("output_zero_point"):
-            relu = name.startswith(("pts_", "views_"))
-            state[name] = torch.tensor(0 if relu else 2 ** (bits - 1), dtype=torch.uint8)
-        elif name.endswith("output_scale"):
-            state[name] = torch.tensor(2.0 / (2**bits - 1))
-        elif name.endswith(".scale"):
-            fan_in = expected_tensors(config)[name.replace(".scale", ".weight")][1][1]
-            state[name] = (0.5 + torch.rand(shape, generator=generator)) * 1.5 / (74 * fan_in**0.5 * 2 ** (bits - 1))
-        else:
-            state[name] = 0.1 * torch.randn(shape, generator=generator)
-    return RadianceField(config, Int8Network(config, state, bits))
 
 
 @pytest.mark.parametrize("bits", [8, 5])
@@ -134,7 +113,7 @@ def test_export_writes_valid_files(tmp_path):
 
 def test_a_hierarchical_file_renders_and_exports(tmp_path):
     """Two fields without a tensor of PyTorch's in them once ONNX Runtime has them."""
-    args, scene, renderer = make(HIERARCHICAL, "--use_viewdirs", "--procedural_size", "12")
+    args, scene, renderer = make_run(HIERARCHICAL, "--use_viewdirs", "--procedural_size", "12")
     scheme = Int8Scheme(args, scene, renderer)
     scheme.prepare()
     scheme.calibrate()

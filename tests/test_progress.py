@@ -4,8 +4,7 @@ import re
 import sys
 
 import pytest
-from test_commands import SHORT, run
-from test_training import TINY
+from helpers import SHORT, TINY, run
 
 import progress
 import run_nerf

@@ -9,8 +9,7 @@ import sys
 
 import pytest
 from conftest import ROOT
-from test_commands import fails_cleanly, run
-from test_training import TINY
+from helpers import TINY, fails_cleanly, run
 
 import checkpoints
 import evaluation

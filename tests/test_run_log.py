@@ -5,9 +5,8 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from helpers import TINY, fails_cleanly, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_commands import fails_cleanly, run
-from test_training import TINY
 
 import run_log
 import run_nerf

@@ -25,10 +25,8 @@ from capture_files import (
     write_model,
     write_nerfstudio,
 )
-from test_commands import SHORT, run
+from helpers import SHORT, TINY, run, seen_by
 from test_load_llff import made_up_poses, make_scene
-from test_load_nsvf import seen_by
-from test_training import TINY
 
 import images
 import run_nerf_qat

@@ -5,10 +5,9 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import TENSOR_BOX, TINY, fails_cleanly, points_in_box, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_commands import fails_cleanly, run
-from test_training import TINY
 
 import run_nerf
 from checkpoints import load_newest
@@ -24,20 +23,13 @@ from tensorf import (
     total_variation,
 )
 
-BOX = torch.tensor([[-1.0, -0.5, 0.0], [1.0, 1.5, 3.0]])
 SMALL = {"density_ranks": (2, 3, 1), "color_ranks": (3, 2, 4), "features": 5, "hidden": 8}
 
 
 def make(decomposition: str = "vm", resolution=(5, 4, 6)) -> TensorField:
     torch.manual_seed(0)
     config = TensorfConfig(decomposition, **SMALL)
-    return TensorField(config, config.make_network(resolution, BOX))
-
-
-def points(count: int = 200, box: torch.Tensor = BOX) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    positions = box[0] + torch.rand(count, 3, generator=generator) * (box[1] - box[0])
-    return positions, F.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+    return TensorField(config, config.make_network(resolution, TENSOR_BOX))
 
 
 @settings(deadline=None, max_examples=50)
@@ -90,7 +82,7 @@ def test_cp_is_the_product_of_three_lines():
 
 @pytest.mark.parametrize("decomposition", ["vm", "cp"])
 def test_upsampling_between_entries_keeps_the_field(decomposition):
-    field, (positions, directions) = make(decomposition), points()
+    field, (positions, directions) = make(decomposition), points_in_box()
     before = field(positions, directions)
     field.network.upsample((9, 7, 11))  # 2n - 1: every old entry stays one
     assert field.network.resolution == (9, 7, 11)
@@ -102,7 +94,7 @@ def test_upsampling_between_entries_keeps_the_field(decomposition):
 def test_cropping_keeps_the_field_inside(decomposition):
     field = make(decomposition, (9, 9, 9))
     box = torch.tensor([[-0.6, -0.5, 0.8], [0.3, 1.0, 2.0]])
-    positions, directions = points(box=box)
+    positions, directions = points_in_box(box=box)
     before = field(positions, directions)
     field.network.crop(box)
     assert field.network.resolution == (6, 7, 5)  # cells of 0.25, 0.25, 0.375: -0.75..0.5, -0.5..1.0, 0.75..2.25
@@ -119,7 +111,7 @@ def test_outside_the_box_is_empty():
 
 
 def test_density_agrees_with_forward():
-    field, (positions, directions) = make(), points()
+    field, (positions, directions) = make(), points_in_box()
     torch.testing.assert_close(field.density(positions), field(positions, directions)[0])
 
 
@@ -128,14 +120,14 @@ def test_loading_takes_on_another_resolution():
     kept = list(field.parameters())
     field.network.load_state_dict(trained.network.state_dict())
     assert all(a is b for a, b in zip(kept, field.parameters(), strict=True))  # an optimiser may hold them
-    for value, expected in zip(field(*points()), trained(*points()), strict=True):
+    for value, expected in zip(field(*points_in_box()), trained(*points_in_box()), strict=True):
         torch.testing.assert_close(value, expected)
 
 
 def test_other_ranks_do_not_load():
     config = TensorfConfig(density_ranks=(2, 2, 2), color_ranks=(3, 2, 4), features=5, hidden=8)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        make().network.load_state_dict(config.make_network((5, 4, 6), BOX).state_dict())
+        make().network.load_state_dict(config.make_network((5, 4, 6), TENSOR_BOX).state_dict())
 
 
 def test_regularisers_by_hand():

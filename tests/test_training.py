@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from helpers import HIERARCHICAL, TINY, make_trainer, same
 
 from batches import RayBatches
 from checkpoints import load_checkpoint, load_newest
@@ -25,45 +25,12 @@ from rendering import RenderLimits
 from training import (
     COLLAPSE_PATIENCE,
     LOOK_INTERVAL,
-    Trainer,
-    float_phase,
 )
-
-TINY = [
-    "--procedural_size", "24", "--white_bkgd", "--random_bkgd", "--use_viewdirs", "--netdepth", "2",
-    "--netwidth", "32", "--multires", "4", "--multires_views", "2", "--density_activation", "softplus",
-    "--density_bias", "-4", "--density_scale", "25", "--sampler", "occupancy", "--grid_resolution", "24",
-    "--samples_per_batch", "1024", "--grid_interval", "8", "--optimizer", "muon", "--lrate", "5e-3",
-    "--muon_lrate", "0.04", "--lrate_decay", "0.5", "--i_img", "0", "--i_testset", "0", "--i_video", "0",
-    "--path_frames", "2", "--threads", "1",
-]  # fmt: skip
-HIERARCHICAL = [
-    "--procedural_size", "24", "--white_bkgd", "--netdepth", "2", "--netwidth", "16", "--netdepth_fine", "2",
-    "--netwidth_fine", "16", "--multires", "3", "--N_samples", "8", "--N_importance", "8", "--N_rand", "64",
-    "--raw_noise_std", "1", "--i_img", "0", "--i_testset", "0", "--i_video", "0", "--path_frames", "2",
-    "--no_batching", "--precrop_iters", "6", "--threads", "1",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def scene():
     return load_scene(config_parser().parse_args(TINY))
-
-
-def make_trainer(scene, folder: Path, flags: list[str], *more: str) -> Trainer:
-    args = config_parser().parse_args([*flags, *more])
-    renderer = make_renderer(args, scene, torch.device("cpu"))
-    return Trainer(args, scene, renderer, folder, float_phase(args))
-
-
-def same(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
 
 
 def comparable(state: dict) -> dict:

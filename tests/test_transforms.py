@@ -23,8 +23,8 @@ from capture_files import (
     write_blender,
     write_nerfstudio,
 )
+from helpers import seen_by
 from PIL import Image
-from test_load_nsvf import seen_by
 
 from capture_frame import normalisation
 from errors import BadInput

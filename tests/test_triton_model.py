@@ -15,7 +15,7 @@ COMPARE = """
 import sys
 sys.path.insert(0, "tests")
 import torch
-from test_onnx_model import random_int8_field
+from helpers import random_int8_field
 from int8_model import Int8Field
 from run_nerf_helpers import FieldConfig
 from triton_model import TritonField

@@ -4,9 +4,7 @@ import json
 
 import pytest
 import torch
-from test_commands import fails_cleanly, run
-from test_distributed import finish, launch
-from test_tensorf import BOX, points
+from helpers import TENSOR_BOX, fails_cleanly, finish, launch, points_in_box, run
 
 import run_vq
 from checkpoints import load_newest
@@ -37,7 +35,7 @@ CONFIG = TensorfConfig(density_ranks=(2, 3, 1), color_ranks=(3, 2, 4), features=
 
 def make(resolution=(9, 8, 10)) -> TensorField:
     torch.manual_seed(0)
-    return TensorField(CONFIG, CONFIG.make_network(resolution, BOX))
+    return TensorField(CONFIG, CONFIG.make_network(resolution, TENSOR_BOX))
 
 
 def quantized(kept: float = 0.5, pruned: float = 0.05) -> VQField:
@@ -121,7 +119,7 @@ def test_split_by_hand():
 
 
 def test_balance_keeps_the_field_and_evens_out_channels():
-    field, (positions, directions) = make(), points()
+    field, (positions, directions) = make(), points_in_box()
     before = field(positions, directions)
     balance(field.network)
     for value, expected in zip(field(positions, directions), before, strict=True):
@@ -179,7 +177,7 @@ def test_sharing_is_exact():
 
 
 def test_looking_up_rows_is_looking_up_the_dense_planes():
-    field, (positions, directions) = quantized(), points()
+    field, (positions, directions) = quantized(), points_in_box()
     dense = TensorField(CONFIG, field.network.dense())
     for value, expected in zip(field(positions, directions), dense(positions, directions), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
@@ -207,7 +205,7 @@ def test_pruned_entries_are_zero():
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 1.0])
 def test_the_file_is_the_field(kept):
-    field, (positions, directions) = quantized(kept), points()
+    field, (positions, directions) = quantized(kept), points_in_box()
     with torch.no_grad():
         for name, parameter in field.network.named_parameters():
             if name.endswith("bias"):
@@ -264,7 +262,7 @@ def test_estimated_bits_are_near_the_coded_ones():
     """Where values are as the price takes them to be: Laplace, without neighbours that tell of them."""
     torch.manual_seed(0)
     config = TensorfConfig(density_ranks=(8, 8, 8), color_ranks=(8, 8, 8), features=4, hidden=4)
-    field = TensorField(config, config.make_network((40, 40, 40), BOX))
+    field = TensorField(config, config.make_network((40, 40, 40), TENSOR_BOX))
     with torch.no_grad():
         for factor in field.network.factors():
             factor.copy_(torch.distributions.Laplace(0.0, 1.0).sample(factor.shape))
