@@ -13,13 +13,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import distributed
-from errors import BadInput
 from occupancy import Crossing, Samples
-from progress import brief_bar
 from rendering import OccupancyRenderer, Rays, RaySetup, Rendering, make_rays
 from run_nerf_helpers import camera_rays, round_up
 from scene import Scene, composite_over
+from utils import distributed
+from utils.errors import BadInput
+from utils.progress import brief_bar
 
 RAYS_AT_ONCE = 16384  # of all training rays, where they are gone through
 PIXELS_AT_ONCE = 2**22  # of all training pixels, likewise

@@ -12,11 +12,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from bitnet import ACTIVATION_MAX, FLOAT, NORM_EPS, SMALLEST, TERNARY, is_hidden, stored_bytes, unpack
-from errors import BrokenFile
 from int8_model import rows_at_once, skeleton
 from integer_products import integer_product
-from model_metadata import check_tensors
 from run_nerf_helpers import FieldConfig, RadianceField, iterate_chunks, join
+from utils.checks import check_tensors
+from utils.errors import BrokenFile
 
 ROWS_IN_CACHE = 2048  # floats of 256 columns in and out, and their codes: what fits beside each other
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from errors import BadInput
 from scene import depth_range, focus_point, level_orbit, look_at, upright
+from utils.errors import BadInput
 
 CAMERA_RADIUS = 4.0  # world units within which nine of ten cameras come to stand
 LEAST_NEAR = 0.1 * CAMERA_RADIUS  # closer than this nothing is sharp, and floaters would grow there

@@ -27,12 +27,12 @@ from capture_frame import (
     normalisation,
     usable_box,
 )
-from errors import BadInput
 from exif import STORED, read_header
 from exif import upright as turned
 from images import hidden_share, read_images, without_idle_alpha
 from masks import read_mask, shrink_mask
 from scene import Cameras, Scene, covered, one_size, shrunk
+from utils.errors import BadInput
 
 SUBJECT_HALF_BOX, SURROUNDINGS_HALF_BOX = 1.5, 8.0  # world units: subjects that are cut out, and all else
 

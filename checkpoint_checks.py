@@ -10,8 +10,8 @@ import math
 import numpy as np
 import torch
 
-from errors import BrokenFile
-from model_metadata import check_keys, check_number, check_whole, is_number, is_whole, short
+from utils.checks import check_keys, check_number, check_whole, is_number, is_whole, short
+from utils.errors import BrokenFile
 
 DEEPEST = 16  # tables and lists within one another
 MOST_VALUES = 4_000_000  # in all of them; a list that holds another twice counts it twice

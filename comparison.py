@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from comparison_tables import Column
-from errors import BadInput
+from utils.errors import BadInput
 
 METRICS = "metrics.json"
 

@@ -6,8 +6,8 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from checkpoints import atomic_write
-from errors import BadInput
+from utils.errors import BadInput
+from utils.files import atomic_write
 
 MARKERS = "os^Dv<>PXph*"
 MOST_LABELS = 16  # points that are still told apart when each has its run's name beside it

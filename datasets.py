@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from errors import BadInput, one_line
 from load_blender import load_blender_scene
 from load_colmap import is_model, load_colmap_scene
 from load_llff import load_llff_scene
@@ -15,7 +14,9 @@ from load_nerfstudio import load_nerfstudio_scene
 from load_nsvf import load_nsvf_scene
 from load_procedural import load_procedural_scene
 from load_tiny_nerf import load_tiny_nerf_scene
-from scene import FAR_AWAY, Scene, box_problem
+from scene import Scene
+from utils.bounds import FAR_AWAY, box_problem
+from utils.errors import BadInput, one_line
 
 
 def load_scene(args: argparse.Namespace) -> Scene:

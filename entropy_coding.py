@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from errors import BadInput, BrokenFile
+from utils.errors import BadInput, BrokenFile
 
 try:
     import constriction

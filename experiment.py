@@ -5,56 +5,24 @@ from pathlib import Path
 
 import torch
 
-import distributed
 from checkpoint_checks import WAY_OUT, describe_mismatch
-from checkpoints import atomic_write, load_checkpoint, load_newest, remove_partial_files, saving
-from errors import BadInput, BrokenFile
+from checkpoints import load_checkpoint, load_newest
 from identity import check_phase, check_same_run
 from model_metadata import LARGEST_GRID, MOST_SAMPLES, MOST_STEPS
 from occupancy import OccupancyGrid
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, RenderLimits, networks_of
-from run_log import check_wandb
 from run_nerf_helpers import FieldConfig, NeRF, make_field
-from scene import Scene, box_problem
+from scene import Scene
 from tensorf import TensorfConfig, TensorField, TensorNetwork, resolution_for
+from utils import distributed
+from utils.bounds import box_problem
+from utils.errors import BadInput, BrokenFile
+from utils.files import atomic_write, remove_partial_files, saving
 
 FIELD_KINDS = ("nerf", "tensorf")
 
 # Carving first looks at the whole box this coarsely, to find the tight box that the grid is laid in.
 SCOUT_RESOLUTION = 64
-
-
-def prepare_device(args: argparse.Namespace) -> torch.device:
-    """The device of `--device`, after setting `--threads` and, under torchrun, meeting the others.
-
-    Raises BadInput for a device that is not there, and for float16 on anything but CUDA.
-    """
-    check_wandb(args.wandb)
-    if args.threads > 0:
-        torch.set_num_threads(args.threads)
-    if distributed.launched() and args.device == "auto" and torch.cuda.is_available():
-        device = distributed.local_device()
-    else:
-        device = select_device(args.device)
-    if args.amp == "fp16" and device.type in ("cpu", "mps"):
-        raise BadInput(f"--amp fp16 needs a CUDA device, this is {device.type}; use --amp bf16")
-    distributed.join(device, args.dist_timeout)
-    return device
-
-
-def select_device(name: str) -> torch.device:
-    """`auto` is CUDA if there, else MPS, else CPU. Raises BadInput for a device that is not there."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadInput(f"--device {name}: not available ({reason}); use --device auto or cpu") from error
-    return device
 
 
 # -------------------------------------------------------------------------------------- renderer

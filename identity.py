@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import torch
 
-from errors import BadInput
 from scene import Scene
+from utils.errors import BadInput
 
 THUMBNAIL = 16  # pixels on each side that a training picture is averaged to
 PICTURES_AGREE = 2  # levels of 255 by which these may differ: other machines decode and shrink a little differently

@@ -13,9 +13,9 @@ import imageio.v3 as imageio
 import numpy as np
 from PIL import Image, ImageCms
 
-from checkpoints import atomic_write
-from errors import BadInput
 from scene import shrunk
+from utils.errors import BadInput
+from utils.files import atomic_write
 
 Value = TypeVar("Value")
 

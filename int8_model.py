@@ -14,11 +14,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.profiler import record_function
 
-from errors import BadInput, BrokenFile
 from integer_products import unsigned_product
-from model_metadata import check_tensors
 from quantization import layer_inputs
 from run_nerf_helpers import Embedder, FieldConfig, NeRF, RadianceField, iterate_chunks
+from utils.checks import check_tensors
+from utils.errors import BadInput, BrokenFile
 
 # Rows that go through all layers before the next ones start. 8192 codes of 256 columns are 2 MiB,
 # about a core's second-level cache; fewer rows spend their time on calls.

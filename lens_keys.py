@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from captures import Lens, checked_lens
-from errors import BadInput
+from utils.errors import BadInput
 
 CAMERA_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
 DISTORTION, FISHEYE_DISTORTION = ("k1", "k2", "p1", "p2", "k3"), ("k1", "k2", "k3", "k4")  # OpenCV's order

@@ -7,10 +7,10 @@ import torch
 
 from capture_frame import CUT_OUT, FARTHEST_BOX, bounds_of_box, bounds_of_points, usable_box
 from captures import View, pixel_notes, read_views
-from errors import BadInput
 from images import hidden_share, without_idle_alpha
 from scene import Cameras, Scene, focus_point, near_origin, orbit_path
 from transforms import Transforms, name_order, read_transforms, stated_box, stated_points
+from utils.errors import BadInput
 
 # The authors' scenes: cameras 4.03 units from the origin, everything within +-1.5.
 STANDARD_RADIUS, STANDARD_NEAR, STANDARD_FAR, STANDARD_HALF_BOX = 4.03, 2.0, 6.0, 1.5

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from captures import Lens, SeenPoints, View, capture_scene, checked_lens
-from errors import BadInput
 from exif import heeded_orientations
 from file_names import FileFinder, moved_notes, natural_key
 from load_llff import hold_out
 from scene import FARTHEST, Scene
-from text_files import RENAME, read_text
+from utils.errors import BadInput
+from utils.text_files import RENAME, read_text
 
 # COLMAP's camera models by number, and of those that are read here what their parameters are.
 MODELS = (

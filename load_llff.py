@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from errors import BadInput
 from exif import heeded_orientations, upright
 from images import check_one_size, list_images, read_images
 from run_nerf_helpers import camera_rays, ndc_rays
 from scene import Cameras, Scene, check_extent, check_poses, covered, focus_point, look_at, possible_focal, shrunk
+from utils.errors import BadInput
 
 BOUND_FACTOR = 0.75  # the nearest content comes to lie at 1 / 0.75, just behind the NDC near plane
 NDC_NEAR = 1.0  # NDC is built on the plane z = -1, world units after rescaling

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from captures import capture_scene
-from errors import BadInput
 from load_llff import hold_out
 from scene import Scene
 from transforms import Transforms, read_transforms, stated_box, stated_points
+from utils.errors import BadInput
 
 FILE_SPLITS = {"train": "train_filenames", "val": "val_filenames", "test": "test_filenames"}
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from errors import BadInput
 from file_names import natural_key
 from images import hidden_share, image_size, list_images, read_images, without_idle_alpha
 from scene import Cameras, Scene, check_extent, check_poses, depth_range, level_orbit, near_origin, possible_focal
-from text_files import read_text
+from utils.errors import BadInput
+from utils.text_files import read_text
 
 SPLITS = {"0_": "train", "1_": "val", "2_": "test"}  # by what a file's name begins with
 # Tanks and Temples' boxes are tight around what the masks leave. TensoRF and VQRF scale their corners by

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from errors import BadInput
 from run_nerf_helpers import camera_rays, iterate_chunks, to8b
 from scene import Cameras, Scene, look_at, orbit_path, pinhole
+from utils.errors import BadInput
 
 NEAR, FAR, CAMERA_RADIUS = 2.0, 6.0, 4.0  # world units
 FIELD_OF_VIEW = math.radians(36.0)  # horizontal

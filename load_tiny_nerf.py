@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from errors import BadInput
 from load_blender import bounds_of_cameras
 from scene import Cameras, Scene, check_extent, check_poses, near_origin, orbit_path, pinhole, possible_focal
+from utils.errors import BadInput
 
 TRAIN_SHARE = 0.9  # of the views, the first ones; the others are test views
 # So many times the file's own size an array may have, which no pictures reach, or so many bytes, which do no harm.

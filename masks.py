@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from errors import BadInput
 from images import decode, image_size
 from scene import shrunk
+from utils.errors import BadInput
 
 
 def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:

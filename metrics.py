@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from checkpoints import write_json
+from utils.files import write_json
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 

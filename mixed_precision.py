@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from batches import Batch, render_batch
-from errors import BadInput
 from packing import packed_bytes
 from quantization import RoundedLinear
 from rendering import networks_of
 from run_nerf_helpers import img2mse
+from utils.errors import BadInput
 
 CHOICES = (2, 3, 4, 5, 6, 8)
 UNITS = 4000  # that a budget is counted in

@@ -17,18 +17,20 @@ import torch
 import vq_file
 from bitnet_model import PRODUCTS, BitField, BitNetwork
 from checkpoint_checks import check_plain
-from checkpoints import atomic_write, digest
-from errors import BadInput, BrokenFile, UserError, first_line
 from int8_model import Int8Field, Int8Network, skeleton
-from model_metadata import MOST_FRAMES, check_metadata, check_tensors, short
+from model_metadata import MOST_FRAMES, check_metadata
 from occupancy import OccupancyGrid
 from onnx_model import OnnxField
 from packing import pack_bits, unpack_bits
 from quantization import layer_inputs
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, networks_of
 from run_nerf_helpers import FieldConfig, RadianceField, make_field
-from scene import FAR_AWAY, Cameras, check_poses
+from scene import Cameras, check_poses
 from tensorf_file import load_tensor_field
+from utils.bounds import FAR_AWAY
+from utils.checks import check_tensors, short
+from utils.errors import BadInput, BrokenFile, UserError, first_line
+from utils.files import atomic_write, digest
 
 FORMAT, VERSION = "nerf-qat", 3
 FLOAT_BACKEND = "torch float32"  # what renders float32 networks and decoded tensor fields

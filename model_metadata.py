@@ -8,8 +8,9 @@ import math
 
 import torch
 
-from errors import BrokenFile
-from scene import FAR_AWAY, box_problem
+from utils.bounds import FAR_AWAY, box_problem
+from utils.checks import check_keys, check_number, check_numbers, check_one_of, check_whole, is_whole, short
+from utils.errors import BrokenFile
 
 LARGEST_GRID = 512  # cells on a side: a bit each in the file, three bytes in memory
 LARGEST_PICTURE = 65_536  # pixels on a side
@@ -20,9 +21,6 @@ MOST_SAMPLES = 4096  # of a ray, of the coarse and of the fine field each
 MOST_ENTRIES = 4096  # of a plane or line along an axis
 CODERS = ("range", "lzma")  # of `entropy_coding`
 MOST_CODES = 65_536  # of a codebook
-LARGEST_VALUE = 1e6  # of a weight, scale, norm or bias; products of several stay far from overflow
-
-
 # What a file of each kind of field may hold.
 PRECISIONS = {"nerf": ("float32", "int8", "ternary", "w4a8"), "tensorf": ("float32",), "vq_tensorf": ("vq",)}
 TENSORF_KEYS = {
@@ -176,71 +174,4 @@ def _check_vq_tensorf(name: str, field: dict) -> None:
 FIELD_CHECKS = {"nerf": _check_nerf, "tensorf": _check_tensorf, "vq_tensorf": _check_vq_tensorf}
 
 
-def check_tensors(what: str, state: dict[str, torch.Tensor], expected: dict) -> None:
-    """Raises BrokenFile unless `state` holds exactly the expected tensors with possible values.
-
-    expected: name to type and shape. `what` begins the message.
-    """
-    for name, (dtype, shape) in expected.items():
-        if name not in state:
-            raise BrokenFile(f"{what}: no tensor {name}")
-        tensor = state[name]
-        if tensor.dtype != dtype or tuple(tensor.shape) != shape:
-            raise BrokenFile(f"{what}: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {shape}")
-        if dtype.is_floating_point and not (tensor.float().abs() <= LARGEST_VALUE).all():  # nor is NaN
-            raise BrokenFile(f"{what}: {name} holds NaN, infinity or a value beyond {LARGEST_VALUE:g}")
-        if name.endswith("scale") and not (tensor > 0).all():
-            raise BrokenFile(f"{what}: {name} holds a scale that is not positive")
-    extra = [name for name in state if name not in expected]
-    if extra:
-        raise BrokenFile(f"{what}: unexpected tensor {short(extra[0])}")
-
-
 # ------------------------------------------------------------------------------------ single values
-
-
-def check_keys(where: str, section: dict, expected: set[str]) -> None:
-    if not isinstance(section, dict):
-        raise BrokenFile(f"{where}: {short(section)} is not a table")
-    for key in sorted(expected - set(section)):
-        raise BrokenFile(f"{where}: no {key}")
-    for key in sorted(set(section) - expected):
-        raise BrokenFile(f"{where}: unexpected {short(key)}")
-
-
-def is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def is_whole(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def check_number(where: str, section: dict, key: str, low: float, high: float) -> None:
-    value = section[key]
-    if not is_number(value) or not low <= value <= high:
-        raise BrokenFile(f"{where}: {key} is {short(value)}, expected a number from {low:g} to {high:g}")
-
-
-def check_whole(where: str, section: dict, key: str, low: int, high: int) -> None:
-    if not is_whole(section[key]) or not low <= section[key] <= high:
-        raise BrokenFile(f"{where}: {key} is {short(section[key])}, expected a whole number from {low} to {high}")
-
-
-def check_numbers(where: str, values: list, count: int, low: float, high: float) -> None:
-    if not isinstance(values, list) or len(values) != count:
-        raise BrokenFile(f"{where}: {short(values)} is not {count} numbers")
-    for value in values:
-        check_number(where, {"entry": value}, "entry", low, high)
-
-
-def check_one_of(where: str, section: dict, key: str, allowed: tuple) -> None:
-    if not any(section[key] is value or (isinstance(value, str) and section[key] == value) for value in allowed):
-        raise BrokenFile(f"{where}: {key} is {short(section[key])}, expected one of {', '.join(map(str, allowed))}")
-
-
-def short(value) -> str:
-    """What a file holds, in so few characters that a message stays one line, none of them a control character."""
-    if isinstance(value, torch.Tensor):
-        return f"a tensor {tuple(value.shape)} of {value.dtype}"
-    return " ".join(repr(value).split())[:60]

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from checkpoints import atomic_write
-from errors import UserError
 from int8_model import Int8Linear, Int8Network
 from run_nerf_helpers import Embedder, FieldConfig, RadianceField
+from utils.errors import UserError
+from utils.files import atomic_write
 
 OPSET = 17
 

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from parser import Parser, positive
+from utils.parser import Parser, positive
 
 DATASETS = ("procedural", "blender", "llff", "tiny_nerf", "nsvf", "nerfstudio", "colmap", "deepvoxels", "LINEMOD")
 

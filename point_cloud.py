@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import BadInput
 from scene import FARTHEST
+from utils.errors import BadInput
 
 TYPES = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4",

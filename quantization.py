@@ -15,8 +15,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-import distributed
 from run_nerf_helpers import NeRF, NeRF_qat
+from utils import distributed
 
 # While training with fake quantisation, ranges follow the batches' extremes this slowly.
 RANGE_MOMENTUM = 0.01

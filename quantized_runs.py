@@ -9,12 +9,10 @@ from pathlib import Path
 
 import torch
 
-import distributed
 from batches import Batch
 from checkpoints import checkpoint_files, load_checkpoint
 from datasets import load_scene
 from distillation import Distillation
-from errors import blaming
 from evaluation import RenderedViews, evaluate_views, render_video, stage_table, write_strip, write_views
 from experiment import find_checkpoint, load_networks, record_flags, render_limits
 from identity import float_steps
@@ -25,6 +23,8 @@ from rendering import Rendering
 from scene import Scene
 from schemes import trains_in_float
 from training import Phase, Trainer
+from utils import distributed
+from utils.errors import blaming
 
 CPU = torch.device("cpu")
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn as nn
 from torch.profiler import record_function
 
-from errors import BrokenFile
 from occupancy import Crossing, OccupancyGrid, Samples
 from run_nerf_helpers import get_rays, iterate_chunks, ndc_rays, round_up, sample_pdf
+from utils.errors import BrokenFile
 
 # Rows given to a network are padded to a multiple of this: CPU matrix kernels are prepared anew
 # for every new number of rows, and packing makes that number different each time. A training step

@@ -4,7 +4,7 @@ python run_compare.py RUN_FOLDER... [--out FOLDER]
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
-    import interrupts
+    from utils import interrupts
 
     interrupts.exit_at_once()
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from comparison import COLUMNS, collect_rows, notes, pareto_front
 from comparison_tables import draw_plot, text_table, write_tables
-from errors import exit_cleanly
-from parser import Parser
+from utils.errors import exit_cleanly
+from utils.parser import Parser
 
 
 def make_parser() -> Parser:

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from checkpoints import saving
-from errors import BadInput, SaveError
+from utils.errors import BadInput, SaveError
+from utils.files import saving
 
 
 def check_wandb(mode: str) -> None:

@@ -4,7 +4,7 @@ python run_nerf.py --config configs/lego.txt [--render_only [--render_test]]
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
-    import interrupts
+    from utils import interrupts
 
     interrupts.exit_at_once()
 
@@ -14,26 +14,19 @@ from pathlib import Path
 
 import torch
 
-import distributed
 from camera_plot import plot_cameras
 from checkpoints import load_checkpoint
 from datasets import load_scene
-from errors import BrokenFile, exit_cleanly
 from evaluation import evaluate_views, render_video, write_strip, write_views
-from experiment import (
-    find_checkpoint,
-    load_networks,
-    make_renderer,
-    make_run_folder,
-    prepare_device,
-    record_flags,
-    render_limits,
-)
+from experiment import find_checkpoint, load_networks, make_renderer, make_run_folder, record_flags, render_limits
 from metrics import format_table, run_facts, write_metrics
 from model_file import save_float_model
 from options import config_parser
 from tensorf_training import tensorf_phase
 from training import Trainer, float_phase
+from utils import distributed
+from utils.devices import prepare_device
+from utils.errors import BrokenFile, exit_cleanly
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,7 +5,7 @@ python run_nerf_qat.py --config configs/lego_qat.txt --render_only [--render_tes
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
-    import interrupts
+    from utils import interrupts
 
     interrupts.exit_at_once()
 
@@ -15,12 +15,10 @@ from pathlib import Path
 
 import torch
 
-import distributed
 from bitnet_model import PRODUCTS
 from camera_plot import plot_cameras
 from datasets import load_scene
-from errors import BadInput, exit_cleanly
-from experiment import FIELD_KINDS, find_checkpoint, make_renderer, make_run_folder, prepare_device
+from experiment import FIELD_KINDS, find_checkpoint, make_renderer, make_run_folder
 from int8_model import select_backend
 from model_file import load_renderer
 from onnx_model import export_onnx
@@ -29,6 +27,9 @@ from quantized_runs import CPU, evaluate, render_file, train_and_round
 from run_nerf_helpers import NeRF_qat
 from schemes import SCHEMES, trains_in_float
 from training import float_phase
+from utils import distributed
+from utils.devices import prepare_device
+from utils.errors import BadInput, exit_cleanly
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,7 +5,7 @@ python run_vq.py --config configs/lego_vq.txt --render_only [--render_test] [--m
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
-    import interrupts
+    from utils import interrupts
 
     interrupts.exit_at_once()
 
@@ -13,16 +13,17 @@ import argparse
 import sys
 from pathlib import Path
 
-import distributed
 from camera_plot import plot_cameras
 from datasets import load_scene
-from errors import BadInput, exit_cleanly
-from experiment import FIELD_KINDS, find_checkpoint, make_renderer, make_run_folder, prepare_device
+from experiment import FIELD_KINDS, find_checkpoint, make_renderer, make_run_folder
 from model_file import FLOAT_BACKEND
 from options import config_parser
 from quantized_runs import evaluate, render_file, train_and_round
 from schemes import trains_in_float
 from tensorf_training import tensorf_phase
+from utils import distributed
+from utils.devices import prepare_device
+from utils.errors import BadInput, exit_cleanly
 from vq_file import FREE_CELLS
 from vq_scheme import VQScheme
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from errors import BadInput
+from utils.bounds import FAR_AWAY
+from utils.errors import BadInput
 
 FARTHEST = 1e12  # world units: beyond, a position is damage and not a map coordinate
 NEAREST_TO_FAR = 1e-3  # size of a scene over its distance from the origin, below which float32 is too coarse
-SMALLEST_SIDE = 1e-6  # of a box, world units
-FAR_AWAY = 1e6  # world units, and for a lens pixels: nothing that is measured reaches farther
 
 
 @dataclass
@@ -227,13 +226,6 @@ def focus_point(c2w: np.ndarray) -> np.ndarray:
     direction, origin = c2w[:, :3, 2:3], c2w[:, :3, 3:]
     projector = np.eye(3) - direction @ direction.transpose(0, 2, 1)  # onto each axis' normal plane
     return np.linalg.lstsq(projector.sum(0), (projector @ origin).sum(0), rcond=None)[0][:, 0]
-
-
-def box_problem(box: torch.Tensor) -> str:
-    """Why nothing can be in `box [2, 3]`, two corners in world units; empty if something can."""
-    if not (box.abs() <= FAR_AWAY).all():
-        return f"the box reaches farther than {FAR_AWAY:g} world units"
-    return "" if (box[1] - box[0]).min() >= SMALLEST_SIDE else "the box has no volume"
 
 
 def check_extent(what: str, numbers: np.ndarray, where: str) -> None:

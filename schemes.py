@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-import distributed
 from batches import RayBatches, render_batch
 from bitnet import (
     FLOAT,
@@ -26,7 +25,6 @@ from bitnet import (
     to_bitnet,
 )
 from checkpoint_checks import WAY_OUT
-from errors import BadInput, BrokenFile
 from mixed_precision import choose_bits, measure_costs, quantized_layers
 from model_file import save_bitnet_model, save_int8_model
 from model_metadata import check_weight_bits
@@ -34,6 +32,8 @@ from packing import packed_bytes
 from quantization import convert, fuse, layer_inputs, prepare, remap_state_dict, set_state, synchronize_ranges
 from rendering import OccupancyRenderer, networks_of
 from scene import Scene
+from utils import distributed
+from utils.errors import BadInput, BrokenFile
 
 HEADER_SLACK = 256  # bytes by which a file's header may grow with the shapes of packed weights
 GRID_SLACK = 0.25  # share by which the packed occupancy grid may grow while training goes on

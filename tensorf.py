@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from model_metadata import MOST_ENTRIES
 from run_nerf_helpers import get_embedder
-from scene import box_problem
+from utils.bounds import box_problem
 
 # Which axes a plane spans (its columns, its rows), and the axis of the line that goes with it.
 PLANES = ((0, 1), (0, 2), (1, 2))

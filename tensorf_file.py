@@ -2,10 +2,11 @@
 
 import torch
 
-from errors import BrokenFile
-from model_metadata import MOST_ENTRIES, check_tensors
-from scene import box_problem
+from model_metadata import MOST_ENTRIES
 from tensorf import LINES, PLANES, TensorfConfig, TensorField
+from utils.bounds import box_problem
+from utils.checks import check_tensors
+from utils.errors import BrokenFile
 
 
 def tensorf_config(described: dict) -> TensorfConfig:

@@ -16,21 +16,21 @@ from pathlib import Path
 import torch
 from torch.profiler import record_function
 
-import distributed
 from batches import Batch, RayBatches, render_batch
 from checkpoint_checks import WAY_OUT, fitting_optimizer_state
 from checkpoints import save_checkpoint
-from errors import BadInput, BrokenFile, Interrupted, TrainingFailed, Unsaved
 from evaluation import colorize_depth, evaluate_views, render_video, write_views
 from experiment import load_tensors, render_limits
 from identity import run_identity
-from interrupts import signals_call
 from optimizers import Together, exponential_schedule, make_optimizers
-from progress import progress_bar, say
 from rendering import OccupancyRenderer, Rays, Rendering, networks_of, render_image
 from run_log import RunLog, gpu_watts
 from run_nerf_helpers import img2mse, mse2psnr
 from scene import Scene
+from utils import distributed
+from utils.errors import BadInput, BrokenFile, Interrupted, TrainingFailed, Unsaved
+from utils.interrupts import signals_call
+from utils.progress import progress_bar, say
 
 # The bar, and the checks that need a number from the device, look at it this often (steps).
 LOOK_INTERVAL = 20

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from captures import Lens, SeenPoints, View
-from errors import BadInput
 from exif import heeded_orientations
 from file_names import FileFinder, is_file, moved_notes, natural_key, with_slashes
 from lens_keys import number, read_lens, stated_size
 from point_cloud import read_ply_points
 from scene import check_poses
-from text_files import read_text
+from utils.errors import BadInput
+from utils.text_files import read_text
 
 # Instant-NGP fits scenes into a cube: a position p of the file is NGP_SCALE * p + NGP_OFFSET there, where the cube
 # has its middle at a half and aabb_scale as its side.

@@ -16,12 +16,12 @@ from entropy_coding import (
     make_decoder,
     make_encoder,
 )
-from errors import BrokenFile
-from model_metadata import check_tensors
 from occupancy import OccupancyGrid
-from scene import box_problem
 from tensorf import LINES, PLANES, TensorfConfig, TensorField, TensorVM
 from tensorf_file import tensorf_config
+from utils.bounds import box_problem
+from utils.checks import check_tensors
+from utils.errors import BrokenFile
 from vector_quantization import CODED, KEPT, VQTensorVM
 
 MOST_VALUES = 2**26  # of all planes of a file: a quarter of a gigabyte of float32

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import torch
 
-import distributed
 from batches import Batch, RayBatches
-from errors import BadInput
 from model_file import save_vq_model
-from model_metadata import check_keys, check_number
-from progress import brief_bar
 from rendering import OccupancyRenderer, Rays, Rendering
 from scene import Scene
 from tensorf import TensorVM
 from tensorf_training import smoothness_loss
+from utils import distributed
+from utils.checks import check_keys, check_number
+from utils.errors import BadInput
+from utils.progress import brief_bar
 from vector_quantization import (
     ITERATIONS,
     PRUNED,

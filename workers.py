@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from errors import BadInput
+from utils.errors import BadInput
 
 POLL = 0.2  # seconds between looks at what is running
 GRACE = 60.0  # seconds in which a stopped command may save its checkpoint before it is killed

@@ -12,8 +12,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from checkpoints import write_json  # noqa: E402 (the path is set just above)
 from metrics import run_facts  # noqa: E402
+from utils.files import write_json  # noqa: E402 (the path is set just above)
 
 RESULTS = ROOT / "docs" / "results"
 # The instruction sets that decide how fast matrix products are.

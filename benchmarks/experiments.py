@@ -21,11 +21,11 @@ from pathlib import Path
 
 import common
 
-from experiment import select_device
 from int8_model import select_backend
 from model_file import load_renderer
 from options import config_parser
 from rendering import render_image
+from utils.devices import select_device
 
 FRAMES = 9  # timed for each file
 

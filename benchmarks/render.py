@@ -21,7 +21,7 @@ import torch
 import run_nerf
 from checkpoints import load_newest
 from datasets import load_scene
-from experiment import load_networks, make_renderer, prepare_device
+from experiment import load_networks, make_renderer
 from int8_model import has_onednn
 from metrics import psnr
 from model_file import load_renderer, save_float_model
@@ -29,6 +29,7 @@ from options import config_parser
 from rendering import render_image
 from run_nerf_helpers import NeRF_qat, to8b
 from schemes import Int8Scheme
+from utils.devices import prepare_device
 
 
 def main() -> None:

@@ -19,10 +19,11 @@ import torch
 
 from batches import RayBatches
 from datasets import load_scene
-from experiment import make_renderer, prepare_device
+from experiment import make_renderer
 from options import config_parser
 from tensorf_training import tensorf_phase
 from training import Trainer
+from utils.devices import prepare_device
 
 RAYS = 4096
 STEPS = 3  # of one variant before it is the next one's turn

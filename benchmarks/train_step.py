@@ -17,12 +17,13 @@ import common
 import torch
 
 from datasets import load_scene
-from experiment import make_renderer, prepare_device
+from experiment import make_renderer
 from options import config_parser
 from quantization import set_state
 from run_nerf_helpers import NeRF_qat
 from schemes import Int8Scheme
 from training import Trainer, compile_fields, float_phase
+from utils.devices import prepare_device
 
 PARTS = ("batch", "forward", "backward", "update")  # as `Trainer.train_step` marks them
 STEPS = 20  # of one variant before it is the next one's turn

@@ -20,10 +20,11 @@ import run_vq
 from checkpoints import checkpoint_files
 from datasets import load_scene
 from evaluation import evaluate_views
-from experiment import find_checkpoint, make_renderer, prepare_device, render_limits, select_device
+from experiment import find_checkpoint, make_renderer, render_limits
 from options import config_parser
 from quantized_runs import train_and_round
 from tensorf_training import tensorf_phase
+from utils.devices import prepare_device, select_device
 
 SIZES = (50_000, 75_000, 100_000, 200_000, 400_000, 800_000)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 if __name__ == "__main__":  # before what takes seconds to import
-    import interrupts
+    from utils import interrupts
 
     interrupts.exit_at_once()
 
@@ -28,10 +28,10 @@ from checkpoints import checkpoint_files  # noqa: E402 (the path is set just abo
 from comparison import METRICS, SCENE_COLUMNS, Row, mean_row, pareto_front, read_run, scene_row  # noqa: E402
 from comparison_tables import draw_plot, text_table, write_tables  # noqa: E402
 from datasets import dataset_type, known_marks  # noqa: E402
-from errors import BadInput, Interrupted, TrainingFailed, exit_cleanly  # noqa: E402
 from options import config_parser  # noqa: E402
-from parser import Parser, positive  # noqa: E402
-from progress import progress_bar  # noqa: E402
+from utils.errors import BadInput, Interrupted, TrainingFailed, exit_cleanly  # noqa: E402
+from utils.parser import Parser, positive  # noqa: E402
+from utils.progress import progress_bar  # noqa: E402
 from workers import Job, local_slots, run_here, run_on_ray  # noqa: E402
 
 MEASURED = "renderonly_metrics.json"  # beside metrics.json: what --eval_only finds

@@ -10,21 +10,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 if __name__ == "__main__":  # before what takes seconds to import
-    import interrupts
+    from utils import interrupts
 
     interrupts.exit_at_once()
 
 import torch  # noqa: E402 (the path is set just above)
 
 from datasets import load_scene  # noqa: E402
-from errors import exit_cleanly  # noqa: E402
 from evaluation import evaluate_views  # noqa: E402
-from experiment import prepare_device, render_limits  # noqa: E402
+from experiment import render_limits  # noqa: E402
 from int8_model import select_backend  # noqa: E402
 from metrics import format_table, run_facts, write_metrics  # noqa: E402
 from model_file import FLOAT_BACKEND, load_renderer  # noqa: E402
 from options import config_parser  # noqa: E402
-from parser import Parser  # noqa: E402
+from utils.devices import prepare_device  # noqa: E402
+from utils.errors import exit_cleanly  # noqa: E402
+from utils.parser import Parser  # noqa: E402
 
 
 def make_parser() -> Parser:

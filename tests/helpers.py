@@ -17,7 +17,6 @@ from conftest import ROOT
 
 from checkpoints import load_checkpoint
 from datasets import load_scene
-from errors import exit_cleanly
 from experiment import make_renderer
 from int8_model import Int8Network, expected_tensors
 from load_procedural import load_procedural_scene
@@ -27,6 +26,7 @@ from rendering import render_image
 from run_nerf_helpers import FieldConfig, NeRF_qat, RadianceField, to8b
 from scene import Scene
 from training import Trainer, float_phase
+from utils.errors import exit_cleanly
 
 CPU = torch.device("cpu")
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node"]

@@ -9,12 +9,12 @@ from helpers import HIERARCHICAL, TINY, make_trainer
 
 from batches import RayBatches, packed_bits, pixel_numbers
 from datasets import load_scene
-from errors import BadInput
 from evaluation import evaluate_views
 from experiment import make_grid, make_renderer
 from metrics import psnr, ssim
 from options import config_parser
 from rendering import RenderLimits
+from utils.errors import BadInput
 
 CPU = torch.device("cpu")
 ALL_VIEWS = [flag for flag in HIERARCHICAL if flag != "--no_batching"]

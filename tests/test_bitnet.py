@@ -27,11 +27,12 @@ from bitnet import (
     to_bitnet,
 )
 from bitnet_model import BitField, BitNetwork
-from checkpoints import digest, load_newest
+from checkpoints import load_newest
 from model_file import load_renderer, read_model
 from packing import pack_ternary, unpack_ternary
 from quantization import prepare
 from run_nerf_helpers import FieldConfig, NeRF, NeRF_qat, RadianceField, make_field
+from utils.files import digest
 
 SMALL = FieldConfig(depth=6, width=32, multires=4, multires_views=2)
 RESIDUAL = FieldConfig(depth=6, width=32, multires=4, multires_views=2, residual=True)

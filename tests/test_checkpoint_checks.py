@@ -12,9 +12,9 @@ from test_training import TINY, make_trainer, scene  # noqa: F401 (a fixture)
 
 import checkpoint_checks
 from checkpoints import load_checkpoint, load_newest, save_checkpoint
-from errors import BrokenFile, UserError
 from schemes import SCHEMES
 from tensorf import TensorfConfig, TensorVM
+from utils.errors import BrokenFile, UserError
 from vector_quantization import CODED, KEPT, VQTensorVM
 from vq_scheme import VQScheme
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import checkpoints
-from errors import BrokenFile, SaveError
+from utils.errors import BrokenFile, SaveError
 
 
 def state(step: int) -> dict:

@@ -11,8 +11,8 @@ from helpers import HIERARCHICAL, TINY, fails_cleanly, run
 
 import run_nerf
 from datasets import MARKS, READERS, dataset_type, load_scene
-from errors import BadInput
 from options import DATASETS, config_parser
+from utils.errors import BadInput
 
 OCCUPANCY = [flag for flag in TINY if flag not in ("--white_bkgd", "--random_bkgd")]
 COARSE_FINE = [flag for flag in HIERARCHICAL if flag != "--white_bkgd"]

@@ -13,18 +13,19 @@ import torch
 from conftest import ROOT
 from helpers import HIERARCHICAL, TINY, finish, launch, make_trainer
 
-import distributed
 from checkpoints import load_newest
 from datasets import load_scene
 from options import config_parser
+from utils import distributed
 
 # What each process of a group does; it writes its losses and the end state of its model.
 TRAIN = """
 import sys, json, torch
 from pathlib import Path
-import distributed
+from utils import distributed
 from datasets import load_scene
-from experiment import make_renderer, prepare_device
+from experiment import make_renderer
+from utils.devices import prepare_device
 from options import config_parser
 from training import Trainer, float_phase
 folder, *flags = sys.argv[1:]

@@ -24,7 +24,7 @@ from entropy_coding import (
     make_encoder,
     uniform,
 )
-from errors import BadInput, BrokenFile
+from utils.errors import BadInput, BrokenFile
 
 CODERS = [(RangeEncoder, RangeDecoder), (LzmaEncoder, LzmaDecoder)]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from errors import LONGEST_MESSAGE, BadInput, exit_cleanly, one_line
+from utils.errors import LONGEST_MESSAGE, BadInput, exit_cleanly, one_line
 
 
 def test_a_message_stays_as_it_is():

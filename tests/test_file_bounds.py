@@ -16,7 +16,6 @@ from test_model_file import CPU
 import run_nerf
 import run_vq
 import vq_file
-from checkpoints import digest
 from entropy_coding import (
     AdaptiveModel,
     LzmaDecoder,
@@ -26,12 +25,13 @@ from entropy_coding import (
     _cell_fronts,
     uniform,
 )
-from errors import BadInput, BrokenFile
 from experiment import make_tensor_field
 from model_file import load_renderer, read_model, save_float_model
 from occupancy import OccupancyGrid, _grown
 from rendering import OccupancyRenderer, render_image
 from scene import check_poses
+from utils.errors import BadInput, BrokenFile
+from utils.files import digest
 from vq_scheme import VQScheme
 
 

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from checkpoints import digest
-from errors import BrokenFile
 from experiment import make_tensor_field
 from model_file import load_renderer, read_model
 from rendering import OccupancyRenderer, render_image
 from schemes import SCHEMES
+from utils.errors import BrokenFile
+from utils.files import digest
 from vq_scheme import VQScheme
 
 CPU = torch.device("cpu")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from errors import BadInput
 from exif import heeded_orientations, upright
 from images import hidden_share, read_image, without_idle_alpha
 from masks import read_mask
+from utils.errors import BadInput
 
 RGB = np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)
 TALL = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(3, 2, 3) * 10

@@ -11,8 +11,8 @@ from helpers import seen_by
 from PIL import Image
 
 from captures import bounds_of_points, normalisation
-from errors import BadInput
 from load_colmap import find_model, load_colmap_scene, read_model
+from utils.errors import BadInput
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "text"])

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from errors import BadInput
 from images import area_downsample
 from load_llff import (
     average_pose,
@@ -23,6 +22,7 @@ from load_llff import (
 )
 from run_nerf_helpers import camera_rays, get_rays, ndc_rays
 from scene import look_at
+from utils.errors import BadInput
 
 FILE_HEIGHT, FILE_WIDTH, FILE_FOCAL = 96, 128, 150.0  # what COLMAP saw of the made-up scene
 NEAREST, FARTHEST = 3.0, 40.0  # its bounds, in COLMAP's units

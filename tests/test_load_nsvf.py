@@ -9,9 +9,9 @@ import torch
 from capture_files import CX, CY, FX, HEIGHT, POINTS, TARGET, WIDTH, dot_places, ring, write_nsvf
 from helpers import seen_by
 
-from errors import BadInput
 from load_nsvf import load_nsvf_scene
 from run_nerf_helpers import camera_rays
+from utils.errors import BadInput
 
 
 @pytest.mark.parametrize("factor", [1, 2, 2.5])

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import load_procedural
-from errors import BadInput
 from load_procedural import AABB, SPHERE_CENTER, SPHERE_RADIUS, load_procedural_scene
 from run_nerf_helpers import get_rays
+from utils.errors import BadInput
 
 SIZE = 32
 

@@ -12,9 +12,9 @@ import torch
 from helpers import SHORT, TINY, fails_cleanly, run
 
 import run_nerf
-from errors import BadInput
 from load_procedural import load_procedural_scene
 from load_tiny_nerf import load_tiny_nerf_scene
+from utils.errors import BadInput
 
 made_up_scene = functools.cache(load_procedural_scene)
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import run_nerf_qat
 from batches import RayBatches
 from datasets import load_scene
-from errors import BadInput
 from experiment import make_renderer
 from mixed_precision import CHOICES, choose_bits, measure_costs, quantized_layers
 from model_file import read_model
@@ -20,6 +19,7 @@ from options import config_parser
 from packing import packed_bytes
 from run_nerf_helpers import NeRF_qat
 from schemes import Int8Scheme
+from utils.errors import BadInput
 
 
 @settings(deadline=None, max_examples=60)

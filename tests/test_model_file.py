@@ -10,11 +10,11 @@ import torch
 from conftest import ROOT
 from helpers import HIERARCHICAL, TINY, make_run
 
-from errors import BrokenFile
 from int8_model import expected_tensors
 from model_file import load_renderer, read_model, save_float_model
 from rendering import render_image
 from schemes import Int8Scheme
+from utils.errors import BrokenFile
 
 CPU = torch.device("cpu")
 VARIANTS = {"occupancy": TINY, "hierarchical": [*HIERARCHICAL, "--use_viewdirs"]}
@@ -120,7 +120,7 @@ def rewrite(source, target, change) -> None:
     """Writes a file whose metadata is changed and whose digest is right again: a hostile writer."""
     from safetensors.torch import save_file
 
-    from checkpoints import digest
+    from utils.files import digest
 
     metadata, tensors = read_model(source)
     change(metadata, tensors)

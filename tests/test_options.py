@@ -10,7 +10,7 @@ import pytest
 
 import options
 from options import config_parser
-from parser import Switch
+from utils.parser import Switch
 
 # Flags and defaults of nerf-pytorch's parser (github.com/yenchenlin/nerf-pytorch, run_nerf.py).
 NERF_PYTORCH_DEFAULTS = {

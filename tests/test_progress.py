@@ -6,9 +6,9 @@ import sys
 import pytest
 from helpers import SHORT, TINY, run
 
-import progress
 import run_nerf
-from progress import brief_bar, duration, progress_bar
+from utils import progress
+from utils.progress import brief_bar, duration, progress_bar
 
 
 @pytest.fixture

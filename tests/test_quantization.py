@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import quantization as q
-from errors import BrokenFile
 from int8_model import ROWS_IN_CACHE, Int8Field, Int8Network, expected_tensors, has_onednn, select_backend
 from run_nerf_helpers import FieldConfig, NeRF, NeRF_qat, RadianceField
+from utils.errors import BrokenFile
 
 CONFIGS = {
     "lego-like": FieldConfig(depth=8, width=32, multires=6, multires_views=4),

@@ -17,7 +17,7 @@ import run_log
 import run_nerf
 import run_nerf_qat
 from checkpoints import load_checkpoint
-from errors import Interrupted, exit_cleanly
+from utils.errors import Interrupted, exit_cleanly
 
 FEW = ["--N_iters", "4", "--i_weights", "2", "--testskip", "8"]
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -187,7 +187,7 @@ def test_tensorboard_that_fails_is_said_once_and_without_a_traceback(tmp_path, c
 def test_a_video_that_ffmpeg_cannot_finish_leaves_the_old_one(tmp_path, monkeypatch):
     import numpy as np
 
-    from errors import SaveError
+    from utils.errors import SaveError
 
     frames = np.zeros((3, 16, 16, 3), np.uint8)
     evaluation.write_video(tmp_path / "v.mp4", frames, 30)

@@ -33,7 +33,6 @@ import run_nerf_qat
 from batches import RayBatches
 from captures import normalisation
 from datasets import load_scene
-from errors import BadInput
 from evaluation import evaluate_views, write_strip
 from experiment import make_grid, make_renderer
 from images import area_downsample
@@ -44,6 +43,7 @@ from metrics import psnr, ssim
 from options import config_parser
 from rendering import RenderLimits
 from scene import Cameras
+from utils.errors import BadInput
 
 CPU = torch.device("cpu")
 # left, top, right, bottom of what is left of every second and third photograph: portrait, and a pixel less

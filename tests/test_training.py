@@ -17,7 +17,6 @@ from helpers import HIERARCHICAL, TINY, make_trainer, same
 from batches import RayBatches
 from checkpoints import load_checkpoint, load_newest
 from datasets import load_scene
-from errors import Interrupted, TrainingFailed
 from experiment import make_renderer
 from optimizers import bitnet_schedule, cosine_schedule, exponential_schedule
 from options import config_parser
@@ -26,6 +25,7 @@ from training import (
     COLLAPSE_PATIENCE,
     LOOK_INTERVAL,
 )
+from utils.errors import Interrupted, TrainingFailed
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,12 @@ from helpers import seen_by
 from PIL import Image
 
 from capture_frame import normalisation
-from errors import BadInput
 from file_names import FileFinder, natural_key
 from lens_keys import read_lens
 from load_blender import load_blender_scene
 from load_nerfstudio import load_nerfstudio_scene
 from point_cloud import read_ply_points
+from utils.errors import BadInput
 
 SIZE = (HEIGHT, WIDTH)
 

@@ -8,11 +8,11 @@ from helpers import TENSOR_BOX, fails_cleanly, finish, launch, points_in_box, ru
 
 import run_vq
 from checkpoints import load_newest
-from errors import BrokenFile
 from model_file import load_renderer
 from occupancy import OccupancyGrid
 from rendering import OccupancyRenderer, Rays, RaySetup
 from tensorf import TensorfConfig, TensorField, total_variation
+from utils.errors import BrokenFile
 from vector_quantization import (
     CODED,
     KEPT,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import workers
-from errors import BadInput
+from utils.errors import BadInput
 from workers import Job, local_slots, run_here, run_on_ray
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import configargparse
 
-from errors import one_line
-from text_files import SAVE, read_text
+from utils.errors import one_line
+from utils.text_files import SAVE, read_text
 
 
 class Switch(argparse._StoreTrueAction):

@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from errors import BadInput, TrainingFailed
+from utils.errors import BadInput, TrainingFailed
 
 # Rank 0 evaluates and writes alone meanwhile; the others wait for it on a group of its own.
 LONGEST_EVALUATION = datetime.timedelta(hours=24)

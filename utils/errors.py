@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import interrupts
-from progress import say
+from utils import interrupts
+from utils.progress import say
 
 Value = TypeVar("Value")
 
