@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from occupancy import Crossing, Samples
 from rendering import OccupancyRenderer, Rays, RaySetup, Rendering, make_rays
 from run_nerf_helpers import camera_rays, round_up
-from scene import Scene, composite_over
+from scenes.scene import Scene, composite_over
 from utils import distributed
 from utils.errors import BadInput
 from utils.progress import brief_bar

@@ -14,11 +14,11 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 
-from images import write_png
 from metrics import lpips, psnr, ssim
 from rendering import RenderLimits, render_image
 from run_nerf_helpers import BEST_PSNR, to8b
-from scene import Cameras, Scene, most_common
+from scenes.images import write_png
+from scenes.scene import Cameras, Scene, most_common
 from utils.files import saving
 from utils.progress import progress_bar
 

@@ -12,7 +12,7 @@ from model_metadata import LARGEST_GRID, MOST_SAMPLES, MOST_STEPS
 from occupancy import OccupancyGrid
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, RenderLimits, networks_of
 from run_nerf_helpers import FieldConfig, NeRF, make_field
-from scene import Scene
+from scenes.scene import Scene
 from tensorf import TensorfConfig, TensorField, TensorNetwork, resolution_for
 from utils import distributed
 from utils.bounds import box_problem

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import torch
 
-from scene import Scene
+from scenes.scene import Scene
 from utils.errors import BadInput
 
 THUMBNAIL = 16  # pixels on each side that a training picture is averaged to

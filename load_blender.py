@@ -5,15 +5,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from capture_frame import CUT_OUT, FARTHEST_BOX, bounds_of_box, bounds_of_points, usable_box
-from captures import View, pixel_notes, read_views
-from images import hidden_share, without_idle_alpha
-from scene import Cameras, Scene, focus_point, near_origin, orbit_path
-from transforms import Transforms, name_order, read_transforms, stated_box, stated_points
+from scenes.capture_frame import CUT_OUT, FARTHEST_BOX, bounds_of_box, bounds_of_points, usable_box
+from scenes.images import hidden_share, without_idle_alpha
+from scenes.lenses import View, pixel_notes, read_views
+from scenes.poses import bounds_of_cameras, near_origin, orbit_path
+from scenes.scene import Cameras, Scene
+from scenes.transforms import Transforms, name_order, read_transforms, stated_box, stated_points
 from utils.errors import BadInput
 
-# The authors' scenes: cameras 4.03 units from the origin, everything within +-1.5.
-STANDARD_RADIUS, STANDARD_NEAR, STANDARD_FAR, STANDARD_HALF_BOX = 4.03, 2.0, 6.0, 1.5
 LEAST_NEAR = 0.1  # of the cameras' distance, where a stated box reaches up to them
 
 
@@ -135,22 +134,3 @@ def _bounds(train: Transforms, c2w: np.ndarray, offset: np.ndarray, cut_out: boo
         near, far = bounds_of_box(c2w, box, LEAST_NEAR * radius)
     note = f"{train.path} says where content ends: box {np.round(box, 2).tolist()}, near {near:.3g}, far {far:.3g}"
     return near, far, torch.tensor(box, dtype=torch.float32), center, [*more, note]
-
-
-def bounds_of_cameras(c2w: np.ndarray) -> tuple[float, float, torch.Tensor, np.ndarray, list[str]]:
-    """near, far, box, the point looked at, and notes for the user, from where the cameras stand."""
-    radius = float(np.median(np.linalg.norm(c2w[:, :, 3], axis=-1)))
-    if abs(radius / STANDARD_RADIUS - 1) < 0.1:
-        half = STANDARD_HALF_BOX
-        box = torch.tensor([[-half] * 3, [half] * 3])
-        return STANDARD_NEAR, STANDARD_FAR, box, np.zeros(3), []
-    center = focus_point(c2w)
-    radius = float(np.median(np.linalg.norm(c2w[:, :, 3] - center, axis=-1)))
-    half = STANDARD_HALF_BOX / STANDARD_RADIUS * radius
-    near, far = 0.5 * radius, 1.5 * radius
-    corners = torch.tensor(np.stack([center - half, center + half]), dtype=torch.float32)
-    note = (
-        f"cameras stand {radius:.3g} units from {np.round(center, 2).tolist()}: using near {near:.3g}, "
-        f"far {far:.3g} and a box of +-{half:.3g}; --near, --far, --aabb change it, --plot_cameras shows it"
-    )
-    return near, far, corners, center, [note]

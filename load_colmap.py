@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from captures import Lens, SeenPoints, View, capture_scene, checked_lens
-from exif import heeded_orientations
-from file_names import FileFinder, moved_notes, natural_key
-from load_llff import hold_out
-from scene import FARTHEST, Scene
+from scenes.captures import SeenPoints, capture_scene
+from scenes.exif import heeded_orientations
+from scenes.file_names import FileFinder, moved_notes, natural_key
+from scenes.lenses import Lens, View, checked_lens
+from scenes.poses import FARTHEST, hold_out
+from scenes.scene import Scene
 from utils.errors import BadInput
 from utils.text_files import RENAME, read_text
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from exif import heeded_orientations, upright
-from images import check_one_size, list_images, read_images
 from run_nerf_helpers import camera_rays, ndc_rays
-from scene import Cameras, Scene, check_extent, check_poses, covered, focus_point, look_at, possible_focal, shrunk
+from scenes.exif import heeded_orientations, upright
+from scenes.images import check_one_size, list_images, read_images
+from scenes.lenses import possible_focal
+from scenes.poses import average_pose, check_extent, check_poses, focus_point, hold_out, look_at
+from scenes.scene import Cameras, Scene, covered, shrunk
 from utils.errors import BadInput
 
 BOUND_FACTOR = 0.75  # the nearest content comes to lie at 1 / 0.75, just behind the NDC near plane
@@ -82,22 +84,6 @@ def load_llff_scene(
         valid=covered(sizes),
         notes=notes + turn_notes,
     )
-
-
-def hold_out(c2w: np.ndarray, llffhold: int) -> dict[str, list[int]]:
-    """Splits of views `[N, 3, 4]`: every llffhold-th is a test view; 0: the one nearest the average pose.
-
-    Raises BadInput where none is left to train on.
-    """
-    views = list(range(len(c2w)))
-    if llffhold > 0:
-        test = views[::llffhold]
-    else:
-        test = [int(np.linalg.norm(c2w[:, :, 3] - average_pose(c2w)[:, 3], axis=-1).argmin())]
-    train = [view for view in views if view not in test]
-    if not train:
-        raise BadInput(f"--llffhold {llffhold}: none of {len(views)} views is left to train on; give 8, say")
-    return {"train": train, "val": list(test), "test": test}
 
 
 # --------------------------------------------------------------------------------------- reading
@@ -183,14 +169,6 @@ def _intrinsics(hwf: np.ndarray, sizes: torch.Tensor, file: Path, paths: list[Pa
 
 
 # ----------------------------------------------------------------------------------------- poses
-
-
-def average_pose(c2w: np.ndarray) -> np.ndarray:
-    """The pose `[3, 4]` at the mean position, along the mean axis, with the mean up, of `[N, 3, 4]`."""
-    up, back, center = c2w[:, :, 1].sum(0), c2w[:, :, 2].sum(0), c2w[:, :, 3].mean(0)
-    if np.linalg.norm(np.cross(up, back)) < 1e-6 * len(c2w) ** 2:
-        up, back = c2w[0, :, 1], c2w[0, :, 2]  # a full ring of cameras has no mean direction
-    return look_at(center, center - back, up)
 
 
 def recenter_poses(c2w: np.ndarray) -> np.ndarray:

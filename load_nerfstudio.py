@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from captures import capture_scene
-from load_llff import hold_out
-from scene import Scene
-from transforms import Transforms, read_transforms, stated_box, stated_points
+from scenes.captures import capture_scene
+from scenes.poses import hold_out
+from scenes.scene import Scene
+from scenes.transforms import Transforms, read_transforms, stated_box, stated_points
 from utils.errors import BadInput
 
 FILE_SPLITS = {"train": "train_filenames", "val": "val_filenames", "test": "test_filenames"}

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from file_names import natural_key
-from images import hidden_share, image_size, list_images, read_images, without_idle_alpha
-from scene import Cameras, Scene, check_extent, check_poses, depth_range, level_orbit, near_origin, possible_focal
+from scenes.file_names import natural_key
+from scenes.images import hidden_share, image_size, list_images, read_images, without_idle_alpha
+from scenes.lenses import possible_focal
+from scenes.poses import check_extent, check_poses, depth_range, level_orbit, near_origin
+from scenes.scene import Cameras, Scene
 from utils.errors import BadInput
 from utils.text_files import read_text
 

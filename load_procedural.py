@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from run_nerf_helpers import camera_rays, iterate_chunks, to8b
-from scene import Cameras, Scene, look_at, orbit_path, pinhole
+from scenes.poses import look_at, orbit_path
+from scenes.scene import Cameras, Scene, pinhole
 from utils.errors import BadInput
 
 NEAR, FAR, CAMERA_RADIUS = 2.0, 6.0, 4.0  # world units

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from load_blender import bounds_of_cameras
-from scene import Cameras, Scene, check_extent, check_poses, near_origin, orbit_path, pinhole, possible_focal
+from scenes.lenses import possible_focal
+from scenes.poses import bounds_of_cameras, check_extent, check_poses, near_origin, orbit_path
+from scenes.scene import Cameras, Scene, pinhole
 from utils.errors import BadInput
 
 TRAIN_SHARE = 0.9  # of the views, the first ones; the others are test views

@@ -25,7 +25,8 @@ from packing import pack_bits, unpack_bits
 from quantization import layer_inputs
 from rendering import HierarchicalRenderer, OccupancyRenderer, RaySetup, networks_of
 from run_nerf_helpers import FieldConfig, RadianceField, make_field
-from scene import Cameras, check_poses
+from scenes.poses import check_poses
+from scenes.scene import Cameras
 from tensorf_file import load_tensor_field
 from utils.bounds import FAR_AWAY
 from utils.checks import check_tensors, short

@@ -11,16 +11,16 @@ import torch
 
 from batches import Batch
 from checkpoints import checkpoint_files, load_checkpoint
-from datasets import load_scene
 from distillation import Distillation
 from evaluation import RenderedViews, evaluate_views, render_video, stage_table, write_strip, write_views
 from experiment import find_checkpoint, load_networks, record_flags, render_limits
 from identity import float_steps
+from load_scene import load_scene
 from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
 from model_file import FLOAT_BACKEND, load_renderer, save_float_model
 from optimizers import bitnet_schedule, cosine_schedule, exponential_schedule
 from rendering import Rendering
-from scene import Scene
+from scenes.scene import Scene
 from schemes import trains_in_float
 from training import Phase, Trainer
 from utils import distributed

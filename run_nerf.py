@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 
-from camera_plot import plot_cameras
 from checkpoints import load_checkpoint
-from datasets import load_scene
 from evaluation import evaluate_views, render_video, write_strip, write_views
 from experiment import find_checkpoint, load_networks, make_renderer, make_run_folder, record_flags, render_limits
+from load_scene import load_scene
 from metrics import format_table, run_facts, write_metrics
 from model_file import save_float_model
 from options import config_parser
+from scenes.camera_plot import plot_cameras
 from tensorf_training import tensorf_phase
 from training import Trainer, float_phase
 from utils import distributed

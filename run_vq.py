@@ -13,12 +13,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from camera_plot import plot_cameras
-from datasets import load_scene
 from experiment import FIELD_KINDS, find_checkpoint, make_renderer, make_run_folder
+from load_scene import load_scene
 from model_file import FLOAT_BACKEND
 from options import config_parser
 from quantized_runs import evaluate, render_file, train_and_round
+from scenes.camera_plot import plot_cameras
 from schemes import trains_in_float
 from tensorf_training import tensorf_phase
 from utils import distributed

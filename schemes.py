@@ -31,7 +31,7 @@ from model_metadata import check_weight_bits
 from packing import packed_bytes
 from quantization import convert, fuse, layer_inputs, prepare, remap_state_dict, set_state, synchronize_ranges
 from rendering import OccupancyRenderer, networks_of
-from scene import Scene
+from scenes.scene import Scene
 from utils import distributed
 from utils.errors import BadInput, BrokenFile
 

@@ -26,7 +26,7 @@ from optimizers import Together, exponential_schedule, make_optimizers
 from rendering import OccupancyRenderer, Rays, Rendering, networks_of, render_image
 from run_log import RunLog, gpu_watts
 from run_nerf_helpers import img2mse, mse2psnr
-from scene import Scene
+from scenes.scene import Scene
 from utils import distributed
 from utils.errors import BadInput, BrokenFile, Interrupted, TrainingFailed, Unsaved
 from utils.interrupts import signals_call

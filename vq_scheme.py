@@ -13,7 +13,7 @@ import torch
 from batches import Batch, RayBatches
 from model_file import save_vq_model
 from rendering import OccupancyRenderer, Rays, Rendering
-from scene import Scene
+from scenes.scene import Scene
 from tensorf import TensorVM
 from tensorf_training import smoothness_loss
 from utils import distributed

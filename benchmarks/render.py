@@ -20,9 +20,9 @@ import torch
 
 import run_nerf
 from checkpoints import load_newest
-from datasets import load_scene
 from experiment import load_networks, make_renderer
 from int8_model import has_onednn
+from load_scene import load_scene
 from metrics import psnr
 from model_file import load_renderer, save_float_model
 from options import config_parser

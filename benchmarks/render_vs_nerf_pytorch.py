@@ -24,8 +24,8 @@ from render import make_variants
 
 import run_nerf
 from checkpoints import load_newest
-from datasets import load_scene
 from experiment import load_networks, make_renderer
+from load_scene import load_scene
 from metrics import psnr
 from options import config_parser
 from rendering import HierarchicalRenderer, OccupancyRenderer, make_rays, render_image

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import common
 
-from datasets import load_scene
 from experiment import make_renderer
+from load_scene import load_scene
 from model_file import save_float_model
 from options import config_parser
 from quantized_runs import rounding_trainer

@@ -18,8 +18,8 @@ import common
 import torch
 
 from batches import RayBatches
-from datasets import load_scene
 from experiment import make_renderer
+from load_scene import load_scene
 from options import config_parser
 from tensorf_training import tensorf_phase
 from training import Trainer

@@ -16,8 +16,8 @@ from pathlib import Path
 import common
 import torch
 
-from datasets import load_scene
 from experiment import make_renderer
+from load_scene import load_scene
 from options import config_parser
 from quantization import set_state
 from run_nerf_helpers import NeRF_qat

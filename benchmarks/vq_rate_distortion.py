@@ -18,9 +18,9 @@ from vq_original import OriginalRecipe
 import run_nerf
 import run_vq
 from checkpoints import checkpoint_files
-from datasets import load_scene
 from evaluation import evaluate_views
 from experiment import find_checkpoint, make_renderer, render_limits
+from load_scene import load_scene
 from options import config_parser
 from quantized_runs import train_and_round
 from tensorf_training import tensorf_phase

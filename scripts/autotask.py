@@ -27,7 +27,7 @@ if __name__ == "__main__":  # before what takes seconds to import
 from checkpoints import checkpoint_files  # noqa: E402 (the path is set just above)
 from comparison import METRICS, SCENE_COLUMNS, Row, mean_row, pareto_front, read_run, scene_row  # noqa: E402
 from comparison_tables import draw_plot, text_table, write_tables  # noqa: E402
-from datasets import dataset_type, known_marks  # noqa: E402
+from load_scene import dataset_type, known_marks  # noqa: E402
 from options import config_parser  # noqa: E402
 from utils.errors import BadInput, Interrupted, TrainingFailed, exit_cleanly  # noqa: E402
 from utils.parser import Parser, positive  # noqa: E402

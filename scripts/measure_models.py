@@ -16,10 +16,10 @@ if __name__ == "__main__":  # before what takes seconds to import
 
 import torch  # noqa: E402 (the path is set just above)
 
-from datasets import load_scene  # noqa: E402
 from evaluation import evaluate_views  # noqa: E402
 from experiment import render_limits  # noqa: E402
 from int8_model import select_backend  # noqa: E402
+from load_scene import load_scene  # noqa: E402
 from metrics import format_table, run_facts, write_metrics  # noqa: E402
 from model_file import FLOAT_BACKEND, load_renderer  # noqa: E402
 from options import config_parser  # noqa: E402

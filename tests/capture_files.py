@@ -11,7 +11,7 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 
-from scene import look_at
+from scenes.poses import look_at
 
 HEIGHT, WIDTH, FX, FY, CX, CY = 90, 120, 105.0, 110.0, 62.5, 43.0
 # Red, green and blue dots, world units; cameras stand around TARGET.

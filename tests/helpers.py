@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from conftest import ROOT
 
 from checkpoints import load_checkpoint
-from datasets import load_scene
 from experiment import make_renderer
 from int8_model import Int8Network, expected_tensors
 from load_procedural import load_procedural_scene
+from load_scene import load_scene
 from model_file import load_renderer
 from options import config_parser
 from rendering import render_image
 from run_nerf_helpers import FieldConfig, NeRF_qat, RadianceField, to8b
-from scene import Scene
+from scenes.scene import Scene
 from training import Trainer, float_phase
 from utils.errors import exit_cleanly
 

@@ -7,7 +7,7 @@ import torch
 from helpers import HIERARCHICAL, TINY, fails_cleanly, make_trainer
 
 import run_nerf
-from datasets import load_scene
+from load_scene import load_scene
 from optimizers import learning_rate_scale
 from options import config_parser
 

@@ -8,9 +8,9 @@ import torch
 from helpers import HIERARCHICAL, TINY, make_trainer
 
 from batches import RayBatches, packed_bits, pixel_numbers
-from datasets import load_scene
 from evaluation import evaluate_views
 from experiment import make_grid, make_renderer
+from load_scene import load_scene
 from metrics import psnr, ssim
 from options import config_parser
 from rendering import RenderLimits

@@ -48,7 +48,7 @@ def test_a_run_leaves_what_it_promises(finished):
 
 
 def test_the_measured_psnr_is_that_of_the_written_pictures(finished):
-    from datasets import load_scene
+    from load_scene import load_scene
     from metrics import psnr
     from run_nerf_helpers import to8b
 

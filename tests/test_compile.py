@@ -10,8 +10,8 @@ import torch
 from conftest import ROOT
 from helpers import HIERARCHICAL, TINY
 
-from datasets import load_scene
 from experiment import make_renderer
+from load_scene import load_scene
 from options import config_parser
 from quantization import fuse, prepare, set_state
 from run_nerf_helpers import NeRF_qat

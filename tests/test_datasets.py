@@ -10,7 +10,7 @@ from capture_files import HEIGHT, OPENCV, WIDTH, edit_json, write_blender, write
 from helpers import HIERARCHICAL, TINY, fails_cleanly, run
 
 import run_nerf
-from datasets import MARKS, READERS, dataset_type, load_scene
+from load_scene import MARKS, READERS, dataset_type, load_scene
 from options import DATASETS, config_parser
 from utils.errors import BadInput
 

@@ -6,9 +6,9 @@ from helpers import HIERARCHICAL, TINY, fails_cleanly, make_trainer
 
 import run_nerf_qat
 from batches import render_batch
-from datasets import load_scene
 from distillation import DENSITY_WEIGHT, FADED, Distillation
 from experiment import make_renderer
+from load_scene import load_scene
 from options import config_parser
 from rendering import packed_weights
 

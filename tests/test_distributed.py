@@ -14,7 +14,7 @@ from conftest import ROOT
 from helpers import HIERARCHICAL, TINY, finish, launch, make_trainer
 
 from checkpoints import load_newest
-from datasets import load_scene
+from load_scene import load_scene
 from options import config_parser
 from utils import distributed
 
@@ -23,7 +23,7 @@ TRAIN = """
 import sys, json, torch
 from pathlib import Path
 from utils import distributed
-from datasets import load_scene
+from load_scene import load_scene
 from experiment import make_renderer
 from utils.devices import prepare_device
 from options import config_parser

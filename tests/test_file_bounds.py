@@ -29,7 +29,7 @@ from experiment import make_tensor_field
 from model_file import load_renderer, read_model, save_float_model
 from occupancy import OccupancyGrid, _grown
 from rendering import OccupancyRenderer, render_image
-from scene import check_poses
+from scenes.poses import check_poses
 from utils.errors import BadInput, BrokenFile
 from utils.files import digest
 from vq_scheme import VQScheme

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exif import heeded_orientations, upright
-from images import hidden_share, read_image, without_idle_alpha
-from masks import read_mask
+from scenes.exif import heeded_orientations, upright
+from scenes.images import hidden_share, read_image, without_idle_alpha
+from scenes.masks import read_mask
 from utils.errors import BadInput
 
 RGB = np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)

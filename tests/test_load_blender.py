@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from images import area_downsample, read_image, read_images
 from load_blender import load_blender_scene
 from run_nerf_helpers import camera_rays, get_rays
-from scene import Cameras, composite_over, focus_point, look_at, orbit_path, pinhole
+from scenes.images import area_downsample, read_image, read_images
+from scenes.poses import focus_point, look_at, orbit_path
+from scenes.scene import Cameras, composite_over, pinhole
 from utils.errors import BadInput
 
 ANGLE = 0.8  # horizontal field of view of the made-up scenes, radians

@@ -10,8 +10,8 @@ from capture_files import COLMAP_MODELS, POINTS, TARGET, dot_places, photograph,
 from helpers import seen_by
 from PIL import Image
 
-from captures import bounds_of_points, normalisation
 from load_colmap import find_model, load_colmap_scene, read_model
+from scenes.captures import bounds_of_points, normalisation
 from utils.errors import BadInput
 
 

@@ -11,17 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from images import area_downsample
-from load_llff import (
-    average_pose,
-    circular_path,
-    load_llff_scene,
-    recenter_poses,
-    spherify_poses,
-    spiral_path,
-)
+from load_llff import circular_path, load_llff_scene, recenter_poses, spherify_poses, spiral_path
 from run_nerf_helpers import camera_rays, get_rays, ndc_rays
-from scene import look_at
+from scenes.images import area_downsample
+from scenes.poses import average_pose, look_at
 from utils.errors import BadInput
 
 FILE_HEIGHT, FILE_WIDTH, FILE_FOCAL = 96, 128, 150.0  # what COLMAP saw of the made-up scene

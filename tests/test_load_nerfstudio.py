@@ -28,9 +28,10 @@ from capture_files import (
 )
 from helpers import seen_by
 
-from captures import CAMERA_RADIUS, Lens, fold_radius, normalisation, undistortion_map
 from load_nerfstudio import load_nerfstudio_scene
 from run_nerf_helpers import camera_rays
+from scenes.captures import CAMERA_RADIUS, normalisation
+from scenes.lenses import Lens, fold_radius, undistortion_map
 from utils.errors import BadInput
 
 LENSES = {"pinhole": (None, False), "opencv": (OPENCV, False), "fisheye": (FISHEYE, True)}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import run_nerf_qat
 from batches import RayBatches
-from datasets import load_scene
 from experiment import make_renderer
+from load_scene import load_scene
 from mixed_precision import CHOICES, choose_bits, measure_costs, quantized_layers
 from model_file import read_model
 from options import config_parser

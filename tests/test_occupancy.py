@@ -6,7 +6,8 @@ import torch
 
 from occupancy import OccupancyGrid, Samples, true_places
 from run_nerf_helpers import get_rays
-from scene import Cameras, look_at, pinhole
+from scenes.poses import look_at
+from scenes.scene import Cameras, pinhole
 
 BOX = torch.tensor([[-1.0, -0.5, -1.0], [1.0, 1.5, 0.5]])
 

@@ -20,7 +20,7 @@ from rendering import (
     weights_from_density,
 )
 from run_nerf_helpers import FieldConfig
-from scene import Cameras, pinhole
+from scenes.scene import Cameras, pinhole
 
 
 class Analytic(torch.nn.Module):
@@ -228,7 +228,7 @@ import torch
 from occupancy import OccupancyGrid
 from rendering import OccupancyRenderer, RaySetup, RenderLimits, render_image
 from run_nerf_helpers import FieldConfig, make_field
-from scene import Cameras, pinhole
+from scenes.scene import Cameras, pinhole
 torch.set_num_threads(2)
 torch.manual_seed(0)
 field = make_field(FieldConfig(depth=4, width=256, density_bias=1000.0))  # opaque: few queries, many samples

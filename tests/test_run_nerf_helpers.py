@@ -18,7 +18,8 @@ from run_nerf_helpers import (
     sample_pdf,
     to8b,
 )
-from scene import look_at, pinhole
+from scenes.poses import look_at
+from scenes.scene import pinhole
 
 
 def test_psnr_of_a_known_error():

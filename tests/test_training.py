@@ -16,8 +16,8 @@ from helpers import HIERARCHICAL, TINY, make_trainer, same
 
 from batches import RayBatches
 from checkpoints import load_checkpoint, load_newest
-from datasets import load_scene
 from experiment import make_renderer
+from load_scene import load_scene
 from optimizers import bitnet_schedule, cosine_schedule, exponential_schedule
 from options import config_parser
 from rendering import RenderLimits

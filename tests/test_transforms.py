@@ -26,12 +26,12 @@ from capture_files import (
 from helpers import seen_by
 from PIL import Image
 
-from capture_frame import normalisation
-from file_names import FileFinder, natural_key
-from lens_keys import read_lens
 from load_blender import load_blender_scene
 from load_nerfstudio import load_nerfstudio_scene
-from point_cloud import read_ply_points
+from scenes.capture_frame import normalisation
+from scenes.file_names import FileFinder, natural_key
+from scenes.lens_keys import read_lens
+from scenes.point_cloud import read_ply_points
 from utils.errors import BadInput
 
 SIZE = (HEIGHT, WIDTH)

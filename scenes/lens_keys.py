@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from captures import Lens, checked_lens
+from scenes.lenses import Lens, checked_lens
 from utils.errors import BadInput
 
 CAMERA_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")

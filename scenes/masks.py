@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from images import decode, image_size
-from scene import shrunk
+from scenes.images import decode, image_size
+from scenes.scene import shrunk
 from utils.errors import BadInput
 
 

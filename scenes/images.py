@@ -13,7 +13,7 @@ import imageio.v3 as imageio
 import numpy as np
 from PIL import Image, ImageCms
 
-from scene import shrunk
+from scenes.scene import shrunk
 from utils.errors import BadInput
 from utils.files import atomic_write
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from scene import depth_range, focus_point, level_orbit, look_at, upright
+from scenes.poses import depth_range, focus_point, level_orbit, look_at, upright
 from utils.errors import BadInput
 
 CAMERA_RADIUS = 4.0  # world units within which nine of ten cameras come to stand

@@ -14,7 +14,7 @@ from load_nerfstudio import load_nerfstudio_scene
 from load_nsvf import load_nsvf_scene
 from load_procedural import load_procedural_scene
 from load_tiny_nerf import load_tiny_nerf_scene
-from scene import Scene
+from scenes.scene import Scene
 from utils.bounds import FAR_AWAY, box_problem
 from utils.errors import BadInput, one_line
 

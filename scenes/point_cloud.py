@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scene import FARTHEST
+from scenes.poses import FARTHEST
 from utils.errors import BadInput
 
 TYPES = {

@@ -1,9 +1,4 @@
-"""Photographs with known cameras, of any lens and in any frame, made into a scene.
-
-What nerfstudio's and COLMAP's readers share: lens distortion is taken out, masks are applied, and
-the world is moved so that what the cameras look at is the origin, up is z, and cameras stand within
-about 4 units: the frame and scale of NeRF's own scenes, for which learning rates and densities are set.
-"""
+"""Lenses, and photographs as a pinhole would have taken them."""
 
 import math
 from collections.abc import Sequence
@@ -15,26 +10,13 @@ import cv2
 import numpy as np
 import torch
 
-from capture_frame import (
-    CAMERA_RADIUS,
-    CUT_OUT,
-    FARTHEST_BOX,
-    LEAST_NEAR,
-    Similarity,
-    bounds_of_box,
-    bounds_of_points,
-    camera_path,
-    normalisation,
-    usable_box,
-)
-from exif import STORED, read_header
-from exif import upright as turned
-from images import hidden_share, read_images, without_idle_alpha
-from masks import read_mask, shrink_mask
-from scene import Cameras, Scene, covered, one_size, shrunk
+from scenes.exif import STORED, read_header
+from scenes.exif import upright as turned
+from scenes.images import read_images
+from scenes.masks import read_mask, shrink_mask
+from scenes.scene import covered, one_size, shrunk
+from utils.bounds import FAR_AWAY
 from utils.errors import BadInput
-
-SUBJECT_HALF_BOX, SURROUNDINGS_HALF_BOX = 1.5, 8.0  # world units: subjects that are cut out, and all else
 
 
 @dataclass(frozen=True)
@@ -111,93 +93,6 @@ class View:
         return shown if kept is None else kept & shown
 
 
-@dataclass
-class SeenPoints:
-    """Surface points `[P, 3]` in the capture's units, and which of them each view sees, `[S_i]` each."""
-
-    positions: np.ndarray
-    seen: list[np.ndarray]
-
-
-def capture_scene(
-    name: str,
-    where: str,
-    views: Sequence[View],
-    splits: dict[str, list[int]],
-    factor: float = 1,
-    white_background: bool = False,
-    needs_alpha: bool = False,
-    near: float | None = None,
-    far: float | None = None,
-    points: SeenPoints | None = None,
-    box: np.ndarray | None = None,
-) -> Scene:
-    """A scene of `views`, undistorted, shrunk by `factor`, and moved as the module's first lines say.
-
-    where: the file to name in messages. near, far: in the new units; by default from `points`, or, where
-    there are none, from `box [2, 3]`, in the capture's units, or else from where the cameras stand.
-    Raises BadInput as the image readers do.
-    """
-    if not factor >= 1:
-        raise BadInput(f"--factor {factor:g}: images can only be made smaller; give 1 or more")
-    images, valid, K, sizes = read_views(views, factor, where)
-    if images.shape[-1] == 3 and needs_alpha:
-        raise BadInput(
-            f"{views[0].image}: image is RGB, but --white_bkgd and --random_bkgd need RGBA; leave them out, "
-            "or give the images an alpha channel"
-        )
-    c2w = np.stack([view.c2w for view in views]).astype(np.float64)
-    move = normalisation(c2w, where)
-    c2w = move.poses(c2w)
-    notes = [
-        f"moved {np.round(move.center, 3).tolist()} to the origin, up to z, and scaled by {move.scale:.4g}: cameras "
-        "stand within about 4 units; --near, --far and --aabb are in these units, --plot_cameras shows them"
-    ]
-    hidden = hidden_share(images, int(sizes.prod(1).sum()))
-    images, alpha_notes = without_idle_alpha(images, hidden)
-    notes += alpha_notes
-    scene_near, scene_far, box, bound_notes = _bounds(c2w, move, points, box, hidden, where)
-    notes += bound_notes + pixel_notes(valid, sizes)
-    cameras = Cameras.of_sizes(torch.tensor(c2w, dtype=torch.float32), K, sizes)
-    return Scene(
-        name=name,
-        images=torch.from_numpy(images),
-        cameras=cameras,
-        splits=splits,
-        near=scene_near if near is None else near,
-        far=scene_far if far is None else far,
-        aabb=torch.tensor(box, dtype=torch.float32),
-        render_path=cameras.along(camera_path(c2w)),
-        background=(1.0, 1.0, 1.0) if white_background else (0.0, 0.0, 0.0),
-        valid=valid,
-        notes=notes,
-    )
-
-
-def _bounds(
-    c2w: np.ndarray, move: Similarity, points: SeenPoints | None, box: np.ndarray | None, hidden: float, where: str
-) -> tuple[float, float, np.ndarray, list[str]]:
-    """near, far, box and notes for moved cameras `[N, 3, 4]`, of what is known of the content, else of their own
-    distance and of how much alpha hides. points, box: before the move."""
-    of_points = None if points is None else bounds_of_points(c2w, move.points(points.positions), points.seen)
-    if of_points is not None:
-        return *of_points, []
-    cut_out = hidden >= CUT_OUT
-    reach = SUBJECT_HALF_BOX if cut_out else FARTHEST_BOX * CAMERA_RADIUS
-    box, notes = usable_box(None if box is None else move.box(box), np.zeros(3), reach, where)
-    if box is not None:
-        near, far = bounds_of_box(c2w, box, LEAST_NEAR)
-        stated = f"box {np.round(box, 2).tolist()}, near {near:.3g}, far {far:.3g}"
-        return near, far, box, [*notes, f"{where} says where content ends: {stated}"]
-    half = SUBJECT_HALF_BOX if cut_out else SURROUNDINGS_HALF_BOX
-    box = np.array([[-half] * 3, [half] * 3])
-    near, far = bounds_of_box(c2w, box, LEAST_NEAR)
-    notes.append(f"where content ends is not known: box of +-{half:g}, near {near:.3g}, far {far:.3g}")
-    if np.median((c2w[:, :, 3] * c2w[:, :, 2]).sum(-1)) < 0.1 * CAMERA_RADIUS:
-        notes.append("cameras look at no common point, so that box is a guess: give --near, --far and --aabb")
-    return near, far, box, notes
-
-
 def pixel_notes(valid: torch.Tensor | None, sizes: torch.Tensor) -> list[str]:
     """What to say of the pixels that `read_views` gives."""
     notes = []
@@ -209,9 +104,6 @@ def pixel_notes(valid: torch.Tensor | None, sizes: torch.Tensor) -> list[str]:
             "videos have that of the most"
         )
     return notes
-
-
-# ----------------------------------------------------------------------------- lenses and masks
 
 
 def read_views(
@@ -308,3 +200,8 @@ def _undistort(image: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.n
     pixels = cv2.remap(pixels, columns, rows, cv2.INTER_LINEAR, borderMode=border)
     pixels[..., :3] *= 255 / np.maximum(pixels[..., 3:], 1e-3)
     return pixels.round().clip(0, 255).astype(np.uint8)
+
+
+def possible_focal(focal: float | np.ndarray, side: float | np.ndarray) -> bool | np.ndarray:
+    """Whether a lens may have this focal length, pixels, for images with such a side."""
+    return (focal > 1e-3 * side) & (focal < FAR_AWAY)

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from images import IMAGE_SUFFIXES, list_images
+from scenes.images import IMAGE_SUFFIXES, list_images
 
 DEEPEST = 8  # folders of a moved name that are tried
 

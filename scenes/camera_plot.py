@@ -5,8 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from images import write_png
-from scene import Scene
+from scenes.images import write_png
+from scenes.scene import Scene
 
 PANEL, MARGIN = 520, 40  # pixels
 BOX, TRAIN, TEST, RANGE, INK = (200, 90, 40), (50, 110, 190), (60, 160, 80), (205, 205, 205), (60, 60, 60)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from images import decode
+from scenes.images import decode
 
 ORIENTATION_TAG = 0x0112
 STORED = 1  # orientation of a picture that is as it is stored; 5 to 8 exchange width and height

@@ -1,0 +1,1 @@
+"""What a reader hands over: pictures, cameras, lenses and bounds, and what makes captures into scenes."""
