@@ -9,20 +9,24 @@ from pathlib import Path
 
 import torch
 
-from batches import Batch
-from checkpoints import checkpoint_files, load_checkpoint
-from distillation import Distillation
-from evaluation import RenderedViews, evaluate_views, render_video, stage_table, write_strip, write_views
-from experiment import find_checkpoint, load_networks, record_flags, render_limits
-from identity import float_steps
+from compressors.compressor import trains_in_float
+from deploy.backends.choose import FLOAT_BACKEND
+from deploy.model_file import load_renderer, save_float_model
+from evaluation.frame_times import stage_table
+from evaluation.measures import lpips_missing_reason
+from evaluation.metrics_file import format_table, run_facts, write_metrics
+from evaluation.videos import render_video
+from evaluation.views import RenderedViews, evaluate_views, write_strip, write_views
+from experiment import record_flags
 from load_scene import load_scene
-from metrics import format_table, lpips_missing_reason, run_facts, write_metrics
-from model_file import FLOAT_BACKEND, load_renderer, save_float_model
-from optimizers import bitnet_schedule, cosine_schedule, exponential_schedule
-from rendering import Rendering
+from rendering.renderer import Rendering, RenderLimits
 from scenes.scene import Scene
-from schemes import trains_in_float
-from training import Phase, Trainer
+from training.batches import Batch
+from training.checkpoints import checkpoint_files, find_checkpoint, load_checkpoint, load_networks
+from training.distillation import Distillation
+from training.identity import float_steps
+from training.optimizers import bitnet_schedule, cosine_schedule, exponential_schedule
+from training.trainer import Phase, Trainer
 from utils import distributed
 from utils.errors import blaming
 
@@ -140,7 +144,7 @@ def evaluate(
             print(f"note: {name} is not measured, {folder / file} could not be written")
             continue
         model = load_renderer(folder / file, device, backend)[0] if file else scheme.renderer
-        pictures[name] = evaluate_views(model, scene, test, render_limits(args), label=name)
+        pictures[name] = evaluate_views(model, scene, test, RenderLimits.from_flags(args), label=name)
         models[name] = pictures[name].summary()
         if file:
             models[name] |= {"file": file, "bytes": (folder / file).stat().st_size}
@@ -155,7 +159,7 @@ def evaluate(
 
     model, path, _ = load_renderer(folder / scheme.files()[scheme.name], device, backend)
     stem = folder / f"{args.expname}_spiral_{trainer.step:06d}"
-    unsaved.attempt(render_video, model, path, stem, render_limits(args), args.render_factor)
+    unsaved.attempt(render_video, model, path, stem, RenderLimits.from_flags(args), args.render_factor)
     print(format_table(models))
     if lpips_missing_reason():
         print(f"LPIPS was not measured: {lpips_missing_reason()}")
@@ -171,13 +175,13 @@ def render_file(args: argparse.Namespace, file: Path, folder: Path, device: torc
     out = folder / f"renderonly_{kind}_{max(steps, default=0):06d}"
     print(f"rendering {file} ({file.stat().st_size} bytes) with the {backend} backend")
     if args.benchmark:
-        print(stage_table(renderer, path[0].to(device), render_limits(args)))
+        print(stage_table(renderer, path[0].to(device), RenderLimits.from_flags(args)))
         return
     if args.render_test:
         scene = load_scene(args)
-        views = evaluate_views(renderer, scene, scene.splits["test"], render_limits(args))
+        views = evaluate_views(renderer, scene, scene.splits["test"], RenderLimits.from_flags(args))
         write_views(views, out)
         print(format_table({file.stem: {**views.summary(), "bytes": file.stat().st_size}}))
     else:
-        render_video(renderer, path, out / "video", render_limits(args), args.render_factor)
+        render_video(renderer, path, out / "video", RenderLimits.from_flags(args), args.render_factor)
     print(f"rendered to {out}")

@@ -11,8 +11,8 @@ if __name__ == "__main__":  # before what takes seconds to import
 import sys
 from pathlib import Path
 
-from comparison import COLUMNS, collect_rows, notes, pareto_front
-from comparison_tables import draw_plot, text_table, write_tables
+from evaluation.comparison import COLUMNS, collect_rows, notes, pareto_front
+from evaluation.tables import draw_plot, text_table, write_tables
 from utils.errors import exit_cleanly
 from utils.parser import Parser
 

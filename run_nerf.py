@@ -3,6 +3,8 @@
 python run_nerf.py --config configs/lego.txt [--render_only [--render_test]]
 """
 
+from rendering.renderer import RenderLimits
+
 if __name__ == "__main__":  # before what takes seconds to import
     from utils import interrupts
 
@@ -14,16 +16,17 @@ from pathlib import Path
 
 import torch
 
-from checkpoints import load_checkpoint
-from evaluation import evaluate_views, render_video, write_strip, write_views
-from experiment import find_checkpoint, load_networks, make_renderer, make_run_folder, record_flags, render_limits
+from deploy.model_file import save_float_model
+from evaluation.metrics_file import format_table, run_facts, write_metrics
+from evaluation.videos import render_video
+from evaluation.views import evaluate_views, write_strip, write_views
+from experiment import make_renderer, make_run_folder, record_flags
+from fields.tensorf_training import tensorf_phase
 from load_scene import load_scene
-from metrics import format_table, run_facts, write_metrics
-from model_file import save_float_model
 from options import config_parser
 from scenes.camera_plot import plot_cameras
-from tensorf_training import tensorf_phase
-from training import Trainer, float_phase
+from training.checkpoints import find_checkpoint, load_checkpoint, load_networks
+from training.trainer import Trainer, float_phase
 from utils import distributed
 from utils.devices import prepare_device
 from utils.errors import BrokenFile, exit_cleanly
@@ -54,14 +57,14 @@ def main(argv: list[str] | None = None) -> None:
     # What training left is now measured from the file that a user would keep.
     unsaved, file = trainer.unsaved, folder / "model_float32.safetensors"
     size = unsaved.attempt(save_float_model, file, renderer, scene.render_path)
-    views = evaluate_views(renderer, scene, scene.splits["test"], render_limits(args))
+    views = evaluate_views(renderer, scene, scene.splits["test"], RenderLimits.from_flags(args))
     entry = {**views.summary(), "bytes": size, "file": file.name}
     facts = run_facts(args.expname, args.config, device)
     unsaved.attempt(write_metrics, folder / "metrics.json", facts, trainer.summary(), {"float32": entry})
     unsaved.attempt(write_views, views, folder / f"testset_{trainer.step:06d}")
     unsaved.attempt(write_strip, folder / "strip.png", {"ground truth": views.targets, "float32": views.images})
     stem = folder / f"{args.expname}_spiral_{trainer.step:06d}"
-    unsaved.attempt(render_video, renderer, scene.render_path, stem, render_limits(args), args.render_factor)
+    unsaved.attempt(render_video, renderer, scene.render_path, stem, RenderLimits.from_flags(args), args.render_factor)
     print(format_table({"float32": entry}))
     print(f"results are in {folder}")
     unsaved.raise_first()
@@ -88,11 +91,11 @@ def render_only(args: argparse.Namespace, scene, renderer: torch.nn.Module, fold
     kind = "test" if args.render_test else "path"
     out = folder / f"renderonly_{kind}_{step:06d}"
     if args.render_test:
-        views = evaluate_views(renderer, scene, scene.splits["test"], render_limits(args))
+        views = evaluate_views(renderer, scene, scene.splits["test"], RenderLimits.from_flags(args))
         write_views(views, out)
         print(format_table({"float32": views.summary()}))
     else:
-        render_video(renderer, scene.render_path, out / "video", render_limits(args), args.render_factor)
+        render_video(renderer, scene.render_path, out / "video", RenderLimits.from_flags(args), args.render_factor)
     print(f"rendered to {out}")
 
 

@@ -15,18 +15,19 @@ from pathlib import Path
 
 import torch
 
-from bitnet_model import PRODUCTS
-from experiment import FIELD_KINDS, find_checkpoint, make_renderer, make_run_folder
-from int8_model import select_backend
+from compressors.compressor import SCHEMES, trains_in_float
+from deploy.backends.choose import select_backend
+from deploy.backends.low_bit import PRODUCTS
+from deploy.backends.onnx_graph import export_onnx
+from deploy.model_file import load_renderer
+from experiment import FIELD_KINDS, make_renderer, make_run_folder
 from load_scene import load_scene
-from model_file import load_renderer
-from onnx_model import export_onnx
 from options import config_parser
 from quantized_runs import CPU, evaluate, render_file, train_and_round
 from run_nerf_helpers import NeRF_qat
 from scenes.camera_plot import plot_cameras
-from schemes import SCHEMES, trains_in_float
-from training import float_phase
+from training.checkpoints import find_checkpoint
+from training.trainer import float_phase
 from utils import distributed
 from utils.devices import prepare_device
 from utils.errors import BadInput, exit_cleanly

@@ -13,19 +13,20 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiment import FIELD_KINDS, find_checkpoint, make_renderer, make_run_folder
+from compressors.compressor import trains_in_float
+from compressors.vq import VQScheme
+from deploy.backends.choose import FLOAT_BACKEND
+from deploy.vq_file import FREE_CELLS
+from experiment import FIELD_KINDS, make_renderer, make_run_folder
+from fields.tensorf_training import tensorf_phase
 from load_scene import load_scene
-from model_file import FLOAT_BACKEND
 from options import config_parser
 from quantized_runs import evaluate, render_file, train_and_round
 from scenes.camera_plot import plot_cameras
-from schemes import trains_in_float
-from tensorf_training import tensorf_phase
+from training.checkpoints import find_checkpoint
 from utils import distributed
 from utils.devices import prepare_device
 from utils.errors import BadInput, exit_cleanly
-from vq_file import FREE_CELLS
-from vq_scheme import VQScheme
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,7 +12,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from metrics import run_facts  # noqa: E402
+from evaluation.metrics_file import run_facts  # noqa: E402
 from utils.files import write_json  # noqa: E402 (the path is set just above)
 
 RESULTS = ROOT / "docs" / "results"

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import common
 
-from int8_model import select_backend
-from model_file import load_renderer
+from deploy.backends.choose import select_backend
+from deploy.model_file import load_renderer
 from options import config_parser
-from rendering import render_image
+from rendering.renderer import render_image
 from utils.devices import select_device
 
 FRAMES = 9  # timed for each file

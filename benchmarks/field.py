@@ -16,9 +16,11 @@ from importlib.util import find_spec
 import common
 import torch
 
-from int8_model import Int8Field, Int8Network, has_onednn
-from quantization import convert, fuse, prepare, remap_state_dict, set_state
-from run_nerf_helpers import FieldConfig, NeRF_qat, RadianceField, make_field
+from compressors.fake_quantize import convert, fuse, prepare, remap_state_dict, set_state
+from deploy.backends.choose import has_onednn
+from deploy.backends.int8 import Int8Field, Int8Network
+from fields.nerf import FieldConfig, RadianceField, make_field
+from run_nerf_helpers import NeRF_qat
 
 
 def main() -> None:
@@ -81,7 +83,7 @@ def make_variants(config: FieldConfig, positions: torch.Tensor, directions: torc
         network.use_backend(backend)
         variants[f"int8 {backend}"] = Int8Field(config, network).to(device)
     if device.type == "cuda" and find_spec("triton"):
-        from triton_model import TritonField, TritonFloatField
+        from deploy.backends.triton_kernel import TritonField, TritonFloatField
 
         variants["bf16 triton"] = TritonFloatField(field)
         variants["int8 triton"] = TritonField(variants["int8 torch"])

@@ -15,7 +15,8 @@ from collections.abc import Callable
 import common
 import torch
 
-from int8_model import BACKENDS, ROWS_IN_CACHE, Int8Linear, has_onednn
+from deploy.backends.choose import has_onednn
+from deploy.backends.int8 import BACKENDS, ROWS_IN_CACHE, Int8Linear
 from run_nerf_helpers import iterate_chunks
 
 SIZES = [(65_536, 256, 8), (8_192, 256, 8), (65_536, 128, 4), (65_536, 512, 8)]  # rows, width, depth

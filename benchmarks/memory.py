@@ -14,14 +14,14 @@ from pathlib import Path
 
 import common
 
-from model_metadata import LARGEST_PICTURE
+from deploy.description import LARGEST_PICTURE
 
 CHILD = """
 import json, resource, sys, time
 import torch
-from int8_model import select_backend
-from model_file import load_renderer
-from rendering import RenderLimits, render_image
+from deploy.backends.choose import select_backend
+from deploy.model_file import load_renderer
+from rendering.renderer import RenderLimits, render_image
 path, size, memory = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

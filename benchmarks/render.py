@@ -19,16 +19,16 @@ import common
 import torch
 
 import run_nerf
-from checkpoints import load_newest
-from experiment import load_networks, make_renderer
-from int8_model import has_onednn
+from compressors.compressor import Int8Scheme
+from deploy.backends.choose import has_onednn
+from deploy.model_file import load_renderer, save_float_model
+from evaluation.measures import psnr
+from experiment import make_renderer
 from load_scene import load_scene
-from metrics import psnr
-from model_file import load_renderer, save_float_model
 from options import config_parser
-from rendering import render_image
+from rendering.renderer import render_image
 from run_nerf_helpers import NeRF_qat, to8b
-from schemes import Int8Scheme
+from training.checkpoints import load_networks, load_newest
 from utils.devices import prepare_device
 
 

@@ -23,13 +23,16 @@ import torch
 from render import make_variants
 
 import run_nerf
-from checkpoints import load_newest
-from experiment import load_networks, make_renderer
+from evaluation.measures import psnr
+from experiment import make_renderer
 from load_scene import load_scene
-from metrics import psnr
 from options import config_parser
-from rendering import HierarchicalRenderer, OccupancyRenderer, make_rays, render_image
+from rendering.hierarchical import HierarchicalRenderer
+from rendering.occupancy_renderer import OccupancyRenderer
+from rendering.rays import make_rays
+from rendering.renderer import render_image
 from run_nerf_helpers import get_rays, to8b
+from training.checkpoints import load_networks, load_newest
 
 CONFIG = common.ROOT / "configs" / "lego_cpu_bench.txt"
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import common
 
+from compressors.compressor import SCHEMES
+from deploy.model_file import save_float_model
 from experiment import make_renderer
 from load_scene import load_scene
-from model_file import save_float_model
 from options import config_parser
 from quantized_runs import rounding_trainer
 from run_nerf_helpers import NeRF_qat
-from schemes import SCHEMES
-from training import Trainer, float_phase
+from training.trainer import Trainer, float_phase
 from utils.devices import prepare_device
 
 CONFIGS = ("base", "amp", "large", "int8", "w4a8", "bit")

@@ -17,12 +17,12 @@ from pathlib import Path
 import common
 import torch
 
-from batches import RayBatches
 from experiment import make_renderer
+from fields.tensorf_training import tensorf_phase
 from load_scene import load_scene
 from options import config_parser
-from tensorf_training import tensorf_phase
-from training import Trainer
+from training.batches import RayBatches
+from training.trainer import Trainer
 from utils.devices import prepare_device
 
 RAYS = 4096

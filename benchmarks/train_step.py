@@ -16,13 +16,13 @@ from pathlib import Path
 import common
 import torch
 
+from compressors.compressor import Int8Scheme
+from compressors.fake_quantize import set_state
 from experiment import make_renderer
 from load_scene import load_scene
 from options import config_parser
-from quantization import set_state
 from run_nerf_helpers import NeRF_qat
-from schemes import Int8Scheme
-from training import Trainer, compile_fields, float_phase
+from training.trainer import Trainer, compile_fields, float_phase
 from utils.devices import prepare_device
 
 PARTS = ("batch", "forward", "backward", "update")  # as `Trainer.train_step` marks them

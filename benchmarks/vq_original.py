@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tensorf import TensorField
-from vector_quantization import CODED, KEPT, VQTensorVM
-from vq_scheme import VQScheme
+from compressors.vq import VQScheme
+from fields.tensorf import TensorField
+from fields.vq_tensorf import CODED, KEPT, VQTensorVM
 
 KEPT_SHARE, PRUNED_SHARE, CODES = 0.7, 0.001, 4096
 STEPS_IN_DEVIATION = 15

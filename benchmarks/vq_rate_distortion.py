@@ -17,13 +17,14 @@ from vq_original import OriginalRecipe
 
 import run_nerf
 import run_vq
-from checkpoints import checkpoint_files
-from evaluation import evaluate_views
-from experiment import find_checkpoint, make_renderer, render_limits
+from evaluation.views import evaluate_views
+from experiment import make_renderer
+from fields.tensorf_training import tensorf_phase
 from load_scene import load_scene
 from options import config_parser
 from quantized_runs import train_and_round
-from tensorf_training import tensorf_phase
+from rendering.renderer import RenderLimits
+from training.checkpoints import checkpoint_files, find_checkpoint
 from utils.devices import prepare_device, select_device
 
 SIZES = (50_000, 75_000, 100_000, 200_000, 400_000, 800_000)
@@ -79,7 +80,9 @@ def measure_original(flags: list[str]) -> None:
     train_and_round(args, scene, renderer, scheme, folder, tensorf_phase(args, renderer), found)
     with torch.no_grad():
         size = scheme.save(folder / "model_original.zip")
-    views = evaluate_views(renderer.eval(), scene, scene.splits["test"], render_limits(args), label="original")
+    views = evaluate_views(
+        renderer.eval(), scene, scene.splits["test"], RenderLimits.from_flags(args), label="original"
+    )
     entry = {**views.summary(), "bytes": size, "file": "model_original.zip"}
     (folder / "metrics.json").write_text(json.dumps({"models": {"original": entry}}))
 

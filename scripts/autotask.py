@@ -24,15 +24,15 @@ if __name__ == "__main__":  # before what takes seconds to import
 
     interrupts.exit_at_once()
 
-from checkpoints import checkpoint_files  # noqa: E402 (the path is set just above)
-from comparison import METRICS, SCENE_COLUMNS, Row, mean_row, pareto_front, read_run, scene_row  # noqa: E402
-from comparison_tables import draw_plot, text_table, write_tables  # noqa: E402
+from evaluation.comparison import METRICS, SCENE_COLUMNS, Row, mean_row, pareto_front, read_run, scene_row  # noqa: E402
+from evaluation.tables import draw_plot, text_table, write_tables  # noqa: E402
 from load_scene import dataset_type, known_marks  # noqa: E402
 from options import config_parser  # noqa: E402
+from scripts.jobs import Job, local_slots, run_here, run_on_ray  # noqa: E402
+from training.checkpoints import checkpoint_files  # noqa: E402 (the path is set just above)
 from utils.errors import BadInput, Interrupted, TrainingFailed, exit_cleanly  # noqa: E402
 from utils.parser import Parser, positive  # noqa: E402
 from utils.progress import progress_bar  # noqa: E402
-from workers import Job, local_slots, run_here, run_on_ray  # noqa: E402
 
 MEASURED = "renderonly_metrics.json"  # beside metrics.json: what --eval_only finds
 TAIL = 5  # lines of its log that are shown of a failed scene

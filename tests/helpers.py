@@ -15,17 +15,18 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT
 
-from checkpoints import load_checkpoint
+from deploy.backends.int8 import Int8Network, expected_tensors
+from deploy.model_file import load_renderer
 from experiment import make_renderer
-from int8_model import Int8Network, expected_tensors
+from fields.nerf import FieldConfig, RadianceField
 from load_procedural import load_procedural_scene
 from load_scene import load_scene
-from model_file import load_renderer
 from options import config_parser
-from rendering import render_image
-from run_nerf_helpers import FieldConfig, NeRF_qat, RadianceField, to8b
+from rendering.renderer import render_image
+from run_nerf_helpers import NeRF_qat, to8b
 from scenes.scene import Scene
-from training import Trainer, float_phase
+from training.checkpoints import load_checkpoint
+from training.trainer import Trainer, float_phase
 from utils.errors import exit_cleanly
 
 CPU = torch.device("cpu")

@@ -8,8 +8,8 @@ from helpers import HIERARCHICAL, TINY, fails_cleanly, make_trainer
 
 import run_nerf
 from load_scene import load_scene
-from optimizers import learning_rate_scale
 from options import config_parser
+from training.optimizers import learning_rate_scale
 
 ALONE = ["--optimizer", "adam", "--i_print", "1"]
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import autotask
 import measure_models
 
-from workers import Job
+from scripts.jobs import Job
 
 CONFIG_FLAGS = [*TINY, "--testskip", "1", "--N_iters", "6", "--i_weights", "3", "--quant", "ptq"]
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 from helpers import HIERARCHICAL, TINY, make_trainer
 
-from batches import RayBatches, packed_bits, pixel_numbers
-from evaluation import evaluate_views
-from experiment import make_grid, make_renderer
+from evaluation.measures import psnr, ssim
+from evaluation.views import evaluate_views
+from experiment import make_renderer
 from load_scene import load_scene
-from metrics import psnr, ssim
 from options import config_parser
-from rendering import RenderLimits
+from rendering.occupancy_renderer import make_grid
+from rendering.renderer import RenderLimits
+from training.batches import RayBatches, packed_bits, pixel_numbers
 from utils.errors import BadInput
 
 CPU = torch.device("cpu")

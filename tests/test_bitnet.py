@@ -11,10 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import run_nerf_qat
-from bitnet import (
-    FLOAT,
-    NORM_EPS,
-    TERNARY,
+from compressors.fake_quantize import prepare
+from compressors.low_bit import (
     BitLinear,
     _NormalizeAndRoundRows,
     bit_layers,
@@ -26,12 +24,12 @@ from bitnet import (
     ternarize,
     to_bitnet,
 )
-from bitnet_model import BitField, BitNetwork
-from checkpoints import load_newest
-from model_file import load_renderer, read_model
-from packing import pack_ternary, unpack_ternary
-from quantization import prepare
-from run_nerf_helpers import FieldConfig, NeRF, NeRF_qat, RadianceField, make_field
+from deploy.backends.low_bit import NORM_EPS, BitField, BitNetwork
+from deploy.model_file import load_renderer, read_model
+from deploy.packing import FLOAT, TERNARY, pack_ternary, unpack_ternary
+from fields.nerf import FieldConfig, RadianceField, make_field
+from run_nerf_helpers import NeRF, NeRF_qat
+from training.checkpoints import load_newest
 from utils.files import digest
 
 SMALL = FieldConfig(depth=6, width=32, multires=4, multires_views=2)

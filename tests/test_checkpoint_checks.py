@@ -10,13 +10,13 @@ import pytest
 import torch
 from test_training import TINY, make_trainer, scene  # noqa: F401 (a fixture)
 
-import checkpoint_checks
-from checkpoints import load_checkpoint, load_newest, save_checkpoint
-from schemes import SCHEMES
-from tensorf import TensorfConfig, TensorVM
+from compressors.compressor import SCHEMES
+from compressors.vq import VQScheme
+from fields.tensorf import TensorfConfig, TensorVM
+from fields.vq_tensorf import CODED, KEPT, VQTensorVM
+from training import checkpoint_checks
+from training.checkpoints import load_checkpoint, load_newest, save_checkpoint
 from utils.errors import BrokenFile, UserError
-from vector_quantization import CODED, KEPT, VQTensorVM
-from vq_scheme import VQScheme
 
 NAN = torch.full((3,), math.nan)
 WEIGHT = "pts_linears.0.weight"

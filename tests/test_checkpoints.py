@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-import checkpoints
+from training import checkpoints
 from utils.errors import BrokenFile, SaveError
 
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from helpers import HIERARCHICAL, SHORT, TINY, fails_cleanly, run
 
-import checkpoints
 import run_nerf
 import run_nerf_qat
-from checkpoints import load_checkpoint, save_checkpoint
+from fields.nerf import FieldConfig
 from options import config_parser
-from run_nerf_helpers import FieldConfig, NeRF
+from run_nerf_helpers import NeRF
+from training import checkpoints
+from training.checkpoints import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,8 @@ def test_a_run_leaves_what_it_promises(finished):
 
 
 def test_the_measured_psnr_is_that_of_the_written_pictures(finished):
+    from evaluation.measures import psnr
     from load_scene import load_scene
-    from metrics import psnr
     from run_nerf_helpers import to8b
 
     scene = load_scene(config_parser().parse_args(TINY))
@@ -290,7 +291,7 @@ def test_backends_render_the_same_test_views(finished):
 
 
 def test_onnxruntime_missing_is_one_clear_line(finished, capsys, monkeypatch):
-    monkeypatch.setattr("int8_model.find_spec", lambda name: None)
+    monkeypatch.setattr("deploy.backends.choose.find_spec", lambda name: None)
     fails_cleanly(
         capsys, run_nerf_qat, *TINY, "--render_only", "--backend", "onnxruntime", "--basedir", finished.parent,
         "--expname", finished.name, says=("onnxruntime", "requirements-onnx.txt"),

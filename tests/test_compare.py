@@ -12,7 +12,7 @@ from helpers import TINY, fails_cleanly, run
 
 import run_compare
 import run_nerf
-from comparison import Row, collect_rows, mean_row, pareto_front, read_run, scene_row
+from evaluation.comparison import Row, collect_rows, mean_row, pareto_front, read_run, scene_row
 
 DEVICE = "CPU of nobody"
 

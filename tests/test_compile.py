@@ -10,12 +10,12 @@ import torch
 from conftest import ROOT
 from helpers import HIERARCHICAL, TINY
 
+from compressors.fake_quantize import fuse, prepare, set_state
 from experiment import make_renderer
 from load_scene import load_scene
 from options import config_parser
-from quantization import fuse, prepare, set_state
 from run_nerf_helpers import NeRF_qat
-from training import Trainer, compile_fields, float_phase
+from training.trainer import Trainer, compile_fields, float_phase
 
 
 class CountingBackend:

@@ -14,10 +14,10 @@ import torch
 from helpers import run, same
 from pretend_device import MixedDevices, PretendDevice
 
-import batches
-import rendering
-from checkpoints import load_checkpoint, load_newest, on_host
-from training import Trainer
+from rendering import occupancy_renderer
+from training import batches
+from training.checkpoints import load_checkpoint, load_newest, on_host
+from training.trainer import Trainer
 
 BASE = [
     "--procedural_size", "12", "--white_bkgd", "--use_viewdirs", "--netdepth", "2", "--netwidth", "16",
@@ -90,19 +90,19 @@ def watch(command: str, flags: list[str], slack: float | None) -> Report:
     def query(*args):
         nonlocal queries
         queries += 1
-        return original_query(*args)
+        return query_of(*args)
 
     def render(renderer, *args):
         nonlocal queries
         before, queries = len(device.waits), 0
-        result = original_render(renderer, *args)
+        result = render_of(renderer, *args)
         report.rounds.append((queries, len(device.waits) - before))
         return result
 
-    original_query, original_render = rendering.query, rendering.OccupancyRenderer._render_front_to_back
+    query_of, render_of = occupancy_renderer.query, occupancy_renderer.OccupancyRenderer._render_front_to_back
     with PretendDevice() as device, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rendering, "query", query)
-        patch.setattr(rendering.OccupancyRenderer, "_render_front_to_back", render)
+        patch.setattr(occupancy_renderer, "query", query)
+        patch.setattr(occupancy_renderer.OccupancyRenderer, "_render_front_to_back", render)
         if slack is not None:
             patch.setattr(batches, "STRETCH_SLACK", slack)
             patch.setattr(batches, "STRETCHES_AT_ONCE", 1)

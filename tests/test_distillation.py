@@ -5,12 +5,12 @@ import torch
 from helpers import HIERARCHICAL, TINY, fails_cleanly, make_trainer
 
 import run_nerf_qat
-from batches import render_batch
-from distillation import DENSITY_WEIGHT, FADED, Distillation
 from experiment import make_renderer
 from load_scene import load_scene
 from options import config_parser
-from rendering import packed_weights
+from rendering.compositing import packed_weights
+from training.batches import render_batch
+from training.distillation import DENSITY_WEIGHT, FADED, Distillation
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import torch
 from conftest import ROOT
 from helpers import HIERARCHICAL, TINY, finish, launch, make_trainer
 
-from checkpoints import load_newest
 from load_scene import load_scene
 from options import config_parser
+from training.checkpoints import load_newest
 from utils import distributed
 
 # What each process of a group does; it writes its losses and the end state of its model.
@@ -27,7 +27,7 @@ from load_scene import load_scene
 from experiment import make_renderer
 from utils.devices import prepare_device
 from options import config_parser
-from training import Trainer, float_phase
+from training.trainer import Trainer, float_phase
 folder, *flags = sys.argv[1:]
 args = config_parser().parse_args(flags)
 device = prepare_device(args)

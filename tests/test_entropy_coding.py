@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import entropy_coding
-from entropy_coding import (
+from deploy import entropy_coding
+from deploy.entropy_coding import (
     AdaptiveModel,
     LzmaDecoder,
     LzmaEncoder,

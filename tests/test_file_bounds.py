@@ -15,8 +15,9 @@ from test_model_file import CPU
 
 import run_nerf
 import run_vq
-import vq_file
-from entropy_coding import (
+from compressors.vq import VQScheme
+from deploy import vq_file
+from deploy.entropy_coding import (
     AdaptiveModel,
     LzmaDecoder,
     LzmaEncoder,
@@ -25,14 +26,14 @@ from entropy_coding import (
     _cell_fronts,
     uniform,
 )
-from experiment import make_tensor_field
-from model_file import load_renderer, read_model, save_float_model
-from occupancy import OccupancyGrid, _grown
-from rendering import OccupancyRenderer, render_image
+from deploy.model_file import load_renderer, read_model, save_float_model
+from fields.tensorf import make_tensor_field
+from rendering.occupancy import OccupancyGrid, _grown
+from rendering.occupancy_renderer import OccupancyRenderer
+from rendering.renderer import render_image
 from scenes.poses import check_poses
 from utils.errors import BadInput, BrokenFile
 from utils.files import digest
-from vq_scheme import VQScheme
 
 
 @pytest.fixture(scope="module")

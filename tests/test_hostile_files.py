@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from experiment import make_tensor_field
-from model_file import load_renderer, read_model
-from rendering import OccupancyRenderer, render_image
-from schemes import SCHEMES
+from compressors.compressor import SCHEMES
+from compressors.vq import VQScheme
+from deploy.model_file import load_renderer, read_model
+from fields.tensorf import make_tensor_field
+from rendering.occupancy_renderer import OccupancyRenderer
+from rendering.renderer import render_image
 from utils.errors import BrokenFile
 from utils.files import digest
-from vq_scheme import VQScheme
 
 CPU = torch.device("cpu")
 MUTATIONS = settings(

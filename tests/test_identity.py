@@ -9,10 +9,10 @@ import pytest
 import torch
 from helpers import TINY, fails_cleanly, run, write_blender
 
-import identity
 import run_nerf
 import run_nerf_qat
-from checkpoints import load_checkpoint, save_checkpoint
+from training import identity
+from training.checkpoints import load_checkpoint, save_checkpoint
 
 FEW = ["--N_iters", "4", "--qat_iters", "2", "--i_weights", "2", "--testskip", "1"]
 

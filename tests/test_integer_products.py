@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from integer_products import integer_product, shifted_product, tensor_core_product, unsigned_product
+from deploy.backends.integer_products import integer_product, shifted_product, tensor_core_product, unsigned_product
 
 
 def cuda_int_mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

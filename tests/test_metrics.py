@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import format_table, lpips, lpips_missing_reason, psnr, ssim, write_metrics
+from evaluation.measures import lpips, lpips_missing_reason, psnr, ssim
+from evaluation.metrics_file import format_table, write_metrics
 from run_nerf_helpers import mse2psnr
 
 

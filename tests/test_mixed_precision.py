@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run_nerf_qat
-from batches import RayBatches
+from compressors.bit_budget import CHOICES, choose_bits, measure_costs, quantized_layers
+from compressors.compressor import Int8Scheme
+from deploy.model_file import read_model
+from deploy.packing import packed_bytes
 from experiment import make_renderer
 from load_scene import load_scene
-from mixed_precision import CHOICES, choose_bits, measure_costs, quantized_layers
-from model_file import read_model
 from options import config_parser
-from packing import packed_bytes
 from run_nerf_helpers import NeRF_qat
-from schemes import Int8Scheme
+from training.batches import RayBatches
 from utils.errors import BadInput
 
 

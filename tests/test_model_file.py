@@ -10,10 +10,10 @@ import torch
 from conftest import ROOT
 from helpers import HIERARCHICAL, TINY, make_run
 
-from int8_model import expected_tensors
-from model_file import load_renderer, read_model, save_float_model
-from rendering import render_image
-from schemes import Int8Scheme
+from compressors.compressor import Int8Scheme
+from deploy.backends.int8 import expected_tensors
+from deploy.model_file import load_renderer, read_model, save_float_model
+from rendering.renderer import render_image
 from utils.errors import BrokenFile
 
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from occupancy import OccupancyGrid, Samples, true_places
+from rendering.occupancy import OccupancyGrid, Samples, true_places
 from run_nerf_helpers import get_rays
 from scenes.poses import look_at
 from scenes.scene import Cameras, pinhole

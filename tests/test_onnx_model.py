@@ -6,13 +6,13 @@ import pytest
 import torch
 from helpers import HIERARCHICAL, make_run, random_int8_field
 
-from evaluation import render_video
-from int8_model import Int8Linear
-from model_file import load_renderer
-from onnx_model import OPSET, OnnxField, _Graph, export_onnx, field_to_onnx, integer_bias
-from rendering import RenderLimits, render_image
-from run_nerf_helpers import FieldConfig
-from schemes import Int8Scheme
+from compressors.compressor import Int8Scheme
+from deploy.backends.int8 import Int8Linear
+from deploy.backends.onnx_graph import OPSET, OnnxField, _Graph, export_onnx, field_to_onnx, integer_bias
+from deploy.model_file import load_renderer
+from evaluation.videos import render_video
+from fields.nerf import FieldConfig
+from rendering.renderer import RenderLimits, render_image
 
 CONFIGS = {
     "views": FieldConfig(depth=6, width=64, multires=6, density_activation="softplus", density_bias=-4),

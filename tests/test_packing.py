@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import run_nerf_qat
-from model_file import read_model
-from packing import pack_bits, packed_bytes, unpack_bits
-from quantization import BEST_STEP, WeightFakeQuantize
+from compressors.fake_quantize import BEST_STEP, WeightFakeQuantize
+from deploy.model_file import read_model
+from deploy.packing import pack_bits, packed_bytes, unpack_bits
 
 
 @given(st.integers(2, 7), st.integers(0, 50), st.integers(0, 2**31))

@@ -5,9 +5,11 @@ import copy
 import pytest
 import torch
 
-import quantization as q
-from int8_model import ROWS_IN_CACHE, Int8Field, Int8Network, expected_tensors, has_onednn, select_backend
-from run_nerf_helpers import FieldConfig, NeRF, NeRF_qat, RadianceField
+from compressors import fake_quantize as q
+from deploy.backends.choose import has_onednn, select_backend
+from deploy.backends.int8 import ROWS_IN_CACHE, Int8Field, Int8Network, expected_tensors
+from fields.nerf import FieldConfig, RadianceField
+from run_nerf_helpers import NeRF, NeRF_qat
 from utils.errors import BrokenFile
 
 CONFIGS = {
@@ -246,7 +248,7 @@ def test_torch_backend_is_exact_in_the_integer_part():
 
 def test_reference_layer_by_hand():
     """q = [3, 250], z = [1, 255], w = [2, -3], scale 0.5, bias 1: 0.5 (4 + 15) + 1 = 10.5 -> code."""
-    from int8_model import Int8Linear
+    from deploy.backends.int8 import Int8Linear
 
     tensors = {
         "weight": torch.tensor([[2, -3]], dtype=torch.int8),

@@ -11,12 +11,11 @@ import pytest
 from conftest import ROOT
 from helpers import TINY, fails_cleanly, run
 
-import checkpoints
-import evaluation
-import run_log
 import run_nerf
 import run_nerf_qat
-from checkpoints import load_checkpoint
+from evaluation import videos, views
+from training import checkpoints, run_log
+from training.checkpoints import load_checkpoint
 from utils.errors import Interrupted, exit_cleanly
 
 FEW = ["--N_iters", "4", "--i_weights", "2", "--testskip", "8"]
@@ -147,7 +146,7 @@ def test_a_disk_that_is_full_while_training_does_not_end_it(tmp_path, capsys, mo
 
     def evaluate(*args, **options):
         monkeypatch.setattr(checkpoints.os, "fsync", fsync)
-        return evaluation.evaluate_views(*args, **options)
+        return views.evaluate_views(*args, **options)
 
     class LastSave:
         def __init__(self, save):
@@ -158,8 +157,8 @@ def test_a_disk_that_is_full_while_training_does_not_end_it(tmp_path, capsys, mo
             self.save(path, state)
 
     monkeypatch.setattr(run_log, "SummaryWriter", FullLog)
-    monkeypatch.setattr("training.evaluate_views", evaluate)
-    monkeypatch.setattr("training.save_checkpoint", LastSave(checkpoints.save_checkpoint))
+    monkeypatch.setattr("training.trainer.evaluate_views", evaluate)
+    monkeypatch.setattr("training.trainer.save_checkpoint", LastSave(checkpoints.save_checkpoint))
     flags = ["--N_iters", "40", "--i_weights", "20", "--i_testset", "10", "--i_img", "10", "--i_print", "20"]
     fails_cleanly(
         capsys, run_nerf, *TINY, *flags, "--basedir", tmp_path, says=("testset_000010", "No space left", "more")
@@ -190,12 +189,12 @@ def test_a_video_that_ffmpeg_cannot_finish_leaves_the_old_one(tmp_path, monkeypa
     from utils.errors import SaveError
 
     frames = np.zeros((3, 16, 16, 3), np.uint8)
-    evaluation.write_video(tmp_path / "v.mp4", frames, 30)
+    videos.write_video(tmp_path / "v.mp4", frames, 30)
     before = (tmp_path / "v.mp4").read_bytes()
-    half = evaluation.imageio.mimwrite
-    monkeypatch.setattr(evaluation.imageio, "mimwrite", lambda path, frames, **o: half(path, frames[:2], **o))
+    half = videos.imageio.mimwrite
+    monkeypatch.setattr(videos.imageio, "mimwrite", lambda path, frames, **o: half(path, frames[:2], **o))
     with pytest.raises(SaveError, match="v.mp4"):
-        evaluation.write_video(tmp_path / "v.mp4", frames, 30)
+        videos.write_video(tmp_path / "v.mp4", frames, 30)
     assert (tmp_path / "v.mp4").read_bytes() == before and os.listdir(tmp_path) == ["v.mp4"]
 
 
@@ -320,16 +319,16 @@ def test_a_signal_while_a_file_is_written_leaves_no_part_of_it(tmp_path, monkeyp
 
 
 def test_a_closed_terminal_ends_training_with_a_checkpoint_but_not_under_nohup(tmp_path, capsys, monkeypatch):
-    import training
+    from training import trainer
 
-    train_step = training.Trainer.train_step
+    train_step = trainer.Trainer.train_step
 
     def step(self):
         if self.step == 2:
             signal.raise_signal(signal.SIGHUP)
         return train_step(self)
 
-    monkeypatch.setattr(training.Trainer, "train_step", step)
+    monkeypatch.setattr(trainer.Trainer, "train_step", step)
     previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         assert run(run_nerf, *TINY, *FEW, "--basedir", tmp_path, "--expname", "closed") == 130

@@ -8,18 +8,13 @@ import pytest
 import torch
 from conftest import ROOT
 
-from occupancy import OccupancyGrid, Samples
-from rendering import (
-    HierarchicalRenderer,
-    OccupancyRenderer,
-    RaySetup,
-    RenderLimits,
-    make_rays,
-    packed_weights,
-    render_image,
-    weights_from_density,
-)
-from run_nerf_helpers import FieldConfig
+from fields.nerf import FieldConfig
+from rendering.compositing import packed_weights, weights_from_density
+from rendering.hierarchical import HierarchicalRenderer
+from rendering.occupancy import OccupancyGrid, Samples
+from rendering.occupancy_renderer import OccupancyRenderer
+from rendering.rays import RaySetup, make_rays
+from rendering.renderer import RenderLimits, render_image
 from scenes.scene import Cameras, pinhole
 
 
@@ -225,9 +220,11 @@ def test_chunks_do_not_change_a_picture():
 FRAME = """
 import resource, sys
 import torch
-from occupancy import OccupancyGrid
-from rendering import OccupancyRenderer, RaySetup, RenderLimits, render_image
-from run_nerf_helpers import FieldConfig, make_field
+from rendering.occupancy import OccupancyGrid
+from rendering.occupancy_renderer import OccupancyRenderer
+from rendering.renderer import RenderLimits, render_image
+from rendering.rays import RaySetup
+from fields.nerf import FieldConfig, make_field
 from scenes.scene import Cameras, pinhole
 torch.set_num_threads(2)
 torch.manual_seed(0)

@@ -8,8 +8,8 @@ import torch
 from helpers import TINY, fails_cleanly, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import run_log
 import run_nerf
+from training import run_log
 
 LOGGED = [*TINY, "--N_iters", "40", "--i_print", "20", "--i_img", "40", "--grad_clip", "0.5"]
 LOGGED[LOGGED.index("--i_img") + 1] = "40"

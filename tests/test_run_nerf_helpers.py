@@ -5,19 +5,8 @@ import math
 import pytest
 import torch
 
-from run_nerf_helpers import (
-    FieldConfig,
-    NeRF,
-    NeRF_qat,
-    get_embedder,
-    get_rays,
-    img2mse,
-    make_field,
-    mse2psnr,
-    ndc_rays,
-    sample_pdf,
-    to8b,
-)
+from fields.nerf import FieldConfig, make_field
+from run_nerf_helpers import NeRF, NeRF_qat, get_embedder, get_rays, img2mse, mse2psnr, ndc_rays, sample_pdf, to8b
 from scenes.poses import look_at
 from scenes.scene import pinhole
 

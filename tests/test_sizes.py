@@ -29,20 +29,21 @@ from helpers import SHORT, TINY, run, seen_by
 from test_load_llff import made_up_poses, make_scene
 
 import run_nerf_qat
-from batches import RayBatches
-from evaluation import evaluate_views, write_strip
-from experiment import make_grid, make_renderer
+from evaluation.measures import psnr, ssim
+from evaluation.views import evaluate_views, write_strip
+from experiment import make_renderer
 from load_colmap import load_colmap_scene
 from load_llff import load_llff_scene
 from load_nerfstudio import load_nerfstudio_scene
 from load_scene import load_scene
-from metrics import psnr, ssim
 from options import config_parser
-from rendering import RenderLimits
+from rendering.occupancy_renderer import make_grid
+from rendering.renderer import RenderLimits
 from scenes import images
 from scenes.captures import normalisation
 from scenes.images import area_downsample
 from scenes.scene import Cameras
+from training.batches import RayBatches
 from utils.errors import BadInput
 
 CPU = torch.device("cpu")

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run_nerf
-from checkpoints import load_newest
-from model_file import load_renderer
-from tensorf import (
+from deploy.model_file import load_renderer
+from fields.tensorf import (
     TensorfConfig,
     TensorField,
     bilinear_corners,
@@ -22,6 +21,7 @@ from tensorf import (
     resolution_for,
     total_variation,
 )
+from training.checkpoints import load_newest
 
 SMALL = {"density_ranks": (2, 3, 1), "color_ranks": (3, 2, 4), "features": 5, "hidden": 8}
 

@@ -14,17 +14,14 @@ import torch
 from conftest import ROOT
 from helpers import HIERARCHICAL, TINY, make_trainer, same
 
-from batches import RayBatches
-from checkpoints import load_checkpoint, load_newest
 from experiment import make_renderer
 from load_scene import load_scene
-from optimizers import bitnet_schedule, cosine_schedule, exponential_schedule
 from options import config_parser
-from rendering import RenderLimits
-from training import (
-    COLLAPSE_PATIENCE,
-    LOOK_INTERVAL,
-)
+from rendering.renderer import RenderLimits
+from training.batches import RayBatches
+from training.checkpoints import load_checkpoint, load_newest
+from training.optimizers import bitnet_schedule, cosine_schedule, exponential_schedule
+from training.trainer import COLLAPSE_PATIENCE, LOOK_INTERVAL
 from utils.errors import Interrupted, TrainingFailed
 
 
@@ -246,7 +243,7 @@ def test_a_phase_decays_the_matrices_of_muon(scene, tmp_path):
 
 @pytest.mark.parametrize("flags, floor", [(TINY, 20.0), (HIERARCHICAL, 13.0)], ids=["occupancy", "hierarchical"])
 def test_a_short_training_reaches_a_floor(scene, tmp_path, flags, floor):
-    from evaluation import evaluate_views
+    from evaluation.views import evaluate_views
 
     trainer = make_trainer(scene, tmp_path, flags, "--lrate", "5e-3", "--raw_noise_std", "0")
     trainer.train(300)

@@ -16,9 +16,9 @@ import sys
 sys.path.insert(0, "tests")
 import torch
 from helpers import random_int8_field
-from int8_model import Int8Field
-from run_nerf_helpers import FieldConfig
-from triton_model import TritonField
+from deploy.backends.int8 import Int8Field
+from fields.nerf import FieldConfig
+from deploy.backends.triton_kernel import TritonField
 config = {config}
 plain = random_int8_field(config, {bits})
 field = Int8Field(config, plain.network)
@@ -57,8 +57,8 @@ def test_fused_kernel_is_the_reference(config, bits):
 
 COMPARE_FLOAT = """
 import torch
-from run_nerf_helpers import FieldConfig, make_field
-from triton_model import TritonFloatField
+from fields.nerf import FieldConfig, make_field
+from deploy.backends.triton_kernel import TritonFloatField
 config = {config}
 torch.manual_seed(0)
 field = make_field(config)

@@ -7,28 +7,25 @@ import torch
 from helpers import TENSOR_BOX, fails_cleanly, finish, launch, points_in_box, run
 
 import run_vq
-from checkpoints import load_newest
-from model_file import load_renderer
-from occupancy import OccupancyGrid
-from rendering import OccupancyRenderer, Rays, RaySetup
-from tensorf import TensorfConfig, TensorField, total_variation
-from utils.errors import BrokenFile
-from vector_quantization import (
-    CODED,
-    KEPT,
-    PRUNED,
-    RoundedTensor,
+from compressors.codebooks import (
     assign,
     balance,
     fit_codebook,
-    laplace_bits,
     plane_importance,
     relative_error,
     split_by_importance,
     vector_quantize,
 )
-from vq_file import VQField, decode, encode
-from vq_scheme import Trial, lowest_place
+from compressors.vq import Trial, lowest_place
+from deploy.model_file import load_renderer
+from deploy.vq_file import decode, encode
+from fields.tensorf import TensorfConfig, TensorField, total_variation
+from fields.vq_tensorf import CODED, KEPT, PRUNED, RoundedTensor, VQField, laplace_bits
+from rendering.occupancy import OccupancyGrid
+from rendering.occupancy_renderer import OccupancyRenderer
+from rendering.rays import Rays, RaySetup
+from training.checkpoints import load_newest
+from utils.errors import BrokenFile
 
 CONFIG = TensorfConfig(density_ranks=(2, 3, 1), color_ranks=(3, 2, 4), features=5, hidden=8)
 

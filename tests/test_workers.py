@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-import workers
+from scripts.jobs import Job, local_slots, run_here, run_on_ray
 from utils.errors import BadInput
-from workers import Job, local_slots, run_here, run_on_ray
 
 
 def python(folder: Path, name: str, code: str, **options) -> Job:
@@ -38,7 +38,7 @@ def test_old_files_go_when_the_command_starts_and_logs_are_kept(tmp_path):
 
 
 def test_closing_stops_commands_and_kills_those_that_do_not_listen(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "GRACE", 2.0)
+    monkeypatch.setattr("scripts.jobs.GRACE", 2.0)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(60)"
     polite = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(print('bye')))\n"
     polite += "print('up')\ntime.sleep(60)"
@@ -60,12 +60,12 @@ def test_closing_stops_commands_and_kills_those_that_do_not_listen(tmp_path, mon
 def test_slots_on_gpus_and_on_the_cpu(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(workers.torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert local_slots([], 1) == [{}] and local_slots([], 2) == [{}, {}]
-    monkeypatch.setattr(workers.torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert local_slots([], 1) == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "012"]
     assert local_slots(["2", "0", "2"], 1) == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "20"]
-    monkeypatch.setattr(workers.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-abc")
     assert local_slots([], 2) == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in ("5", "GPU-abc", "5", "GPU-abc")]
     with pytest.raises(BadInput, match="--gpus 0: .*5 GPU-abc"):
@@ -74,8 +74,8 @@ def test_slots_on_gpus_and_on_the_cpu(monkeypatch):
 
 def test_slots_share_the_threads(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(workers.torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(workers.torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     assert local_slots([], 1) == [{}]
     assert local_slots([], 2) == [{"OMP_NUM_THREADS": "3"}] * 2
     assert local_slots([], 20) == [{"OMP_NUM_THREADS": "1"}] * 20

@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from run_log import check_wandb
+from training.run_log import check_wandb
 from utils import distributed
 from utils.errors import BadInput
 

@@ -1,0 +1,1 @@
+"""How a trained field becomes a small one: trained through its rounding, and written."""

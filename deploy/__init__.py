@@ -1,0 +1,1 @@
+"""Files that render alone: written, checked and read, and what executes them."""

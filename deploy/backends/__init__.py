@@ -1,0 +1,1 @@
+"""What executes a field out of a file, for each kind of number and machine."""

@@ -1,0 +1,201 @@
+"""The int8 field as ONNX: a QDQ graph with its encodings inside, and ONNX Runtime as a backend.
+
+The graph says what `int8_model`'s reference says: integers between the layers, heads in float.
+Inputs are `positions [P, 3]` and `directions [P, 3]`, float32; outputs `density [P]` (1/world unit)
+and `rgb [P, 3]` in [0, 1]. Where QuantizeLinear and DequantizeLinear enclose a Gemm, runtimes run
+one int8 kernel (ONNX Runtime, OpenVINO). Codes enter a Gemm as they are (scale 1, zero point 0):
+zero points, which differ by column behind a concatenation, are in the int32 bias. TensorRT takes
+activations without a zero point and unsigned codes not at all, so it does not fuse these.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn as nn
+
+from deploy.backends.int8 import Int8Linear, Int8Network
+from fields.nerf import FieldConfig, RadianceField
+from run_nerf_helpers import Embedder
+from utils.errors import UserError
+from utils.files import atomic_write
+
+OPSET = 17
+
+
+def _import_onnx():
+    try:
+        import onnx
+    except ImportError as error:
+        raise UserError("--export_onnx needs the onnx package: pip install -r requirements-onnx.txt") from error
+    return onnx
+
+
+class _Graph:
+    """Nodes and constants as they are added; every method returns the name of what it made."""
+
+    def __init__(self):
+        self.onnx = _import_onnx()
+        self.nodes, self.constants = [], {}
+
+    def constant(self, name: str, value) -> str:
+        value = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        self.constants[name] = self.onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
+        return name
+
+    def add(self, operation: str, inputs: list[str], output: str, **attributes) -> str:
+        self.nodes.append(self.onnx.helper.make_node(operation, inputs, [output], name=output, **attributes))
+        return output
+
+    def embed(self, x: str, embedder: nn.Module, name: str) -> str:
+        """`[P, 3]` to its encoding, laid out as `Embedder` lays it out."""
+        if not isinstance(embedder, Embedder):
+            return x
+        octaves = self.constant(f"{name}.octaves", embedder.freqs[:, None])
+        column = self.add("Unsqueeze", [x, self.constant(f"{name}.axis", np.array([1], np.int64))], f"{name}.column")
+        angles = self.add("Mul", [column, octaves], f"{name}.angles")  # [P, L, 3]
+        waves = [self.add(wave, [angles], f"{name}.{wave}") for wave in ("Sin", "Cos")]
+        joined = self.add("Concat", waves, f"{name}.waves", axis=2)  # [P, L, 6]
+        flat = self.add("Flatten", [joined], f"{name}.flat", axis=1)
+        return self.add("Concat", [x, flat], f"{name}.encoded", axis=1)
+
+    def quantize(self, y: str, scale: torch.Tensor, zero_point: torch.Tensor, q_max: int, name: str) -> str:
+        """Float to uint8 codes; of fewer than 8 bits, by clipping first."""
+        if q_max < 255:
+            highest = self.constant(f"{name}.highest", (q_max - zero_point.float()) * scale)
+            y = self.add("Min", [y, highest], f"{name}.clipped")
+        grid = [self.constant(f"{name}.output_scale", scale), self.constant(f"{name}.output_zero_point", zero_point)]
+        return self.add("QuantizeLinear", [y, *grid], f"{name}.codes")
+
+    def linear(self, codes: str, layer: Int8Linear, name: str) -> str:
+        """One layer: codes to codes, or to floats if it is a head."""
+        unit = [self.constant(f"{name}.unit", np.float32(1)), self.constant(f"{name}.zero", np.uint8(0))]
+        x = self.add("DequantizeLinear", [codes, *unit], f"{name}.input")
+        scale = self.constant(f"{name}.scale", layer.scale)
+        zeros = self.constant(f"{name}.weight_zeros", np.zeros(len(layer.weight), np.int8))
+        weight = self.constant(f"{name}.weight", layer.weight)
+        weight = self.add("DequantizeLinear", [weight, scale, zeros], f"{name}.weight_float", axis=0)
+        bias = self.constant(f"{name}.bias", integer_bias(layer))
+        bias = self.add("DequantizeLinear", [bias, scale], f"{name}.bias_float", axis=0)
+        y = self.add("Gemm", [x, weight, bias], f"{name}.y", transB=1)
+        if layer.relu:
+            y = self.add("Relu", [y], f"{name}.relu")
+        if layer.is_head:
+            return y
+        return self.quantize(y, layer.output_scale, layer.output_zero_point, layer.q_max, name)
+
+
+def integer_bias(layer: Int8Linear) -> torch.Tensor:
+    """Bias `[out]` int32 in units of the accumulator, what zero points subtract included."""
+    shift = layer.weight.long() @ layer.input_zero_points.long()
+    bias = (layer.bias.double() / layer.scale.double()).round()
+    return (bias - shift).clamp(-(2**31), 2**31 - 1).to(torch.int32)
+
+
+def field_to_onnx(field: RadianceField):
+    """The ModelProto of a field whose network is an `Int8Network`. Raises UserError without onnx."""
+    network, config = field.network, field.config
+    assert isinstance(network, Int8Network)
+    graph = _Graph()
+    pts = graph.embed("positions", field.embed, "embed_pts")
+    pts = _quantize_input(graph, pts, network, "quant_pts")
+    h = pts
+    for i in range(config.depth):
+        h = graph.linear(h, network.layers[f"pts_linears_{i}"], f"pts_linears.{i}")
+        if i in network.skips:
+            h = graph.add("Concat", [pts, h], f"skip.{i}", axis=1)
+    if config.use_viewdirs:
+        raw_density = graph.linear(h, network.layers["alpha_linear"], "alpha_linear")
+        views = graph.embed("directions", field.embed_views, "embed_views")
+        views = _quantize_input(graph, views, network, "quant_views")
+        feature = graph.linear(h, network.layers["feature_linear"], "feature_linear")
+        h = graph.add("Concat", [feature, views], "with_views", axis=1)
+        h = graph.linear(h, network.layers["views_linears_0"], "views_linears.0")
+        raw_rgb = graph.linear(h, network.layers["rgb_linear"], "rgb_linear")
+    else:
+        raw = graph.linear(h, network.layers["output_linear"], "output_linear")
+        raw_rgb, raw_density = _columns(graph, raw, 0, 3, "raw_rgb"), _columns(graph, raw, 3, 4, "raw_density")
+    graph.add("Sigmoid", [raw_rgb], "rgb")
+    _activate_density(graph, raw_density, config)
+    return _model(graph, config)
+
+
+def _quantize_input(graph: _Graph, x: str, network: Int8Network, name: str) -> str:
+    stub = network.inputs[name]
+    return graph.quantize(x, stub.scale, stub.zero_point, stub.q_max, name)
+
+
+def _columns(graph: _Graph, x: str, first: int, last: int, name: str) -> str:
+    ends = [graph.constant(f"{name}.{end}", np.array([at], np.int64)) for end, at in (("from", first), ("to", last))]
+    return graph.add("Slice", [x, *ends, graph.constant(f"{name}.axis", np.array([1], np.int64))], name)
+
+
+def _activate_density(graph: _Graph, raw: str, config: FieldConfig) -> None:
+    biased = graph.add("Add", [raw, graph.constant("density.bias", np.float32(config.density_bias))], "density.biased")
+    activation = "Softplus" if config.density_activation == "softplus" else "Relu"
+    active = graph.add(activation, [biased], "density.active")
+    column = graph.add(
+        "Mul", [active, graph.constant("density.scale", np.float32(config.density_scale))], "density.column"
+    )
+    graph.add("Squeeze", [column, graph.constant("density.axis", np.array([1], np.int64))], "density")
+
+
+def _model(graph: _Graph, config: FieldConfig):
+    helper, FLOAT = graph.onnx.helper, graph.onnx.TensorProto.FLOAT
+    inputs = ["positions"] + ["directions"] * config.use_viewdirs
+    made = helper.make_graph(
+        graph.nodes,
+        "nerf_qat_field",
+        [helper.make_tensor_value_info(name, FLOAT, ["P", 3]) for name in inputs],
+        [
+            helper.make_tensor_value_info("density", FLOAT, ["P"]),
+            helper.make_tensor_value_info("rgb", FLOAT, ["P", 3]),
+        ],
+        list(graph.constants.values()),
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="NeRF-QAT")
+    model.ir_version = 8
+    graph.onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def export_onnx(renderer: nn.Module, path: Path) -> dict[str, int]:
+    """Writes each int8 field of a renderer (from `model_file.load_renderer`), the first to `path`,
+    a fine one beside it as `NAME_fine.onnx`. Returns bytes on disk by file name."""
+    sizes = {}
+    for name, field in renderer.fields.items():
+        file = path if name == "network_fn" else path.with_name(f"{path.stem}_fine{path.suffix}")
+        atomic_write(file, field_to_onnx(field).SerializeToString())
+        sizes[file.name] = file.stat().st_size
+    return sizes
+
+
+# ---------------------------------------------------------------------------------- ONNX Runtime
+
+
+class OnnxField(nn.Module):
+    """A field that ONNX Runtime executes, in place of a `RadianceField`."""
+
+    def __init__(self, field: RadianceField):
+        super().__init__()
+        import onnxruntime  # an extra; `int8_model.select_backend` says where it is missing
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that wait by spinning would take the cores from torch's between two calls.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.config = field.config
+        self.session = onnxruntime.InferenceSession(
+            field_to_onnx(field).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def forward(self, positions: torch.Tensor, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `RadianceField.forward`."""
+        feed = {"positions": positions.numpy()}
+        if self.config.use_viewdirs:
+            feed["directions"] = directions.numpy()
+        density, rgb = self.session.run(["density", "rgb"], feed)
+        return torch.from_numpy(density), torch.from_numpy(rgb)
+
+    def density(self, positions: torch.Tensor) -> torch.Tensor:
+        return self(positions, torch.zeros_like(positions))[0]

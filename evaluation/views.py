@@ -1,0 +1,128 @@
+"""Test views and videos: rendered, measured, written."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from evaluation.measures import lpips, psnr, ssim
+from rendering.renderer import RenderLimits, render_image
+from run_nerf_helpers import BEST_PSNR, to8b
+from scenes.images import write_png
+from scenes.scene import Scene, most_common
+from utils.progress import progress_bar
+
+
+@dataclass
+class RenderedViews:
+    """Pictures of some views beside their ground truth, with what was measured on them.
+
+    images, targets: uint8 `[h, w, 3]` each, every view at its own size; measures are taken on these,
+    8-bit on both sides. psnr: dB, BEST_PSNR at most, lest one view without any error be all that counts.
+    seconds: rendering time of each view, without loading or writing.
+    """
+
+    names: list[str] = field(default_factory=list)
+    images: list[torch.Tensor] = field(default_factory=list)
+    targets: list[torch.Tensor] = field(default_factory=list)
+    psnr: list[float] = field(default_factory=list)
+    ssim: list[float | None] = field(default_factory=list)
+    lpips: list[float | None] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    queries: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def mean_psnr(self) -> float:
+        return float(np.mean(self.psnr))
+
+    def summary(self) -> dict:
+        """This model's entry in `metrics.json`, but for its file. Height and width are those that most views have."""
+        height, width = most_common([tuple(image.shape[:2]) for image in self.images])
+        return {
+            "psnr": self.mean_psnr,
+            "ssim": _mean(self.ssim),
+            "lpips": _mean(self.lpips),
+            "seconds_per_frame": float(np.median(self.seconds)),
+            "queries_per_frame": float(np.mean(self.queries)),
+            "views": len(self),
+            "height": height,
+            "width": width,
+            "per_view": [
+                {"view": n, "psnr": p, "ssim": s, "lpips": d}
+                for n, p, s, d in zip(self.names, self.psnr, self.ssim, self.lpips, strict=True)
+            ],
+        }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    return None if None in values else float(np.mean(values))
+
+
+def evaluate_views(
+    renderer: torch.nn.Module, scene: Scene, views: Sequence[int], limits: RenderLimits, label: str = "test views"
+) -> RenderedViews:
+    """Renders `views` of a scene, without jitter or noise, and measures them on their valid pixels."""
+    cameras = scene.cameras.to(renderer.device)
+    result = RenderedViews()
+    progress = progress_bar(views, desc=label, unit="view", leave=False)
+    for view in progress:
+        started = time.perf_counter()
+        picture = render_image(renderer, cameras[view], limits)
+        image = to8b(picture.rgb).cpu()
+        result.seconds.append(time.perf_counter() - started)
+        target, valid = scene.picture(view)
+        target = to8b(target)
+        a, b = image.float() / 255, target.float() / 255
+        result.names.append(f"{view:03d}")
+        if valid is not None:
+            a = torch.where(valid[..., None], a, b)  # nothing to tell apart elsewhere
+        exact = psnr(a, b) if valid is None else psnr(a[valid], b[valid])
+        result.psnr.append(min(exact, BEST_PSNR))
+        result.ssim.append(ssim(a, b, valid))
+        result.lpips.append(lpips(a, b))
+        result.queries.append(picture.queries)
+        result.images.append(image)
+        result.targets.append(target)
+        progress.set_postfix_str(f"PSNR {result.mean_psnr:.2f} dB")
+    return result
+
+
+def write_views(views: RenderedViews, folder: Path) -> None:
+    """One PNG a view, numbered as nerf-pytorch numbers them."""
+    for i, image in enumerate(views.images):
+        write_png(folder / f"{i:03d}.png", image.numpy())
+
+
+def write_strip(path: Path, columns: dict[str, list[torch.Tensor]], rows: int = 3, height: int = 300) -> None:
+    """Labelled pictures side by side: a column a name, uint8 `[h, w, 3]` each, `rows` views."""
+    count = len(next(iter(columns.values())))
+    chosen = np.unique(np.linspace(0, count - 1, min(rows, count)).astype(int))
+    strips = []
+    for name, pictures in columns.items():
+        tiles = []
+        for picture in (pictures[i] for i in chosen):
+            scale = height / picture.shape[0]
+            size = (max(1, round(picture.shape[1] * scale)), height)
+            tiles.append(cv2.resize(picture.numpy(), size, interpolation=cv2.INTER_CUBIC))
+        width = max(tile.shape[1] for tile in tiles)
+        tiles = [_centred(tile, width) for tile in tiles]
+        header = np.full((32, width, 3), 255, np.uint8)
+        cv2.putText(header, name, (8, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (30, 30, 30), 1, cv2.LINE_AA)
+        strips.append(np.concatenate([header, *tiles]))
+    write_png(path, np.concatenate(strips, axis=1))
+
+
+def _centred(tile: np.ndarray, width: int) -> np.ndarray:
+    """`[H, W, 3]` between white margins that make it `width` wide."""
+    left = (width - tile.shape[1]) // 2
+    return np.pad(tile, ((0, 0), (left, width - tile.shape[1] - left), (0, 0)), constant_values=255)
+
+
+# ---------------------------------------------------------------------------------------- videos

@@ -1,0 +1,1 @@
+"""From rays to pictures: what is asked of a field where, and how the answers become colours."""

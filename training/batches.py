@@ -1,0 +1,295 @@
+"""Training batches: rays drawn on the fly from 8-bit images, as many as fill the network's rows.
+
+With several processes (`distributed.py`) each draws the whole batch alike and keeps its share.
+"""
+
+import argparse
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from rendering.occupancy import Crossing, Samples
+from rendering.occupancy_renderer import OccupancyRenderer, meets
+from rendering.rays import Rays, RaySetup, make_rays
+from rendering.renderer import Rendering
+from run_nerf_helpers import camera_rays, round_up
+from scenes.scene import Scene, composite_over
+from utils import distributed
+from utils.errors import BadInput
+from utils.progress import brief_bar
+
+RAYS_AT_ONCE = 16384  # of all training rays, where they are gone through
+PIXELS_AT_ONCE = 2**22  # of all training pixels, likewise
+# Room for stretches of rays near occupied cells: times as many as the step before had, in blocks of so many,
+# so that a device need not be waited for to say how many there are.
+STRETCH_SLACK, STRETCHES_AT_ONCE = 1.25, 1024
+
+
+@dataclass
+class Batch:
+    """rays `[R]`, their target colours `[R, 3]`, the background behind each `[R, 3]` or `[3]`, and
+    for the occupancy sampler the points to query. total_rays: of all processes; total_samples:
+    likewise, before rays were dropped to keep to the batch's size."""
+
+    rays: Rays
+    target: torch.Tensor
+    background: torch.Tensor
+    total_rays: int
+    samples: Samples | None = None
+    total_samples: int | None = None
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What of the rays drawn fits into a batch. total_rays: the first so many of all processes.
+    total_samples: of all rays drawn. samples, most: of this process's share of the rays that fit, in
+    all and of one ray. stretches: of RUN points that were to be looked into."""
+
+    total_rays: int
+    total_samples: int
+    samples: int
+    most: int
+    stretches: int
+
+
+class RayBatches:
+    """Draws training rays with replacement, making them on the fly from 8-bit images.
+
+    The hierarchical sampler gets `--N_rand` rays a batch. The occupancy sampler gets as many rays
+    as fill `--samples_per_batch` network queries, so a step costs the same early and late.
+    Where a scene says which pixels are valid, only those are drawn.
+    """
+
+    def __init__(self, args: argparse.Namespace, scene: Scene, device: torch.device):
+        train = scene.splits["train"]
+        self.args = args
+        self.images = scene.images[train].to(device)
+        self.cameras = scene.cameras[train].to(device)
+        self.background = torch.tensor(scene.background, device=device)
+        self.seed = args.seed
+        self.generator = torch.Generator(device).manual_seed(args.seed)
+        self.samples_per_ray = 16.0  # a running estimate, only for the occupancy sampler
+        self.stretches_per_ray: float | None = None  # likewise, of the latest step
+        self._noise = torch.Generator(device)
+        batch_flag = "samples_per_batch" if args.sampler == "occupancy" else "N_rand"
+        distributed.check_divides(f"--{batch_flag}", getattr(args, batch_flag))
+        self.candidates: torch.Tensor | None = None  # of `keep_only`; None: every pixel
+        self._middle: torch.Tensor | None = None  # those of them that cropped steps see
+        if scene.valid is not None:
+            self.keep_only(pixel_numbers(scene.valid[train]))
+
+    def keep_only(self, candidates: torch.Tensor) -> None:
+        """From now on draws these pixels alone, with `--precrop_iters` those of them in the middle.
+
+        candidates: flat numbers into the training images' `[view, row, column]`, ascending, int32
+        (int64 where there are more pixels than that holds): four bytes a pixel. Raises BadInput where
+        none are left.
+        """
+        if len(candidates) == 0:
+            raise BadInput("no training pixel is left to learn from; check the masks, the poses and --aabb")
+        self.candidates = candidates.to(self.images.device)
+        if self.args.precrop_iters <= 0:
+            return
+        middles = [self._middle_of(*self.cameras.size(view)) for view in range(len(self.cameras))]
+        middles = torch.tensor(middles, device=self.images.device)
+        parts = []
+        for part in self.candidates.split(PIXELS_AT_ONCE):  # their places take ten times the room
+            view, row, column = self._places(part)
+            top, left, tall, wide = middles[view].unbind(-1)
+            parts.append(part[(row >= top) & (row < top + tall) & (column >= left) & (column < left + wide)])
+        self._middle = torch.cat(parts)
+        if len(self._middle) == 0:
+            raise BadInput(
+                f"--precrop_iters {self.args.precrop_iters}: nothing to learn from is in the middle of the training "
+                "images (masks, or lens correction); give 0, or a larger --precrop_frac"
+            )
+
+    def rays_of(self, numbers: torch.Tensor, setup: RaySetup) -> Iterator[Rays]:
+        """The rays through the middles of pixels by flat number, in parts."""
+        for part in numbers.split(RAYS_AT_ONCE):
+            yield self._rays_through(*self._places(part.to(self.images.device)), setup)
+
+    def some_numbers(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Flat numbers of pixels that may be drawn: all, or `count` at random where there are more."""
+        total = self.images[..., 0].numel() if self.candidates is None else len(self.candidates)
+        chosen = torch.arange(total) if total <= count else torch.randint(total, (count,), generator=generator)
+        return chosen if self.candidates is None else self.candidates[chosen.to(self.candidates.device)]
+
+    def drawable(self) -> torch.Tensor:
+        """Which of the training images' pixels may be drawn, `[V, H, W]`."""
+        shape, device = self.images.shape[:3], self.images.device
+        if self.candidates is None:
+            return torch.ones(shape, dtype=torch.bool, device=device)
+        drawable = torch.zeros(shape, dtype=torch.bool, device=device)
+        for part in self.candidates.split(PIXELS_AT_ONCE):
+            drawable.view(-1)[part] = True
+        return drawable
+
+    @torch.no_grad()
+    def filter(self, renderer: OccupancyRenderer) -> None:
+        """From now on draws only pixels whose rays meet an occupied cell: others teach nothing.
+
+        TensoRF's code filters rays so, by their bounding box first and by its alpha mask later.
+        """
+        kept = self.drawable()
+        parts = kept.view(-1).split(RAYS_AT_ONCE)
+        bar = brief_bar(parts, desc="choosing rays", unit="part", disable=not distributed.is_main())
+        for first, pixels in zip(itertools.count(0, RAYS_AT_ONCE), bar, strict=False):
+            inside = pixels.nonzero()[:, 0]
+            pixels[inside] = meets(renderer, self._rays_through(*self._places(first + inside), renderer.setup))
+        self.keep_only(pixel_numbers(kept))
+
+    def noise(self, step: int) -> torch.Generator:
+        """Random numbers of this process alone, for what is drawn a sample; the same in every run."""
+        return self._noise.manual_seed(((self.seed * 10**8 + step) * 1000 + distributed.rank()) % 2**63)
+
+    def draw(self, renderer: torch.nn.Module, step: int) -> Batch:
+        if not isinstance(renderer, OccupancyRenderer):
+            return self._rays(self.args.N_rand, step, renderer)
+        wanted = self.args.samples_per_batch
+        batch = self._rays(max(distributed.world_size(), int(1.05 * wanted / self.samples_per_ray)), step, renderer)
+        jitter = self._uniform(batch.total_rays)[distributed.share()] if self.args.perturb > 0 else None
+        crossing = renderer.cross(batch.rays, jitter, self._stretches(len(batch.rays)))
+        counts, fitting = self._count(crossing, batch.total_rays)
+        if fitting.stretches > len(crossing.ray):
+            crossing = renderer.cross(batch.rays, jitter)
+            counts, fitting = self._count(crossing, batch.total_rays)
+        self.stretches_per_ray = fitting.stretches / len(batch.rays)
+        per_ray = max(fitting.total_samples / batch.total_rays, 0.1)
+        self.samples_per_ray = 0.9 * self.samples_per_ray + 0.1 * per_ray
+        rays = distributed.size_of_share(fitting.total_rays)
+        samples = crossing.samples(counts[:rays], fitting.samples, fitting.most)
+        background = batch.background[:rays] if batch.background.ndim == 2 else batch.background
+        return Batch(
+            batch.rays[:rays], batch.target[:rays], background, fitting.total_rays, samples, fitting.total_samples
+        )
+
+    def _stretches(self, rays: int) -> int | None:
+        """How many stretches of so many rays to look into, by what there were lately; None: ask how many there are."""
+        if self.stretches_per_ray is None:
+            return None
+        return round_up(math.ceil(STRETCH_SLACK * self.stretches_per_ray * rays), STRETCHES_AT_ONCE)
+
+    def _count(self, crossing: Crossing, total_rays: int) -> tuple[torch.Tensor, "Fitting"]:
+        """Samples of each of this process's rays `[R]`, and what fits: the step's only wait for the device."""
+        counts = crossing.counts()
+        up_to = torch.cumsum(distributed.gather_shares(counts, total_rays), 0)
+        fitting_rays = (up_to <= self.args.samples_per_batch).sum().clamp_min(distributed.world_size())
+        nth = torch.arange(distributed.rank(), total_rays, distributed.world_size(), device=counts.device)
+        kept = torch.where(nth < fitting_rays, counts, 0)
+        numbers = [fitting_rays, up_to[-1], kept.sum(), kept.amax(), crossing.found]
+        return counts, Fitting(*torch.stack(numbers).tolist())
+
+    def _rays(self, count: int, step: int, renderer: torch.nn.Module) -> Batch:
+        """This process's share of `count` rays."""
+        view, row, column = self._pixels(count, step) if self.candidates is None else self._kept_pixels(count, step)
+        background = self._uniform(count, 3)[distributed.share()] if self.args.random_bkgd else self.background
+        view, row, column = (numbers[distributed.share()] for numbers in (view, row, column))
+        rays = self._rays_through(view, row, column, renderer.setup)
+        pixels = self.images[view, row, column].float() / 255
+        return Batch(rays, composite_over(pixels, background), background, count)
+
+    def _rays_through(self, view: torch.Tensor, row: torch.Tensor, column: torch.Tensor, setup: RaySetup) -> Rays:
+        at = column + setup.pixel_offset, row + setup.pixel_offset
+        return make_rays(*camera_rays(*at, self.cameras.K[view], self.cameras.c2w[view]), setup, self.cameras)
+
+    def _middle_of(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Top, left, height and width of the part of an image that cropped steps see, pixels."""
+        tall, wide = int(height * self.args.precrop_frac), int(width * self.args.precrop_frac)
+        return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+    def _pixels(self, count: int, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """View, row and column of `count` random pixels."""
+        height, width = self.images.shape[1:3]
+        top, left, tall, wide = 0, 0, height, width
+        if step <= self.args.precrop_iters:
+            top, left, tall, wide = self._middle_of(height, width)
+        view = self._integers(len(self.images), 1 if self.args.no_batching else count).expand(count)
+        row = top + self._integers(max(tall, 1), count)
+        column = left + self._integers(max(wide, 1), count)
+        return view, row, column
+
+    def _kept_pixels(self, count: int, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The same, of those that `keep_only` names. A view is as likely as it has pixels left."""
+        candidates = self._middle if step <= self.args.precrop_iters else self.candidates
+        if not self.args.no_batching:
+            return self._places(candidates[self._integers(len(candidates), count)])
+        view, _, _ = self._places(candidates[self._integers(len(candidates), 1)])
+        pixels = self.images.shape[1] * self.images.shape[2]
+        ends = torch.cat([view, view + 1]) * pixels
+        first, end = torch.searchsorted(candidates, ends.to(candidates.dtype))
+        # A remainder instead of a bound: where the view ends is known on the device only.
+        return self._places(candidates[first + self._integers(2**62, count) % (end - first)])
+
+    def _places(self, number: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """View, row and column, int64, of flat pixel numbers."""
+        height, width = self.images.shape[1:3]
+        number = number.long()
+        row = number // width
+        return row // height, row % height, number - row * width
+
+    def _uniform(self, *shape: int) -> torch.Tensor:
+        return torch.rand(shape, device=self.images.device, generator=self.generator)
+
+    def _integers(self, high: int, count: int) -> torch.Tensor:
+        return torch.randint(high, (count,), device=self.images.device, generator=self.generator)
+
+    def state_dict(self) -> dict:
+        state = {"seed": self.seed, "generator": self.generator.get_state(), "samples_per_ray": self.samples_per_ray}
+        if self.candidates is not None:  # they may be of a grid that has changed since
+            state["drawable"] = packed_bits(self.drawable())
+        return state
+
+    def load_state_dict(self, state: dict) -> None:
+        self.seed = state.get("seed", self.seed)
+        try:
+            self.generator.set_state(state["generator"].cpu())
+        except RuntimeError as error:  # each kind of device has its own
+            raise BadInput(
+                f"the checkpoint's random numbers are none of --device {self.generator.device.type}; give the one it "
+                "was trained on, or start from its networks by --ft_path"
+            ) from error
+        self.samples_per_ray = state["samples_per_ray"]
+        if "drawable" in state:
+            shape, packed = self.images.shape[:3], state["drawable"].cpu().numpy()
+            if len(packed) != -(-shape.numel() // 8):
+                raise BadInput("the checkpoint chose among training pixels of other images; choose another --expname")
+            bits = np.unpackbits(packed, count=shape.numel())
+            self.keep_only(pixel_numbers(torch.from_numpy(bits).view(shape).bool()))
+
+
+def pixel_numbers(chosen: torch.Tensor) -> torch.Tensor:
+    """The flat numbers, ascending, of the true entries of `chosen [V, H, W]`, for `RayBatches.keep_only`.
+
+    int32 as long as that suffices. Works a view at a time: nowhere near 8 bytes for every pixel of all.
+    """
+    kind = torch.int32 if chosen.numel() < 2**31 else torch.int64
+    pixels = chosen[0].numel()
+    views = [view.reshape(-1).nonzero()[:, 0] + i * pixels for i, view in enumerate(chosen)]
+    return torch.cat([numbers.to(kind) for numbers in views])
+
+
+def packed_bits(bits: torch.Tensor) -> torch.Tensor:
+    """Booleans of any shape as uint8, eight in each, the first in the highest bit, as `np.packbits` has them."""
+    flat = F.pad(bits.reshape(-1), (0, -bits.numel() % 8)).view(-1, 8)
+    packed = torch.zeros(len(flat), dtype=torch.uint8, device=bits.device)
+    for place in range(8):
+        packed |= flat[:, place].to(torch.uint8) << (7 - place)
+    return packed
+
+
+def render_batch(
+    renderer: torch.nn.Module,
+    batch: Batch,
+    generator: torch.Generator | None = None,
+    raw_noise_std: float = 0.0,
+) -> Rendering:
+    """A batch through whichever renderer it was drawn for, differentiable in its fields."""
+    if batch.samples is None:
+        return renderer(batch.rays, batch.background, generator, raw_noise_std)
+    return renderer(batch.rays, batch.background, batch.samples, generator, raw_noise_std)
