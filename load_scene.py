@@ -18,6 +18,8 @@ from scenes.scene import Scene
 from utils.bounds import FAR_AWAY, box_problem
 from utils.errors import BadInput, one_line
 
+DATASETS = ("procedural", "blender", "llff", "tiny_nerf", "nsvf", "nerfstudio", "colmap", "deepvoxels", "LINEMOD")
+
 
 def load_scene(args: argparse.Namespace) -> Scene:
     """The scene that the data flags name. Raises BadInput where it cannot be read."""

@@ -1,7 +1,7 @@
 """Trains a NeRF, makes it int8 or ternary by training through the rounding, renders it from the file.
 
 python run_nerf_qat.py --config configs/lego_qat.txt
-python run_nerf_qat.py --config configs/lego_qat.txt --render_only [--render_test] [--model PATH]
+python run_nerf_qat.py --config configs/lego_qat.txt --render_only [--render_test] [--model FILE]
 """
 
 if __name__ == "__main__":  # before what takes seconds to import
@@ -15,58 +15,50 @@ from pathlib import Path
 
 import torch
 
-from compressors.compressor import SCHEMES, trains_in_float
-from deploy.backends.choose import select_backend
-from deploy.backends.low_bit import PRODUCTS
+from compressors.kinds import COMPRESSORS
+from deploy.backends.choose import check_executes, select_backend
 from deploy.backends.onnx_graph import export_onnx
 from deploy.model_file import load_renderer
-from experiment import FIELD_KINDS, make_renderer, make_run_folder
-from load_scene import load_scene
+from experiment import CPU, measure, prepare_device, render_file, set_up, train_and_compress, trains_in_float
 from options import config_parser
-from quantized_runs import CPU, evaluate, render_file, train_and_round
 from run_nerf_helpers import NeRF_qat
-from scenes.camera_plot import plot_cameras
-from training.checkpoints import find_checkpoint
-from training.trainer import float_phase
 from utils import distributed
-from utils.devices import prepare_device
 from utils.errors import BadInput, exit_cleanly
+from utils.files import atomic_write
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = config_parser().parse_args(argv)
+    args = config_parser("run_nerf_qat").parse_args(argv)
     device = prepare_device(args)
+    kind = COMPRESSORS[args.quant]
     if args.render_only:
-        return render_only(args, device) if distributed.is_main() else None
-    check_flags(args, device)
-    scene = load_scene(args)
-    folder = make_run_folder(args)
-    if args.plot_cameras:
-        return plot_cameras(folder / "cameras.png", scene) if distributed.is_main() else None
-    found = find_checkpoint(args, scene, folder, SCHEMES[args.quant].phase)
-    renderer = make_renderer(args, scene, device, NeRF_qat)
+        own = Path(args.basedir) / args.expname / f"model_{kind.name}.safetensors"
+        return render_only(args, Path(args.model or own), device) if distributed.is_main() else None
+    backend = check_flags(args, device)
+    run = set_up(args, device, kind.phase, NeRF_qat)
+    if run is None:  # --plot_cameras
+        return
 
-    scheme = SCHEMES[args.quant](args, scene, renderer)
-    trainer = train_and_round(args, scene, renderer, scheme, folder, float_phase(args), found)
+    compressor = kind.from_flags(args, run.renderer, run.scene.render_path, trains_in_float(args))
+    trainer = train_and_compress(run, compressor)
     if not distributed.is_main():
         return
 
     # What training left is now measured from the file that a user would keep.
-    scheme.finish()
-    file = folder / f"model_{scheme.name}.safetensors"
-    size = scheme.save(file)
-    if args.quant_budget and size > args.quant_budget:
-        print(f"note: the file has {size} bytes, more than --quant_budget {args.quant_budget}: the grid has grown")
-    exported = trainer.unsaved.attempt(export, file) if args.export_onnx else None
-    noted = {"onnx_bytes": sum(exported.values())} if exported else {}
-    evaluate(args, scene, scheme, folder, trainer, select_backend(args.backend, device), noted)
+    compressor.finish()
+    file, content = run.folder / compressor.file, compressor.to_bytes()
+    atomic_write(file, content)
+    if args.quant_budget and len(content) > args.quant_budget:
+        print(f"note: the file has {len(content)} bytes, more than --quant_budget {args.quant_budget}: the grid grew")
+    exported = trainer.progress.unsaved.attempt(export, file) if args.export_onnx else None
+    measure(run, trainer, compressor.files(), backend, {"onnx_bytes": sum(exported.values())} if exported else {})
 
 
-def check_flags(args: argparse.Namespace, device: torch.device) -> None:
-    """Raises BadInput for flags that do not go together, before hours are spent on training."""
+def check_flags(args: argparse.Namespace, device: torch.device) -> str:
+    """The backend. Raises BadInput for flags that do not go together, before hours are spent on training."""
     backend = select_backend(args.backend, device)
-    if args.model != "nerf":
-        raise BadInput(f"--model {args.model}: only a nerf is trained to --quant {args.quant}; see run_vq.py")
+    if args.field != "nerf":
+        raise BadInput(f"--field {args.field}: only a nerf is trained to --quant {args.quant}; see run_vq.py")
     if args.distill > 0 and args.sampler != "occupancy":
         raise BadInput("--distill compares fields at the same samples, which only --sampler occupancy has")
     if args.distill > 0 and not trains_in_float(args):
@@ -75,17 +67,25 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> None:
         raise BadInput("--quant ptq calibrates a float model, which --N_iters 0 does not train; give --ft_path")
     if args.qat_schedule == "bitnet" and args.optimizer != "muon":
         raise BadInput("--qat_schedule bitnet decays the matrices that Muon holds; add --optimizer muon")
-    if SCHEMES[args.quant].name == "int8":
-        if args.residual:
-            raise BadInput(f"--residual: int8 files have no sum of two layers; use --quant w4a8, not {args.quant}")
-        return
-    if backend not in PRODUCTS:
-        raise BadInput(f"--backend {backend} does not execute --quant {args.quant}; use auto, reference or torch")
-    for flag in ("weight_bits", "activation_bits"):
-        if getattr(args, flag) != 8:
-            raise BadInput(f"--{flag} is for int8 files; with --quant {args.quant} give --quant_bits or --bit_ends")
+    precision = COMPRESSORS[args.quant].name
+    check_executes(backend, precision)
+    if precision == "int8" and args.residual:
+        raise BadInput(f"--residual: int8 files have no sum of two layers; use --quant w4a8, not {args.quant}")
+    if precision != "int8":
+        for flag in ("weight_bits", "activation_bits"):
+            if getattr(args, flag) != 8:
+                raise BadInput(f"--{flag} is for int8 files; with --quant {args.quant} give --quant_bits or --bit_ends")
+        if args.export_onnx:
+            raise BadInput(f"--export_onnx is for int8 files; leave it out with --quant {args.quant}")
+    return backend
+
+
+def render_only(args: argparse.Namespace, file: Path, device: torch.device) -> None:
+    """Renders a model file, or exports it."""
     if args.export_onnx:
-        raise BadInput(f"--export_onnx is for int8 files; leave it out with --quant {args.quant}")
+        export(file)
+    else:
+        render_file(args, file, device, select_backend(args.backend, device))
 
 
 def export(file: Path) -> dict[str, int]:
@@ -97,17 +97,6 @@ def export(file: Path) -> dict[str, int]:
     for name, size in sizes.items():
         print(f"wrote {file.with_name(name)} ({size} bytes)")
     return sizes
-
-
-def render_only(args: argparse.Namespace, device: torch.device) -> None:
-    """Renders the quantised file that `--model` names, or this run's, or exports it."""
-    folder = Path(args.basedir) / args.expname
-    own = folder / f"model_{SCHEMES[args.quant].name}.safetensors"
-    file = own if args.model in FIELD_KINDS else Path(args.model)
-    if args.export_onnx:
-        export(file)
-        return
-    render_file(args, file, folder, device, select_backend(args.backend, device))
 
 
 if __name__ == "__main__":

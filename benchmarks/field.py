@@ -16,7 +16,8 @@ from importlib.util import find_spec
 import common
 import torch
 
-from compressors.fake_quantize import convert, fuse, prepare, remap_state_dict, set_state
+from compressors.fake_quantize import set_state
+from compressors.int8 import convert, fuse, prepare, remap_state_dict
 from deploy.backends.choose import has_onednn
 from deploy.backends.int8 import Int8Field, Int8Network
 from fields.nerf import FieldConfig, RadianceField, make_field

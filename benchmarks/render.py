@@ -19,7 +19,7 @@ import common
 import torch
 
 import run_nerf
-from compressors.compressor import Int8Scheme
+from compressors.int8 import Int8Scheme
 from deploy.backends.choose import has_onednn
 from deploy.model_file import load_renderer, save_float_model
 from evaluation.measures import psnr

@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 
 import common
+from quantized_runs import rounding_trainer
 
-from compressors.compressor import SCHEMES
+from compressors.kinds import SCHEMES
 from deploy.model_file import save_float_model
 from experiment import make_renderer
 from load_scene import load_scene
 from options import config_parser
-from quantized_runs import rounding_trainer
 from run_nerf_helpers import NeRF_qat
 from training.trainer import Trainer, float_phase
 from utils.devices import prepare_device

@@ -16,13 +16,14 @@ from pathlib import Path
 import common
 import torch
 
-from compressors.compressor import Int8Scheme
 from compressors.fake_quantize import set_state
+from compressors.int8 import Int8Scheme
 from experiment import make_renderer
 from load_scene import load_scene
 from options import config_parser
 from run_nerf_helpers import NeRF_qat
-from training.trainer import Trainer, compile_fields, float_phase
+from training.compiled import compile_fields
+from training.trainer import Trainer, float_phase
 from utils.devices import prepare_device
 
 PARTS = ("batch", "forward", "backward", "update")  # as `Trainer.train_step` marks them

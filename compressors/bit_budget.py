@@ -13,7 +13,6 @@ import torch
 
 from compressors.fake_quantize import RoundedLinear
 from deploy.packing import packed_bytes
-from rendering.renderer import networks_of
 from run_nerf_helpers import img2mse
 from training.batches import Batch, render_batch
 from utils.errors import BadInput
@@ -26,7 +25,7 @@ def quantized_layers(renderer: torch.nn.Module) -> dict[str, RoundedLinear]:
     """The layers of a prepared renderer that round, by name, their network's name in front."""
     return {
         f"{name}.{path}": layer
-        for name, network in networks_of(renderer).items()
+        for name, network in renderer.networks.items()
         for path, layer in network.named_modules()
         if isinstance(layer, RoundedLinear) and layer.bits <= 8
     }

@@ -46,7 +46,7 @@ def plane_importance(renderer: OccupancyRenderer, rays: Iterable[Rays]) -> list[
         samples = renderer.march(part)
         if not len(samples):
             continue
-        density, _ = query_samples(renderer.field, part, samples)
+        density = query_samples(renderer.field, part, samples).density
         weights, _ = packed_weights(density, samples)
         points = part.take(samples.ray)
         at = network.in_entries(points.origins + samples.t[:, None] * points.directions)

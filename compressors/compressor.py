@@ -1,70 +1,154 @@
-"""What `--quant` may be: how a float renderer comes to train through rounding, and what file it leaves.
+"""What every compressor is: how a trained field comes to train through rounding, and the file it leaves.
 
-A scheme takes a renderer with float networks and then, in this order: `prepare` puts rounding into
+A compressor takes a renderer with float fields and then, in this order: `prepare` puts rounding into
 the networks, `calibrate` sets what a few batches can tell, `after_step` is called during training,
-`finish` makes the networks what the file will be, and `save` writes it. Its `state_dict` goes into
-checkpoints.
+`finish` makes the networks what the file will be, and `to_bytes` is that file. Its `state_dict` goes into
+checkpoints. A new one is a module of its own and a line in `kinds.py`.
 """
 
 import argparse
-import tempfile
-from pathlib import Path
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 
 from compressors.bit_budget import choose_bits, measure_costs, quantized_layers
-from compressors.fake_quantize import convert, fuse, prepare, remap_state_dict, set_state, synchronize_ranges
-from compressors.low_bit import calibrate_norms, convert_bitnet, default_bits, round_to_half, set_rounding, to_bitnet
-from deploy.description import check_weight_bits
-from deploy.model_file import save_bitnet_model, save_int8_model
-from deploy.packing import FLOAT, TERNARY, packed_bytes, stored_bytes
-from fields.nerf import layer_inputs
-from rendering.occupancy_renderer import OccupancyRenderer
-from rendering.renderer import networks_of
-from scenes.scene import Scene
-from training.batches import RayBatches, render_batch
-from training.checkpoint_checks import WAY_OUT
+from deploy.nerf_file import check_weight_bits
+from deploy.packing import packed_bytes
+from fields.nerf import graph_of
+from rendering.renderer import Renderer, Rendering
+from scenes.scene import Cameras
+from training.batches import Batch, RayBatches, render_batch
 from utils import distributed
+from utils.checks import WAY_OUT
 from utils.errors import BadInput, BrokenFile
+from utils.parser import positive
 
 HEADER_SLACK = 256  # bytes by which a file's header may grow with the shapes of packed weights
 GRID_SLACK = 0.25  # share by which the packed occupancy grid may grow while training goes on
-ENDS = {"ternary": TERNARY, "int4": 4, "int8": 8, "float": FLOAT}  # --bit_ends as bits of a weight
 
 
-class Scheme:
-    """What all schemes share: bits by layer, given or chosen under `--quant_budget`.
+class Compressor(ABC):
+    """name: of the file and of what it holds. phase: of its training, in checkpoints. calibrated_file: written before
+    training goes on through the rounding, if any.
 
-    weight_bits: of every layer, its network's name in front.
+    render_path: the video's cameras, for the file. steps: of training through the rounding. has_float: whether there
+    is a float model to compare with.
     """
 
-    name: str  # of the file and of what it holds
-    phase: str  # in checkpoints
-    calibrated_file: str | None = None  # written before training goes on through the rounding
-    extra_loss = None  # of that training, as `Phase` has it
-    packed_bytes = staticmethod(packed_bytes)  # of so many weights of so many bits
+    name: ClassVar[str]
+    phase: ClassVar[str]
+    calibrated_file: ClassVar[str | None] = None
 
-    def __init__(self, args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module):
-        self.args, self.scene, self.renderer = args, scene, renderer
-        self.weight_bits = {
-            f"{name}.{layer}": bits
-            for name, network in networks_of(renderer).items()
-            for layer, bits in layer_bits(self.default_bits(network), args.quant_bits).items()
-        }
+    def __init__(self, renderer: Renderer, render_path: Cameras, steps: int, has_float: bool = True):
+        self.renderer, self.render_path, self.steps, self.has_float = renderer, render_path, steps, has_float
 
     @property
-    def steps(self) -> int:
-        """Of training through the rounding."""
-        return self.args.qat_iters if self.args.quant != "ptq" else 0
+    def file(self) -> str:
+        return f"model_{self.name}.safetensors"
 
     def files(self) -> dict[str, str | None]:
         """The models to measure and their files; None: the trained networks, rounding in float."""
-        files = {"float32": "model_float32.safetensors"} if trains_in_float(self.args) else {}
-        if self.calibrated_file:
-            files[f"{self.name}_ptq"] = self.calibrated_file
+        files = {"float32": "model_float32.safetensors"} if self.has_float else {}
+        files |= self.calibrated_files()
         if self.steps:
             files["fake_quant"] = None  # what the file should match
-        return files | {self.name: f"model_{self.name}.safetensors"}
+        return files | {self.name: self.file}
+
+    def calibrated_files(self) -> dict[str, str]:
+        return {f"{self.name}_ptq": self.calibrated_file} if self.calibrated_file else {}
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Puts rounding into the networks."""
+
+    @abstractmethod
+    def calibrate(self, batches: RayBatches) -> None:
+        """Sets what training rays can tell before training goes on. batches: fresh ones."""
+
+    def after_step(self, done: float) -> None:  # noqa: B027 (not all do anything)
+        """done: the share of its steps that are."""
+
+    def losses(self, batch: Batch, rendering: Rendering, step: int) -> dict[str, torch.Tensor]:
+        """Of its training, beside the error of the pictures, by name."""
+        return {}
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Makes the networks what the file will be."""
+
+    @abstractmethod
+    def to_bytes(self) -> bytes:
+        """The file that renders alone, as things stand."""
+
+    @abstractmethod
+    def state_dict(self) -> dict:
+        """What a checkpoint must know beyond the networks."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict) -> None:
+        """To be called before `prepare`. Raises BrokenFile for what cannot be."""
+
+    @classmethod
+    @abstractmethod
+    def from_flags(
+        cls, args: argparse.Namespace, renderer: Renderer, render_path: Cameras, has_float: bool
+    ) -> "Compressor":
+        """As the flags describe it. Raises BadInput where they do not fit the renderer's networks."""
+
+
+class LayerCompressor(Compressor):
+    """What compressors of layered networks share: bits by layer, given or chosen under a budget.
+
+    given_bits: as LAYER=BITS, of single layers. budget: bytes of the file, for which bits are chosen. calibration:
+    batches that set what is calibrated. weight_bits: of every layer, its network's name in front.
+    """
+
+    packed_bytes = staticmethod(packed_bytes)  # of so many weights of so many bits
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        render_path: Cameras,
+        steps: int,
+        has_float: bool = True,
+        given_bits: tuple[str, ...] = (),
+        budget: int | None = None,
+        calibration: int = 16,
+    ):
+        super().__init__(renderer, render_path, steps, has_float)
+        self.budget, self.calibration = budget, calibration
+        self.weight_bits = {
+            f"{name}.{layer}": bits
+            for name, network in renderer.networks.items()
+            for layer, bits in bits_by_layer(self.default_bits(network), given_bits).items()
+        }
+
+    @staticmethod
+    def add_flags(group: argparse._ArgumentGroup) -> None:
+        add = group.add_argument
+        add(
+            "--quant_bits",
+            nargs="+",
+            default=[],
+            metavar="LAYER=BITS",
+            help="other bits for the weights of single layers, such as pts_linears.0=8 rgb_linear=8",
+        )
+        add(
+            "--quant_budget",
+            type=positive(int),
+            help="bytes that the file may have: bits are chosen by layer, by what each one's rounding costs",
+        )
+        add(
+            "--calibration_batches",
+            type=positive(int),
+            default=16,
+            help="batches that set the first activation ranges",
+        )
+
+    @abstractmethod
+    def default_bits(self, network: torch.nn.Module) -> dict[str, int]:
+        """Bits of the weights of every layer that is used."""
 
     def bits_of(self, network: str) -> dict[str, int]:
         """Bits by layer of one network."""
@@ -72,32 +156,33 @@ class Scheme:
         return {k.removeprefix(prefix): bits for k, bits in self.weight_bits.items() if k.startswith(prefix)}
 
     def state_dict(self) -> dict:
-        """What a checkpoint must know of the scheme beyond the networks."""
         return {"weight_bits": self.weight_bits}
 
     def load_state_dict(self, state: dict) -> None:
-        """To be called before `prepare`. Raises BrokenFile for bits that no layer here can have."""
         weight_bits = state.get("weight_bits", self.weight_bits)  # absent before bits were by layer
         check_weight_bits(weight_bits, self.name)
         if weight_bits.keys() != self.weight_bits.keys():
             raise BrokenFile(f"weight_bits of other layers; give the flags it was trained with, or {WAY_OUT}")
         self.weight_bits = weight_bits
 
-    def fit_budget(self) -> None:
-        """Gives every layer the bits that cost least in a file of `--quant_budget` bytes."""
-        batches = RayBatches(self.args, self.scene, self.renderer.device)
-        drawn = [batches.draw(self.renderer, self.args.precrop_iters + 1) for _ in range(self.args.calibration_batches)]
+    def send_through(self, drawn: list[Batch]) -> None:
+        """Renders batches as in training, for whatever observes them."""
+        self.renderer.train()
+        with torch.no_grad():
+            for batch in drawn:
+                render_batch(self.renderer, batch)
+
+    def fit_budget(self, drawn: list[Batch]) -> None:
+        """Gives every layer the bits that cost least, on these batches, in a file of so many bytes."""
         layers = quantized_layers(self.renderer)
         counts = {name: layer.weight.numel() for name, layer in layers.items()}
 
         def choose() -> dict[str, int]:
-            with tempfile.TemporaryDirectory() as folder:
-                size = self.save(Path(folder) / "model.safetensors")
             weights = sum(self.packed_bytes(counts[name], layer.bits) for name, layer in layers.items())
-            grid = self.renderer.grid.pack().numel() if isinstance(self.renderer, OccupancyRenderer) else 0
-            fixed = size - weights + HEADER_SLACK + round(GRID_SLACK * grid)
+            grid = sum(tensor.nbytes for tensor in self.renderer.tensors().values())
+            fixed = len(self.to_bytes()) - weights + HEADER_SLACK + round(GRID_SLACK * grid)
             costs = measure_costs(self.renderer, drawn)
-            return choose_bits(costs, counts, self.args.quant_budget, fixed, self.packed_bytes)
+            return choose_bits(costs, counts, self.budget, fixed, self.packed_bytes)
 
         chosen = distributed.from_main(choose)
         self.weight_bits |= chosen
@@ -106,105 +191,12 @@ class Scheme:
         print("bits by layer: " + ", ".join(f"{name} {bits}" for name, bits in self.weight_bits.items()))
 
 
-class Int8Scheme(Scheme):
-    """int8 by quantisation-aware training (`qat`), or by calibration alone (`ptq`)."""
-
-    name, phase = "int8", "qat"
-    calibrated_file = "model_int8_ptq.safetensors"
-
-    def default_bits(self, network: torch.nn.Module) -> dict[str, int]:
-        return dict.fromkeys(layer_inputs(network), self.args.weight_bits)
-
-    def prepare(self) -> None:
-        for name, field in self.renderer.fields.items():
-            field.network = prepare(fuse(field.network), self.bits_of(name), self.args.activation_bits)
-
-    def calibrate(self) -> None:
-        """Sets every activation's range to the extremes of a few training batches."""
-        set_state(self.renderer, observing=True, quantizing=False, momentum=None)
-        run_batches(self.args, self.scene, self.renderer)
-        synchronize_ranges(self.renderer)
-        set_state(self.renderer, observing=True, quantizing=True)
-        if self.args.quant_budget:
-            self.fit_budget()
-
-    def after_step(self, done: float) -> None:
-        """done: the share of this phase's steps that are; ranges freeze for the last of them."""
-        synchronize_ranges(self.renderer)
-        set_state(self.renderer, observing=done < self.args.qat_freeze, quantizing=True)
-
-    def finish(self) -> None:
-        set_state(self.renderer, observing=False, quantizing=True)
-
-    def save(self, path: Path) -> int:
-        """Converts every network of a prepared renderer and writes the file that renders alone; its bytes."""
-        tensors: dict[str, torch.Tensor] = {}
-        for name, network in networks_of(self.renderer).items():
-            tensors |= remap_state_dict(convert(network), name)
-        bits = self.weight_bits, self.args.activation_bits
-        return save_int8_model(path, self.renderer, tensors, self.scene.render_path, *bits)
+def layers_of(network: torch.nn.Module) -> list[str]:
+    """The names of a NeRF's linear layers that are used, in the order in which they are."""
+    return [layer.name for layer in graph_of(network).linears]
 
 
-class TernaryScheme(Scheme):
-    """BitNeRF: ternary weights, 8-bit activations by row (`bitnet.py`)."""
-
-    name = phase = "ternary"
-    hidden = TERNARY
-    packed_bytes = staticmethod(stored_bytes)
-
-    def default_bits(self, network: torch.nn.Module) -> dict[str, int]:
-        return default_bits(network, self.hidden, ENDS[self.args.bit_ends])
-
-    def prepare(self) -> None:
-        for name, field in self.renderer.fields.items():
-            to_bitnet(field.network, self.bits_of(name), norms=not self.args.no_bit_norm)
-
-    def calibrate(self) -> None:
-        """Gives norms the gains with which the float weights see inputs of the size they know."""
-        set_rounding(self.renderer, 0.0)
-        if not self.args.no_bit_norm:
-            with calibrate_norms(self.renderer):
-                run_batches(self.args, self.scene, self.renderer)
-        if self.args.quant_budget:
-            set_rounding(self.renderer, 1.0)
-            self.fit_budget()
-        self.after_step(0.0)
-
-    def after_step(self, done: float) -> None:
-        """done: the share of this phase's steps that are; rounding grows over the first of them."""
-        ramp = self.args.bit_ramp
-        set_rounding(self.renderer, 1.0 if done >= ramp else done / ramp)
-
-    def finish(self) -> None:
-        set_rounding(self.renderer, 1.0)
-        round_to_half(self.renderer)
-
-    def save(self, path: Path) -> int:
-        tensors = {
-            f"{name}.{key}": value
-            for name, network in networks_of(self.renderer).items()
-            for key, value in convert_bitnet(network).items()
-        }
-        cameras = self.scene.render_path
-        return save_bitnet_model(path, self.renderer, tensors, cameras, self.name, self.weight_bits)
-
-
-class W4A8Scheme(TernaryScheme):
-    """The same with 4-bit weights: the step between int8 and ternary."""
-
-    name = phase = "w4a8"
-    hidden = 4
-
-
-SCHEMES = {"qat": Int8Scheme, "ptq": Int8Scheme, "w4a8": W4A8Scheme, "ternary": TernaryScheme}
-
-
-def trains_in_float(args: argparse.Namespace) -> bool:
-    """Whether there is a float model before the rounding begins, or only untrained networks."""
-    return bool(args.ft_path or args.N_iters)
-
-
-def layer_bits(default: dict[str, int], given: list[str]) -> dict[str, int]:
+def bits_by_layer(default: dict[str, int], given: tuple[str, ...]) -> dict[str, int]:
     """Bits of every layer's weights: `given` as LAYER=BITS, the others `default`.
 
     Raises BadInput for a layer that the network does not have, or for bits outside [2, 8].
@@ -218,12 +210,3 @@ def layer_bits(default: dict[str, int], given: list[str]) -> dict[str, int]:
             raise BadInput(f"--quant_bits {entry}: bits are a whole number from 2 to 8, as in {layer}=4")
         bits[layer] = int(number)
     return bits
-
-
-def run_batches(args: argparse.Namespace, scene: Scene, renderer: torch.nn.Module) -> None:
-    """Sends `--calibration_batches` training batches through, for whatever observes them."""
-    batches = RayBatches(args, scene, renderer.device)
-    renderer.train()
-    with torch.no_grad():
-        for _ in range(args.calibration_batches):
-            render_batch(renderer, batches.draw(renderer, step=args.precrop_iters + 1))

@@ -1,22 +1,18 @@
-"""Quantisation-aware training: NeRF_qat -> fused -> prepared -> converted -> int8 state dict.
+"""Fake quantisation: rounding as int8 will round, in float, with gradients that pass straight through.
 
-The steps carry the names of PyTorch's eager-mode quantisation, but nothing is imported from
-`torch.ao`, which is deprecated. Arithmetic is Jacob et al. 2018 (arXiv 1712.05877): activations are
+Arithmetic is Jacob et al. 2018 (arXiv 1712.05877): activations are
 unsigned with a scale and zero point per tensor, weights symmetric with a scale per output channel,
     x = s_x (q_x - z_x),   w[o] = s_w[o] q_w[o],   y[o] = s_x s_w[o] sum_i q_w[o,i] (q_x[i] - z_x) + b[o].
 The two heads (density and colour) have int8 inputs and weights and keep their output in float:
 8-bit density logits would band visibly.
 """
 
-import copy
 from collections.abc import Iterator
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from fields.nerf import layer_inputs
-from run_nerf_helpers import NeRF_qat
 from utils import distributed
 
 # While training with fake quantisation, ranges follow the batches' extremes this slowly.
@@ -127,13 +123,6 @@ class WeightFakeQuantize(nn.Module):
         return weight + (levels * scale[:, None] - weight).detach()  # straight-through
 
 
-class LinearReLU(nn.Linear):
-    """A linear layer and the ReLU behind it, fused."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(super().forward(x))
-
-
 class RoundedLinear(nn.Linear):
     """A linear layer with a `weight_fake_quant`; `bits` of a weight may be changed at any time."""
 
@@ -182,63 +171,6 @@ class QATLinear(RoundedLinear):
         return self.activation_post_process(F.linear(x, weight, self.bias))
 
 
-# ------------------------------------------------------------------------------- fuse and prepare
-
-
-def fuse(network: NeRF_qat) -> NeRF_qat:
-    """A copy in which every linear layer with a ReLU behind it is one module."""
-    network = copy.deepcopy(network)
-    for linears, relus in (
-        (network.pts_linears, network.pts_relus),
-        (network.views_linears, network.views_relus),
-    ):
-        for i, linear in enumerate(linears):
-            fused = LinearReLU(linear.in_features, linear.out_features)
-            fused.weight, fused.bias = linear.weight, linear.bias
-            linears[i], relus[i] = fused, nn.Identity()
-    return network
-
-
-def prepare(network: NeRF_qat, weight_bits: int | dict[str, int] = 8, activation_bits: int = 8) -> NeRF_qat:
-    """A copy of a fused network with a fake-quantiser at every place that int8 will round.
-
-    weight_bits: of all layers, or by layer name.
-    The copy starts out observing and not quantising; see `calibrate` and `set_state`.
-    Raises ValueError for a residual network: its sums would need a range of their own.
-    """
-    if network.residual:
-        raise ValueError("a residual network cannot be prepared for int8")
-    network = copy.deepcopy(network)
-    network.quant_pts.activation_post_process = FakeQuantize(activation_bits, after_relu=False)
-    network.quant_views.activation_post_process = FakeQuantize(activation_bits, after_relu=False)
-    heads = {"alpha_linear", "rgb_linear", "output_linear"}
-    flow = layer_inputs(network)
-    for name in flow:
-        linear = network.get_submodule(name)
-        if name in heads:
-            output = nn.Identity()
-        else:
-            output = FakeQuantize(activation_bits, after_relu=isinstance(linear, LinearReLU))
-        bits = weight_bits if isinstance(weight_bits, int) else weight_bits[name]
-        _replace(network, name, QATLinear(linear, bits, output))
-    for name, sources in flow.items():
-        modules = [network.get_submodule(source) for source in sources]
-        widths = [
-            module.out_features
-            if isinstance(module, QATLinear)
-            else (network.input_ch if source == "quant_pts" else network.input_ch_views)
-            for module, source in zip(modules, sources, strict=True)
-        ]
-        inputs = zip((module.activation_post_process for module in modules), widths, strict=True)
-        network.get_submodule(name).inputs = tuple(inputs)
-    return network.to(network.pts_linears[0].weight.device)  # what is new in it as well
-
-
-def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, module)
-
-
 def fake_quantizers(module: nn.Module) -> Iterator[FakeQuantize]:
     return (m for m in module.modules() if isinstance(m, FakeQuantize))
 
@@ -263,60 +195,3 @@ def synchronize_ranges(module: nn.Module) -> None:
         high = torch.stack([quantizer.max_val for quantizer in observing])
         for quantizer, *bounds in zip(observing, *distributed.widest(low, high), strict=True):
             quantizer.set_range(*bounds)
-
-
-# ------------------------------------------------------------------------------ convert and remap
-
-
-def convert(network: NeRF_qat) -> dict[str, torch.Tensor]:
-    """A prepared, trained (or calibrated) network as integers, under its QAT keys.
-
-    Weights become int8 `[out, in]`; each gets its `weight_fake_quant.scale`, float32 `[out]`, the
-    value of one unit of the integer accumulator (input scale times weight scale). Activation
-    scales are float32 and zero points uint8. `remap_state_dict` gives the file's names.
-    """
-    state: dict[str, torch.Tensor] = {}
-    for name, module in network.named_modules():
-        if isinstance(module, QATLinear):
-            levels, scale = module.weight_fake_quant.integers(module.weight.detach() * module.fold())
-            state[f"{name}.weight"] = levels.to(torch.int8)
-            state[f"{name}.weight_fake_quant.scale"] = scale * module.input_scale()
-            state[f"{name}.bias"] = module.bias.detach().float().clone()
-        elif isinstance(module, FakeQuantize):
-            state[f"{name}.scale"] = module.scale.clone()
-            state[f"{name}.zero_point"] = module.zero_point.to(torch.uint8)
-    if not network.use_viewdirs:  # what nothing reads is not stored
-        state = {key: value for key, value in state.items() if not key.startswith(("views_", "quant_views"))}
-    return {key: value.cpu().contiguous() for key, value in state.items()}
-
-
-QAT_TO_INT8 = {
-    "weight_fake_quant.scale": "scale",
-    "activation_post_process.scale": "output_scale",
-    "activation_post_process.zero_point": "output_zero_point",
-}
-
-
-def remap_state_dict(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """QAT keys to the int8 file's keys, for one network of `prefix` (`network_fn`, `network_fine`).
-
-        pts_linears.0.weight                              network_fn.pts_linears.0.weight
-        pts_linears.0.weight_fake_quant.scale             network_fn.pts_linears.0.scale
-        pts_linears.0.bias                                network_fn.pts_linears.0.bias
-        pts_linears.0.activation_post_process.scale       network_fn.pts_linears.0.output_scale
-        pts_linears.0.activation_post_process.zero_point  network_fn.pts_linears.0.output_zero_point
-        quant_pts.activation_post_process.scale           network_fn.quant_pts.output_scale
-
-    Raises KeyError for a key that is none of these: nothing is dropped unnoticed.
-    """
-    remapped = {}
-    for key, value in state.items():
-        for old, new in QAT_TO_INT8.items():
-            if key.endswith(f".{old}"):
-                remapped[f"{prefix}.{key.removesuffix(old)}{new}"] = value
-                break
-        else:
-            if not key.endswith((".weight", ".bias")):
-                raise KeyError(f"{key}: not a key that `convert` writes")
-            remapped[f"{prefix}.{key}"] = value
-    return remapped

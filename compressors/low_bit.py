@@ -6,20 +6,28 @@ and multiplies by weights that are -1, 0 or 1 times one scale a layer:
     x~ = round(127 x / max |x|)                           (absmax, a scale of its own each row)
     y  = s max|x| / 127 * sum_i W~[o,i] x~[i] + b[o]
 With 3 to 8 bits, W~ is in [-(2^(b-1) - 1), 2^(b-1) - 1] and s one number an output channel
-(`quantization.WeightFakeQuantize`).
+(`fake_quantize.WeightFakeQuantize`).
 Gradients go straight through both roundings to latent float weights (Bengio et al. 2013). Batches
 and processes share no statistics, so nothing can drift apart when training is spread over several.
 """
+
+import argparse
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from compressors.compressor import LayerCompressor, layers_of
 from compressors.fake_quantize import RoundedLinear, WeightFakeQuantize
+from compressors.int8 import replace_submodule
 from deploy.backends.low_bit import ACTIVATION_MAX, NORM_EPS, SMALLEST
-from deploy.packing import FLOAT, TERNARY, pack
-from fields.nerf import is_hidden, layer_inputs
+from deploy.model_file import model_bytes
+from deploy.packing import FLOAT, TERNARY, pack, stored_bytes
+from fields.nerf import is_hidden
+from rendering.renderer import Renderer
 from run_nerf_helpers import NeRF
+from scenes.scene import Cameras
+from training.batches import RayBatches
 
 
 def ternarize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,7 +113,7 @@ class BitLinear(RoundedLinear):
 
 def default_bits(network: NeRF, hidden: int, ends: int) -> dict[str, int]:
     """Bits of the weights of every layer that is used: `hidden` for hidden ones, `ends` for the others."""
-    return {name: hidden if is_hidden(name) else ends for name in layer_inputs(network)}
+    return {name: hidden if is_hidden(name) else ends for name in layers_of(network)}
 
 
 def to_bitnet(network: NeRF, bits: dict[str, int], norms: bool = True) -> NeRF:
@@ -119,8 +127,7 @@ def to_bitnet(network: NeRF, bits: dict[str, int], norms: bool = True) -> NeRF:
         norm = norms and is_hidden(name)
         new = BitLinear(old.in_features, old.out_features, bits[name], norm).to(old.weight.device)
         new.weight, new.bias = old.weight, old.bias
-        parent, _, child = name.rpartition(".")
-        setattr(network.get_submodule(parent), child, new)
+        replace_submodule(network, name, new)
     return network
 
 
@@ -193,3 +200,102 @@ def convert_bitnet(network: NeRF) -> dict[str, torch.Tensor]:
         if layer.norm is not None:
             state[f"{name}.norm"] = layer.norm.half()
     return {key: value.detach().cpu().contiguous() for key, value in state.items()}
+
+
+# ---------------------------------------------------------------------------------- as compressors
+
+
+ENDS = {"ternary": TERNARY, "int4": 4, "int8": 8, "float": FLOAT}  # --bit_ends as bits of a weight
+
+
+class TernaryCompressor(LayerCompressor):
+    """BitNeRF: ternary weights, 8-bit activations by row.
+
+    ends: bits of the first layer and of the heads. norms: whether hidden layers get an RMSNorm. ramp: the share of the
+    steps over which the weights' rounding grows from none to full.
+    """
+
+    name = phase = "ternary"
+    hidden = TERNARY
+    packed_bytes = staticmethod(stored_bytes)
+
+    def __init__(self, *args, ends: int = 8, norms: bool = True, ramp: float = 0.0, **options):
+        self.ends, self.norms, self.ramp = ends, norms, ramp
+        super().__init__(*args, **options)
+
+    @staticmethod
+    def add_flags(group: argparse._ArgumentGroup) -> None:
+        add = group.add_argument
+        add(
+            "--bit_ends",
+            default="int8",
+            choices=["int8", "int4", "float", "ternary"],
+            help="w4a8, ternary: precision of the first layer and of the two heads",
+        )
+        add(
+            "--bit_ramp",
+            type=float,
+            default=0.0,
+            help="w4a8, ternary: share of the steps over which the weights' rounding grows from none to full; 0: none",
+        )
+        add("--no_bit_norm", action="store_true", help="w4a8, ternary: no RMSNorm before hidden layers")
+
+    @classmethod
+    def from_flags(
+        cls, args: argparse.Namespace, renderer: Renderer, render_path: Cameras, has_float: bool
+    ) -> "TernaryCompressor":
+        return cls(
+            renderer,
+            render_path,
+            args.qat_iters,
+            has_float,
+            given_bits=tuple(args.quant_bits),
+            budget=args.quant_budget,
+            calibration=args.calibration_batches,
+            ends=ENDS[args.bit_ends],
+            norms=not args.no_bit_norm,
+            ramp=args.bit_ramp,
+        )
+
+    def default_bits(self, network: nn.Module) -> dict[str, int]:
+        return default_bits(network, self.hidden, self.ends)
+
+    def prepare(self) -> None:
+        for name, field in self.renderer.fields.items():
+            to_bitnet(field.network, self.bits_of(name), self.norms)
+
+    def calibrate(self, batches: RayBatches) -> None:
+        """Gives norms the gains with which the float weights see inputs of the size they know."""
+        drawn = batches.draw_some(self.renderer, self.calibration) if self.norms or self.budget else []
+        set_rounding(self.renderer, 0.0)
+        if self.norms:
+            with calibrate_norms(self.renderer):
+                self.send_through(drawn)
+        if self.budget:
+            set_rounding(self.renderer, 1.0)
+            self.fit_budget(drawn)
+        self.after_step(0.0)
+
+    def after_step(self, done: float) -> None:
+        """Rounding grows over the first steps."""
+        set_rounding(self.renderer, 1.0 if done >= self.ramp else done / self.ramp)
+
+    def finish(self) -> None:
+        set_rounding(self.renderer, 1.0)
+        round_to_half(self.renderer)
+
+    def to_bytes(self) -> bytes:
+        tensors = {
+            f"{name}.{key}": value
+            for name, network in self.renderer.networks.items()
+            for key, value in convert_bitnet(network).items()
+        }
+        precision = {"precision": self.name, "weight_bits": self.weight_bits}
+        return model_bytes(self.renderer, self.render_path, tensors, precision)
+
+
+class W4A8Compressor(TernaryCompressor):
+    """The same with 4-bit weights: the step between int8 and ternary."""
+
+    name = phase = "w4a8"
+    hidden = 4

@@ -3,27 +3,27 @@
 import argparse
 import functools
 import math
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
 
 from compressors.codebooks import ITERATIONS, balance, plane_importance, relative_error, vector_quantize
-from deploy.model_file import save_vq_model
-from deploy.vq_file import encode
-from fields.tensorf import TensorVM
-from fields.tensorf_training import smoothness_loss
+from compressors.compressor import Compressor
+from deploy.model_file import model_bytes
+from deploy.vq_file import encode, encode_grid
+from fields.tensorf_training import TensorfTraining
 from fields.vq_tensorf import PRUNED, VQField, VQTensorVM
 from rendering.occupancy_renderer import OccupancyRenderer
 from rendering.rays import Rays
 from rendering.renderer import Rendering
-from scenes.scene import Scene
+from scenes.scene import Cameras
 from training.batches import Batch, RayBatches
 from utils import distributed
 from utils.checks import check_keys, check_number
 from utils.errors import BadInput
+from utils.parser import positive
 from utils.progress import brief_bar
 
 RATE_SHARE = 8  # every so many rows tell the rate of all
@@ -45,6 +45,33 @@ MOST_WEIGHT = 1e-2  # loss per kilobyte
 FINEST, COARSEST = 0.25, 16.0  # times the steps there are
 CONTROL = ("weight", "pressure", "first", "overhead", "looked")  # what of it a checkpoint holds
 LARGEST_CONTROL = 1e12  # of each: bytes, steps, a logarithm, a weight
+
+
+@dataclass(frozen=True)
+class VQSettings:
+    """keep, prune: shares of all importance whose entries are kept as they are, and left out. codes: of each codebook,
+    the most of them under a target. rays: that importance is measured on. target: bytes that the file may have; None:
+    as it comes out. rate_weight: loss (mean squared error) per kilobyte. seed: of codebooks and rays."""
+
+    keep: float = 0.7
+    prune: float = 0.001
+    codes: int = 1024
+    rays: int = 2**21
+    target: int | None = None
+    rate_weight: float = 1e-6
+    seed: int = 0
+
+    @classmethod
+    def from_flags(cls, args: argparse.Namespace) -> "VQSettings":
+        return cls(
+            keep=args.vq_keep,
+            prune=args.vq_prune,
+            codes=args.codebook_size,
+            rays=args.importance_rays,
+            target=args.target_bytes,
+            rate_weight=args.rate_weight,
+            seed=args.seed,
+        )
 
 
 @dataclass(frozen=True, order=True)
@@ -73,32 +100,68 @@ def lowest_place(value: Callable[[tuple[int, int]], Trial], shape: tuple[int, in
     return at, value(at)
 
 
-class VQScheme:
-    """Plane entries pruned, from a codebook, or kept, all rounded and range-coded (`vector_quantization.py`)."""
+class VQCompressor(Compressor):
+    """Plane entries pruned, from a codebook, or kept, all rounded and range-coded (`fields.vq_tensorf`).
+
+    settings: the shares that are kept and pruned, codebooks, and the price of bytes. smoothness: of planes, from these
+    and their density ranks to a loss, as in the end of float training; None where there was none.
+    """
 
     name = phase = "vq"
     calibrated_file = "model_vq_untrained.safetensors"
 
-    def __init__(self, args: argparse.Namespace, scene: Scene, renderer: OccupancyRenderer):
-        self.args, self.scene, self.renderer = args, scene, renderer
-        self.steps = args.qat_iters
-        # Of the rate in the loss; under --target_bytes it is that times the exponential of a pressure.
-        self._weight, self._pressure = args.rate_weight, 0.0
+    def __init__(
+        self,
+        renderer: OccupancyRenderer,
+        render_path: Cameras,
+        steps: int,
+        settings: VQSettings = VQSettings(),  # noqa: B008 (frozen)
+        smoothness: Callable | None = None,
+    ):
+        super().__init__(renderer, render_path, steps)
+        self.settings, self.smoothness = settings, smoothness
+        # Of the rate in the loss; under a target it is that times the exponential of a pressure.
+        self._weight, self._pressure = settings.rate_weight, 0.0
         self._first: float | None = None  # bytes of the file at the start
         self._overhead = 0.0  # bytes of the file beyond what `bits` estimates
         self._looked = 0  # the step after which the weight was last set
 
-    def files(self) -> dict[str, str | None]:
-        """The models to measure and their files; None: the trained network, rounding in float."""
-        own = {"float32": "model_float32.safetensors", "vq_untrained": self.calibrated_file}
-        return own | ({"fake_quant": None} if self.steps else {}) | {"vq": "model_vq.safetensors"}
+    @staticmethod
+    def add_flags(group: argparse._ArgumentGroup) -> None:
+        add = group.add_argument
+        add("--target_bytes", type=positive(int), help="bytes the file may have: what is kept, codes and prices follow")
+        add("--vq_keep", type=float, default=0.7, help="share of all importance whose plane entries are kept, 0 to 1")
+        add("--vq_prune", type=float, default=0.001, help="share of all importance whose entries are left out, 0 to 1")
+        add(
+            "--codebook_size",
+            type=positive(int),
+            default=1024,
+            help="codes of each plane's codebooks; the most, under --target_bytes",
+        )
+        add("--importance_rays", type=positive(int), default=2**21, help="training rays that importance is measured on")
+        add(
+            "--rate_weight",
+            type=float,
+            default=1e-6,
+            help="loss (mean squared error) per kilobyte of the file; 0: bytes cost nothing",
+        )
+
+    @classmethod
+    def from_flags(
+        cls, args: argparse.Namespace, renderer: OccupancyRenderer, render_path: Cameras, has_float: bool = True
+    ) -> "VQCompressor":
+        training = TensorfTraining.from_flags(args)
+        smoothness = partial(training.smoothness, done=1.0) if any(args.tv_weight) else None
+        return cls(renderer, render_path, args.qat_iters, VQSettings.from_flags(args), smoothness)
+
+    def calibrated_files(self) -> dict[str, str]:
+        return {"vq_untrained": self.calibrated_file}
 
     def state_dict(self) -> dict:
-        """What a checkpoint must know beyond the network: where the rate's control stands."""
+        """Where the rate's control stands."""
         return {name: getattr(self, f"_{name}") for name in CONTROL}
 
     def load_state_dict(self, state: dict) -> None:
-        """Raises BrokenFile for numbers that the control cannot have come to."""
         check_keys("scheme", state, set(CONTROL))
         for name in CONTROL:
             least = 0 if name in ("weight", "looked") else -LARGEST_CONTROL
@@ -110,8 +173,6 @@ class VQScheme:
         """A network of the right kind, which takes on its sizes when it is loaded or calibrated."""
         self._float = self.renderer.field
         network = self._float.network
-        if not isinstance(network, TensorVM):
-            raise BadInput("run_vq.py compresses planes: --tensor cp has none; use --tensor vm")
         states = [torch.full(plane.shape[:2], PRUNED, dtype=torch.uint8) for plane in network.planes]
         codes = [plane.detach()[0, :0] for plane in network.planes]
         numbers = [torch.zeros((2, *state.shape), dtype=torch.long) for state in states]
@@ -120,33 +181,34 @@ class VQScheme:
     def _take(self, network: VQTensorVM) -> None:
         self.renderer.field = VQField(self._float.config, network.to(self.renderer.device))
 
-    def calibrate(self) -> None:
+    def calibrate(self, batches: RayBatches) -> None:
         """Finds out what matters to the training rays, and splits and codes the planes by it."""
         # Once, for all: sums on a GPU are not the same twice, and what follows must have the same shapes.
-        state = distributed.from_main(self._calibrated)
+        state = distributed.from_main(lambda: self._calibrated(batches))
         self.renderer.field.network.load_state_dict(state)
 
-    def _calibrated(self) -> dict[str, torch.Tensor]:
+    def _calibrated(self, batches: RayBatches) -> dict[str, torch.Tensor]:
         self.renderer.field = self._float
         balance(self._float.network)
-        self._importance = plane_importance(self.renderer, brief_bar(self._rays(), desc="importance", unit="part"))
-        if self.args.target_bytes:
+        self._importance = plane_importance(
+            self.renderer, brief_bar(self._rays(batches), desc="importance", unit="part")
+        )
+        if self.settings.target:
             kept, codes, coarser = self._fit_target()
             self._split(kept, codes)
             self.renderer.field.network.coarsen(coarser)
         else:
-            self._split(self.args.vq_keep, self.args.codebook_size)
+            self._split(self.settings.keep, self.settings.codes)
         return {name: value.cpu() for name, value in self.renderer.field.network.state_dict().items()}
 
     def _split(self, kept: float, codes: int, iterations: int = ITERATIONS) -> None:
         """Makes the network anew with so large a share kept."""
-        prune, seed = self.args.vq_prune, self.args.seed
+        prune, seed = self.settings.prune, self.settings.seed
         self._take(vector_quantize(self._float, self._importance, kept, prune, codes, seed, iterations))
 
     def _size(self) -> int:
         """Of the file, were it written now."""
-        with tempfile.TemporaryDirectory() as folder:
-            return self.save(Path(folder) / "model.safetensors")
+        return len(self.to_bytes())
 
     def _fit_target(self) -> tuple[float, int, float]:
         """The share kept, the codes of a codebook, and by what to make steps coarser, that together lose least of
@@ -154,7 +216,7 @@ class VQScheme:
 
         Raises BadInput, with the smallest size there is, where the target is below it.
         """
-        most = self.args.codebook_size
+        most = self.settings.codes
         counts = sorted({min(most, max(LEAST_CODES, most // part)) for part in CODEBOOK_PARTS}, reverse=True)
         with brief_bar(desc="ways to split", unit="way") as bar:
 
@@ -163,9 +225,9 @@ class VQScheme:
                 return self._try_split(KEPT_SHARES[at[0]], counts[at[1]])
 
             at, best = lowest_place(trial, (len(KEPT_SHARES), len(counts)))
-        if best.too_large and best.loss > self.args.target_bytes:
+        if best.too_large and best.loss > self.settings.target:
             raise BadInput(
-                f"--target_bytes {self.args.target_bytes}: the smallest file of this field has about {best.loss} "
+                f"--target_bytes {self.settings.target}: the smallest file of this field has about {best.loss} "
                 "bytes; give that many, or train one of fewer --voxels_final, ranks or --decoder_width"
             )
         kept, codes = KEPT_SHARES[at[0]], counts[at[1]]
@@ -177,7 +239,7 @@ class VQScheme:
     def _try_split(self, kept: float, codes: int) -> Trial:
         self._split(kept, codes, iterations=FEW_ITERATIONS)
         network = self.renderer.field.network
-        coarser = self._coarser_for(HEADROOM * self.args.target_bytes)
+        coarser = self._coarser_for(HEADROOM * self.settings.target)
         if coarser is None:
             return Trial(True, self._coarsened(COARSEST), COARSEST)
         network.coarsen(coarser)
@@ -211,10 +273,9 @@ class VQScheme:
         with torch.no_grad():
             return float(self.renderer.field.network.bits()) / 8
 
-    def _rays(self) -> Iterator[Rays]:
-        """Training rays, all or `--importance_rays` drawn at random, in parts."""
-        batches = RayBatches(self.args, self.scene, self.renderer.device)
-        numbers = batches.some_numbers(self.args.importance_rays, torch.Generator().manual_seed(self.args.seed))
+    def _rays(self, batches: RayBatches) -> Iterator[Rays]:
+        """Training rays, all or so many drawn at random, in parts."""
+        numbers = batches.some_numbers(self.settings.rays, torch.Generator().manual_seed(self.settings.seed))
         return batches.rays_of(numbers, self.renderer.setup)
 
     def after_step(self, done: float) -> None:
@@ -223,27 +284,27 @@ class VQScheme:
         A proportional-integral control towards a size that falls evenly until SETTLED of the steps are done.
         """
         step = round(done * self.steps)
-        if not self.args.target_bytes or step % LOOK_INTERVAL or step <= self._looked:
+        if not self.settings.target or step % LOOK_INTERVAL or step <= self._looked:
             return
         self._looked = step
         estimate = self._estimate()
         if self._first is None or step % max(1, round(CODED_SHARE * self.steps)) < LOOK_INTERVAL:
             self._overhead = self._size() - estimate
-        size, target = max(1.0, estimate + self._overhead), self.args.target_bytes
+        size, target = max(1.0, estimate + self._overhead), self.settings.target
         self._first = size if self._first is None else self._first
         planned = target + max(0.0, self._first - target) * max(0.0, 1 - done / SETTLED)
         over = math.log(size / planned)
-        most = math.log(MOST_WEIGHT / self.args.rate_weight)
+        most = math.log(MOST_WEIGHT / self.settings.rate_weight)
         self._pressure = min(self._pressure + INTEGRAL_GAIN * over, most)
-        self._weight = self.args.rate_weight * math.exp(min(self._pressure + PROPORTIONAL_GAIN * over, most))
+        self._weight = self.settings.rate_weight * math.exp(min(self._pressure + PROPORTIONAL_GAIN * over, most))
 
-    def extra_loss(self, batch: Batch, rendering: Rendering, step: int) -> torch.Tensor:
+    def losses(self, batch: Batch, rendering: Rendering, step: int) -> dict[str, torch.Tensor]:
         """The price of the file's bytes, and what kept the float field's planes smooth in the end."""
         network = self.renderer.field.network
-        loss = self._weight * network.bits(RATE_SHARE, step) / 8000
-        if any(self.args.tv_weight):  # L1 has no such part here: the price is a weight on magnitudes too
-            loss = loss + smoothness_loss(self.args, network.planes(), done=1.0)
-        return loss
+        losses = {"rate": self._weight * network.bits(RATE_SHARE, step) / 8000}
+        if self.smoothness:  # L1 has no such part here: the price is a weight on magnitudes too
+            losses["smoothness"] = self.smoothness(network.planes(), network.config.density_ranks)
+        return losses
 
     def finish(self) -> None:
         """Makes the network what its file will be, and that no larger than `--target_bytes`."""
@@ -252,11 +313,11 @@ class VQScheme:
             for name, parameter in network.named_parameters():
                 if name.endswith("bias"):
                     parameter.copy_(parameter.half())
-        if self.args.target_bytes and self._size() > self.args.target_bytes:
+        if self.settings.target and self._size() > self.settings.target:
             low, high = 1.0, COARSEST
             for _ in range(TRIALS):
                 middle = math.sqrt(low * high)
-                low, high = (low, middle) if self._coarsened(middle) <= self.args.target_bytes else (middle, high)
+                low, high = (low, middle) if self._coarsened(middle) <= self.settings.target else (middle, high)
             network.coarsen(high)
             print(f"--target_bytes: steps of rounding were made {high - 1:.1%} coarser in the end")
 
@@ -268,5 +329,9 @@ class VQScheme:
         network.coarsen(1 / factor)
         return size
 
-    def save(self, path: Path) -> int:
-        return save_vq_model(path, self.renderer, *encode(self.renderer.field.network), self.scene.render_path)
+    def to_bytes(self) -> bytes:
+        of_field, tensors = encode(self.renderer.field.network)
+        coder, cells = encode_grid(self.renderer.grid)
+        tensors = {f"network_fn.{key}": value for key, value in tensors.items()} | {"occupancy": cells}
+        precision, of_sampler = {"precision": "vq"}, {"grid_coder": coder}
+        return model_bytes(self.renderer, self.render_path, tensors, precision, of_field, of_sampler)

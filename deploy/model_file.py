@@ -4,149 +4,97 @@ Tensors: those of each network under `network_fn.` (and `network_fine.`), the oc
 `occupancy` (uint8: one bit a cell, DEFLATEd), the video path as `render_path` (float32
 `[F, 3, 4]`). Everything else that rendering needs is one JSON metadata entry, `nerf_qat`.
 There is no pickle in it, and beside a rounded weight no float copy of it.
+
+A file's digest guards against accidents only; whoever writes a file can write a digest. So every
+number is held against what a renderer can work with before anything is built from it.
 """
 
-import dataclasses
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 import torch
 
-from deploy import vq_file
-from deploy.backends.int8 import Int8Field, Int8Network
-from deploy.backends.low_bit import PRODUCTS, BitField, BitNetwork
-from deploy.backends.onnx_graph import OnnxField
-from deploy.description import MOST_FRAMES, check_metadata
-from deploy.packing import pack_bits, unpack_bits
-from deploy.tensorf_file import load_tensor_field
-from fields.nerf import FieldConfig, RadianceField, layer_inputs, make_field, skeleton
-from rendering.hierarchical import HierarchicalRenderer
-from rendering.occupancy import OccupancyGrid
-from rendering.occupancy_renderer import OccupancyRenderer
-from rendering.rays import RaySetup
-from rendering.renderer import networks_of
-from scenes.poses import check_poses
+from deploy import description, nerf_file, tensorf_file, vq_file
+from rendering.renderer import Renderer
 from scenes.scene import Cameras
-from training.checkpoint_checks import check_plain
 from utils.bounds import FAR_AWAY
-from utils.checks import check_tensors, short
-from utils.errors import BadInput, BrokenFile, UserError, first_line
+from utils.checks import check_keys, check_number, check_one_of, check_plain, check_whole, short
+from utils.errors import BrokenFile, UserError, first_line
 from utils.files import atomic_write, digest
 
 FORMAT, VERSION = "nerf-qat", 3
-BITNETS = ("ternary", "w4a8")  # precisions of files that hold a BitNeRF
-TENSOR_FIELDS = {"tensorf": load_tensor_field, "vq_tensorf": vq_file.decode}  # by kind
 
 
-# ------------------------------------------------------------------------------------------ saving
+@dataclass(frozen=True)
+class FileKind:
+    """A kind of field in files. precisions: those that it may have. check: its metadata, by the field's name. load:
+    from name, metadata of the field without its kind, its tensors, all metadata, device and backend to the field."""
+
+    precisions: tuple[str, ...]
+    check: Callable[[str, dict], None]
+    load: Callable[..., torch.nn.Module]
 
 
-def save_float_model(path: Path, renderer: torch.nn.Module, render_path: Cameras) -> int:
-    """Writes the float32 model; returns its bytes on disk."""
+KINDS = {
+    "nerf": FileKind(("float32", "int8", *nerf_file.LOW_BIT), nerf_file.check, nerf_file.load),
+    "tensorf": FileKind(("float32",), tensorf_file.check, tensorf_file.load),
+    "vq_tensorf": FileKind(("vq",), vq_file.check, vq_file.load),
+}
+# What metadata says beside the rest, by precision.
+PRECISIONS = {
+    "float32": set(),
+    "int8": {"weight_bits", "activation_bits"},
+    "ternary": {"weight_bits"},
+    "w4a8": {"weight_bits"},
+    "vq": set(),
+}
+
+
+# ------------------------------------------------------------------------------------------ writing
+
+
+def float_model(renderer: Renderer, render_path: Cameras) -> bytes:
+    """The float32 model's file."""
     tensors = {
         f"{name}.{key}": value.detach().cpu().contiguous()
-        for name, network in networks_of(renderer).items()
+        for name, network in renderer.networks.items()
         for key, value in network.state_dict().items()
     }
-    return _save(path, renderer, render_path, tensors, {"precision": "float32"})
+    return model_bytes(renderer, render_path, tensors, {"precision": "float32"})
 
 
-def save_int8_model(
-    path: Path,
-    renderer: torch.nn.Module,
-    tensors: dict[str, torch.Tensor],
-    render_path: Cameras,
-    weight_bits: dict[str, int],
-    activation_bits: int,
-) -> int:
-    """Writes the int8 model of `tensors` (from `quantization.remap_state_dict`); returns its bytes.
-
-    weight_bits: by layer, its network's name in front; below 8 they are packed in the file.
-    renderer: any renderer of the scene with this architecture; its own weights are not read.
-    """
-    precision = {"precision": "int8", "weight_bits": weight_bits, "activation_bits": activation_bits}
-    packed = {
-        f"{layer}.weight": pack_bits(tensors[f"{layer}.weight"], bits)
-        for layer, bits in weight_bits.items()
-        if bits < 8
-    }
-    tensors = tensors | packed
-    return _save(path, renderer, render_path, tensors, precision)
-
-
-def save_bitnet_model(
-    path: Path,
-    renderer: torch.nn.Module,
-    tensors: dict[str, torch.Tensor],
-    render_path: Cameras,
-    precision: str,
-    weight_bits: dict[str, int],
-) -> int:
-    """Writes the BitNeRF of `tensors` (from `bitnet.convert_bitnet`, names with their network in
-    front); returns its bytes.
-
-    precision: one of BITNETS. weight_bits: by layer, its network's name in front.
-    """
-    return _save(path, renderer, render_path, tensors, {"precision": precision, "weight_bits": weight_bits})
-
-
-def save_vq_model(
-    path: Path, renderer: torch.nn.Module, described: dict, tensors: dict[str, torch.Tensor], render_path: Cameras
-) -> int:
-    """Writes a VQ-TensoRF as `vq_file.encode` describes and packs it; returns its bytes."""
-    tensors = {f"network_fn.{key}": value for key, value in tensors.items()}
-    return _save(path, renderer, render_path, tensors, {"precision": "vq"}, described)
-
-
-def _save(
-    path: Path, renderer, render_path: Cameras, tensors: dict, precision: dict, of_field: dict | None = None
-) -> int:
-    """of_field: what `_describe` does not know of the field `network_fn`."""
-    tensors = {**tensors, "render_path": render_path.c2w.float().cpu().contiguous()}
-    metadata = {"format": FORMAT, "version": VERSION, **precision, **_describe(renderer, render_path)}
-    metadata["fields"]["network_fn"] |= of_field or {}
-    if precision["precision"] == "vq":
-        metadata["sampler"]["grid_coder"], tensors["occupancy"] = vq_file.encode_grid(renderer.grid)
-    elif isinstance(renderer, OccupancyRenderer):
-        tensors["occupancy"] = renderer.grid.pack()
-    metadata["sha256"] = digest([metadata, tensors])
-    content = safetensors.torch.save(tensors, {"nerf_qat": json.dumps(metadata, separators=(",", ":"))})
+def save_float_model(path: Path, renderer: Renderer, render_path: Cameras) -> int:
+    """Writes the float32 model; returns its bytes on disk."""
+    content = float_model(renderer, render_path)
     atomic_write(path, content)
-    return path.stat().st_size
+    return len(content)
 
 
-def _describe(renderer: torch.nn.Module, render_path: Cameras) -> dict:
-    """Everything but tensors that it takes to build the renderer again."""
-    camera = {
-        "height": render_path.height,
-        "width": render_path.width,
-        "K": [[float(x) for x in row] for row in render_path.K[0]],
-    }
-    described = {"rays": dataclasses.asdict(renderer.setup), "camera": camera}
-    if isinstance(renderer, OccupancyRenderer):
-        described["sampler"] = {
-            "kind": "occupancy",
-            "step": renderer.step,
-            "min_transmittance": renderer.min_transmittance,
-            "grid_resolution": renderer.grid.resolution,
-            "aabb": renderer.grid.aabb.cpu().tolist(),
-        }
-    else:
-        described["sampler"] = {
-            "kind": "hierarchical",
-            "n_samples": renderer.n_samples,
-            "n_importance": renderer.n_importance,
-            "lindisp": renderer.lindisp,
-        }
-    described["fields"] = {
-        name: {"kind": field.kind, **dataclasses.asdict(field.config)} for name, field in renderer.fields.items()
-    }
-    return described
+def model_bytes(
+    renderer: Renderer,
+    render_path: Cameras,
+    tensors: dict[str, torch.Tensor],
+    precision: dict,
+    of_field: dict | None = None,
+    of_sampler: dict | None = None,
+) -> bytes:
+    """A model's file. tensors: of the fields, their name in front, and those by which the renderer's own are replaced.
+    precision: its name and what PRECISIONS says beside it. of_field, of_sampler: what the field `network_fn` and the
+    renderer do not say of themselves."""
+    poses = {"render_path": render_path.c2w.float().cpu().contiguous()}
+    tensors = {**renderer.tensors(), **tensors, **poses} if of_sampler is None else {**tensors, **poses}
+    metadata = {"format": FORMAT, "version": VERSION, **precision, **description.describe(renderer, render_path)}
+    metadata["fields"]["network_fn"] |= of_field or {}
+    metadata["sampler"] |= of_sampler or {}
+    metadata["sha256"] = digest([metadata, tensors])
+    return safetensors.torch.save(tensors, {"nerf_qat": json.dumps(metadata, separators=(",", ":"))})
 
 
-# ----------------------------------------------------------------------------------------- loading
+# ----------------------------------------------------------------------------------------- reading
 
 
 def read_model(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
@@ -171,12 +119,10 @@ def read_model(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     return metadata, tensors
 
 
-def load_renderer(
-    path: Path, device: torch.device, backend: str = "reference"
-) -> tuple[torch.nn.Module, Cameras, dict]:
+def load_renderer(path: Path, device: torch.device, backend: str = "reference") -> tuple[Renderer, Cameras, dict]:
     """A renderer, its video path, and the metadata, from the file alone.
 
-    backend: what executes an int8 network, of `int8_model.BACKENDS`.
+    backend: what executes integers, of `backends.choose.BACKENDS`.
     Raises BrokenFile where the file is damaged or says something impossible.
     """
     metadata, tensors = read_model(path)
@@ -192,101 +138,47 @@ def load_renderer(
     return renderer.eval(), cameras, metadata
 
 
-def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) -> tuple[torch.nn.Module, Cameras]:
+def check_metadata(metadata: dict) -> None:
+    """Raises BrokenFile at the first thing that is not as `model_bytes` writes it."""
+    precision = metadata.get("precision")
+    own = PRECISIONS.get(str(precision), set())
+    check_keys("metadata", metadata, {"format", "version", "precision", "rays", "camera", "sampler", "fields"} | own)
+    check_one_of("metadata", metadata, "precision", tuple(PRECISIONS))
+    if "activation_bits" in own:
+        check_whole("metadata", metadata, "activation_bits", 2, 8)
+    if "weight_bits" in own:
+        nerf_file.check_weight_bits(metadata["weight_bits"], precision)
+    description.check(metadata)
+    fields = metadata["fields"]
+    names = set(fields) if isinstance(fields, dict) else set()
+    if "network_fn" not in names or not names <= {"network_fn", "network_fine"}:
+        raise BrokenFile("fields: expected network_fn, and network_fine where there is a fine pass")
+    for name in names:
+        _check_field(name, fields[name], precision)
+
+
+def _check_field(name: str, field: dict, precision: str) -> None:
+    if not isinstance(field, dict):
+        raise BrokenFile(f"{name}: {short(field)} is not a table")
+    check_one_of(name, {"kind": field.get("kind")}, "kind", tuple(KINDS))
+    kind = KINDS[field["kind"]]
+    kind.check(name, field)
+    check_one_of(name, field, "density_activation", ("relu", "softplus"))
+    check_number(name, field, "density_bias", -FAR_AWAY, FAR_AWAY)
+    check_number(name, field, "density_scale", 1e-6, FAR_AWAY)
+    if precision not in kind.precisions:
+        raise BrokenFile(f"{name}: a {field['kind']} cannot be {precision}")
+
+
+def _build(metadata: dict, tensors: dict, device: torch.device, backend: str) -> tuple[Renderer, Cameras]:
     fields = {}
     for name, described in metadata["fields"].items():
         prefix = f"{name}."
         state = {k.removeprefix(prefix): tensors.pop(k) for k in list(tensors) if k.startswith(prefix)}
-        architecture = {key: value for key, value in described.items() if key != "kind"}
-        if described["kind"] in TENSOR_FIELDS:
-            fields[name] = TENSOR_FIELDS[described["kind"]](architecture, state).to(device)
-            continue
-        config = FieldConfig(**{**architecture, "skips": tuple(architecture["skips"])})
-        bits = metadata.get("weight_bits", {})
-        bits = {key.removeprefix(prefix): number for key, number in bits.items() if key.startswith(prefix)}
-        if metadata["precision"] != "float32" and set(bits) != set(layer_inputs(skeleton(config))):
-            raise BrokenFile(f"weight_bits names {short(sorted(bits)[:3])}..., expected the layers of {name}")
-        if metadata["precision"] == "int8":
-            _unpack_weights(config, state, bits)
-        fields[name] = _field(config, state, bits, metadata, device, backend)
-    rays = metadata["rays"]
-    setup = RaySetup(**{**rays, "background": tuple(rays["background"])})
-    cameras = _cameras(metadata["camera"], tensors.pop("render_path"))
-    sampler = metadata["sampler"]
-    if sampler["kind"] == "occupancy":
-        aabb = torch.tensor(sampler["aabb"], dtype=torch.float32)
-        packed = tensors.pop("occupancy")
-        if packed.dtype != torch.uint8 or packed.ndim != 1:
-            raise BrokenFile(f"occupancy is {packed.dtype} {tuple(packed.shape)}, expected uint8 of one dimension")
-        cells = packed, aabb, sampler["grid_resolution"]
-        coder = sampler.get("grid_coder")
-        grid = vq_file.decode_grid(coder, *cells) if coder else OccupancyGrid.unpack(*cells)
-        grid = grid.to(device)
-        renderer = OccupancyRenderer(fields["network_fn"], grid, setup, sampler["step"], sampler["min_transmittance"])
-    else:
-        renderer = HierarchicalRenderer(
-            fields["network_fn"],
-            fields.get("network_fine"),
-            setup,
-            sampler["n_samples"],
-            sampler["n_importance"],
-            sampler["lindisp"],
-        )
+        of_field = {key: value for key, value in described.items() if key != "kind"}
+        fields[name] = KINDS[described["kind"]].load(name, of_field, state, metadata, device, backend)
+    cameras = description.read_cameras(metadata["camera"], tensors.pop("render_path"))
+    renderer = description.read_renderer(metadata, fields, tensors)
     if tensors:
         raise BrokenFile(f"unexpected tensor {short(next(iter(tensors)))}")
     return renderer.to(device), cameras
-
-
-def _unpack_weights(config: FieldConfig, state: dict[str, torch.Tensor], weight_bits: dict[str, int]) -> None:
-    """Puts int8 weights in the place of packed ones."""
-    bare = skeleton(config)
-    for layer, bits in weight_bits.items():
-        name = f"{layer}.weight"
-        if bits < 8 and name in state:
-            try:
-                state[name] = unpack_bits(state[name], bits, tuple(bare.get_submodule(layer).weight.shape))
-            except ValueError as error:
-                raise BrokenFile(f"int8 network: {name}: {error}") from error
-
-
-def _cameras(described: dict, c2w: torch.Tensor) -> Cameras:
-    path = c2w.dtype == torch.float32 and c2w.ndim == 3 and c2w.shape[1:] == (3, 4)
-    if not path or not 1 <= len(c2w) <= MOST_FRAMES:
-        found = f"{c2w.dtype} {tuple(c2w.shape)}"
-        raise BrokenFile(f"render_path is {found}, expected float32 [F, 3, 4] of {MOST_FRAMES} frames at most")
-    check_poses(c2w.numpy(), "render_path")
-    if c2w.abs().max() > FAR_AWAY:
-        raise BrokenFile(f"render_path: a camera stands farther away than {FAR_AWAY:g} world units")
-    K = torch.tensor(described["K"], dtype=torch.float32)
-    return Cameras(c2w, K.expand(len(c2w), 3, 3), described["height"], described["width"])
-
-
-def _field(
-    config: FieldConfig,
-    state: dict[str, torch.Tensor],
-    bits: dict[str, int],
-    metadata: dict,
-    device: torch.device,
-    backend: str,
-) -> RadianceField:
-    if metadata["precision"] == "float32":
-        expected = {name: (torch.float32, tuple(bare.shape)) for name, bare in skeleton(config).state_dict().items()}
-        check_tensors("network", state, expected)
-        field = make_field(config)
-        field.network.load_state_dict(state)
-        return field.to(device)
-    state = {key: value.to(device) for key, value in state.items()}
-    if metadata["precision"] in BITNETS:
-        if backend not in PRODUCTS:
-            raise BadInput(f"--backend {backend} does not execute BitNeRFs; use auto, reference or torch")
-        network = BitNetwork(config, state, bits, backend)
-        return BitField(config, network).to(device)
-    network = Int8Network(config, state, metadata["activation_bits"], "reference").to(device)
-    if backend == "onnxruntime":
-        return OnnxField(RadianceField(config, network))
-    if backend == "triton":
-        from deploy.backends.triton_kernel import TritonField  # where there is Triton only
-
-        return TritonField(Int8Field(config, network).to(device))
-    network.use_backend(backend)
-    return Int8Field(config, network).to(device)

@@ -1,12 +1,39 @@
-"""A TensoRF from the tensors of a model file."""
+"""A TensoRF's part of a model file: what may be in it, and the field it makes."""
 
 import torch
 
-from deploy.description import MOST_ENTRIES
-from fields.tensorf import LINES, PLANES, TensorfConfig, TensorField
+from fields.tensorf import LINES, MOST_ENTRIES, PLANES, TensorfConfig, TensorField
 from utils.bounds import box_problem
-from utils.checks import check_tensors
+from utils.checks import check_keys, check_numbers, check_one_of, check_tensors, check_whole, is_whole, short
 from utils.errors import BrokenFile
+
+KEYS = {
+    "kind", "decomposition", "density_ranks", "color_ranks", "features", "feature_octaves", "view_octaves",
+    "hidden", "density_activation", "density_bias", "density_scale",
+}  # fmt: skip
+
+
+def check(name: str, field: dict, more: frozenset[str] = frozenset()) -> None:
+    """Raises BrokenFile where the metadata of field `name` is not what a TensoRF's can be. more: keys that it has
+    beyond."""
+    check_keys(name, field, KEYS | more)
+    check_one_of(name, field, "decomposition", ("vm", "cp"))
+    for ranks in ("density_ranks", "color_ranks"):
+        check_numbers(f"{name} {ranks}", field[ranks], 3, 1, 4096)
+        if not all(is_whole(rank) for rank in field[ranks]):
+            raise BrokenFile(f"{name}: {ranks} is {short(field[ranks])}, expected whole numbers")
+    check_whole(name, field, "features", 1, 4096)
+    check_whole(name, field, "feature_octaves", 0, 16)
+    check_whole(name, field, "view_octaves", 0, 16)
+    check_whole(name, field, "hidden", 1, 8192)
+
+
+def load(
+    name: str, described: dict, state: dict[str, torch.Tensor], metadata: dict, device: torch.device, backend: str
+) -> TensorField:
+    """The field `name` of checked metadata, which torch alone executes. Raises BrokenFile where its tensors do not
+    fit."""
+    return read_field(described, state).to(device)
 
 
 def tensorf_config(described: dict) -> TensorfConfig:
@@ -15,7 +42,7 @@ def tensorf_config(described: dict) -> TensorfConfig:
     return TensorfConfig(**{**described, **ranks})
 
 
-def load_tensor_field(described: dict, state: dict[str, torch.Tensor]) -> TensorField:
+def read_field(described: dict, state: dict[str, torch.Tensor]) -> TensorField:
     """described: checked metadata of the field, without its kind. Raises BrokenFile where tensors do not fit it."""
     config = tensorf_config(described)
     lines = [state.get(f"lines.{i}") for i in range(3)]
@@ -38,9 +65,8 @@ def expected_tensors(
     config: TensorfConfig, resolution: tuple[int, int, int]
 ) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Name, type and shape of every tensor of such a field."""
-    with torch.device("meta"):  # no memory for what a file only claims to have
-        bare = config.make_network((2, 2, 2), torch.zeros(2, 3)).state_dict()
-    shapes = {name: tuple(tensor.shape) for name, tensor in bare.items()}
+    # No memory for what a file only claims to have.
+    shapes = {name: tuple(tensor.shape) for name, tensor in config.skeleton().state_dict().items()}
     axes = LINES if config.decomposition == "vm" else (0, 1, 2)
     for i, ((column, row), axis) in enumerate(zip(PLANES, axes, strict=True)):
         shapes[f"lines.{i}"] = (resolution[axis], *shapes[f"lines.{i}"][1:])

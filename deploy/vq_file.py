@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 
+from deploy import tensorf_file
 from deploy.entropy_coding import (
     Decoder,
     Encoder,
@@ -16,20 +17,40 @@ from deploy.entropy_coding import (
     make_decoder,
     make_encoder,
 )
-from deploy.tensorf_file import tensorf_config
-from fields.tensorf import LINES, PLANES, TensorfConfig, TensorField, TensorVM
+from fields.tensorf import LINES, MOST_ENTRIES, PLANES, TensorfConfig, TensorField, TensorVM
 from fields.vq_tensorf import CODED, KEPT, VQTensorVM
 from rendering.occupancy import OccupancyGrid
 from utils.bounds import box_problem
-from utils.checks import check_tensors
+from utils.checks import check_numbers, check_one_of, check_tensors, is_whole, short
 from utils.errors import BrokenFile
 
+CODERS = ("range", "lzma")  # of `entropy_coding`
+MOST_CODES = 65_536  # of a codebook
 MOST_VALUES = 2**26  # of all planes of a file: a quarter of a gigabyte of float32
 # What a stream of so many bytes is believed to hold: a few of any symbols, and beyond that so many a byte. Real files
 # hold less than ten values a byte; empty cells of a grid hardly cost anything.
 FREE_SYMBOLS, SYMBOLS_A_BYTE = 2**22, 128
 FREE_CELLS, CELLS_A_BYTE = 320**3, 8192
 FREE_COMPARISONS, COMPARISONS_A_BYTE = 2**26, 2**15  # of entries with codes
+
+
+def check(name: str, field: dict) -> None:
+    """Raises BrokenFile where the metadata of field `name` is not what a VQ-TensoRF's can be."""
+    tensorf_file.check(name, field, frozenset({"resolution", "codes", "coder"}))
+    check_one_of(name, field, "decomposition", ("vm",))
+    check_one_of(name, field, "coder", CODERS)
+    for key, low, high in (("resolution", 2, MOST_ENTRIES), ("codes", 0, MOST_CODES)):
+        check_numbers(f"{name} {key}", field[key], 3, low, high)
+        if not all(is_whole(number) for number in field[key]):
+            raise BrokenFile(f"{name}: {key} is {short(field[key])}, expected whole numbers")
+
+
+def load(
+    name: str, described: dict, state: dict[str, torch.Tensor], metadata: dict, device: torch.device, backend: str
+) -> TensorField:
+    """The field `name` of checked metadata, its planes written out; torch alone executes it. Raises BrokenFile where
+    its tensors do not fit."""
+    return decode(described, state).to(device)
 
 
 def matrices(network: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -87,12 +108,13 @@ def encode_grid(grid: OccupancyGrid) -> tuple[str, torch.Tensor]:
     return name, torch.frombuffer(bytearray(coder.bytes()), dtype=torch.uint8)
 
 
-def decode_grid(name: str, packed: torch.Tensor, aabb: torch.Tensor, resolution: int) -> OccupancyGrid:
+def decode_grid(name: str, packed: torch.Tensor, resolution: int) -> torch.Tensor:
+    """The occupied cells `[X, Y, Z]`, bool, that `encode_grid` wrote with a coder of this name."""
+    if packed.dtype != torch.uint8 or packed.ndim != 1:
+        raise BrokenFile(f"occupancy is {packed.dtype} {tuple(packed.shape)}, expected uint8 of one dimension")
     coder = make_decoder(name, packed.numpy().tobytes(), FREE_CELLS + CELLS_A_BYTE * len(packed))
     coder.expect(resolution**3)
-    grid = OccupancyGrid(aabb, resolution)
-    grid.set_occupied(torch.from_numpy(code_cells(coder, tuple(grid.occupied.shape))))
-    return grid
+    return torch.from_numpy(code_cells(coder, (resolution,) * 3))
 
 
 def decode(described: dict, state: dict[str, torch.Tensor]) -> TensorField:
@@ -101,13 +123,13 @@ def decode(described: dict, state: dict[str, torch.Tensor]) -> TensorField:
     described: checked metadata of the field, without its kind. Raises BrokenFile where tensors do not fit it.
     """
     own = ("resolution", "codes", "coder")
-    config = tensorf_config({key: value for key, value in described.items() if key not in own})
+    config = tensorf_file.tensorf_config({key: value for key, value in described.items() if key not in own})
     resolution, codes = tuple(described["resolution"]), described["codes"]
     ranks = list(zip(config.density_ranks, config.color_ranks, strict=True))
     values = sum(resolution[a] * resolution[b] * sum(rank) for (a, b), rank in zip(PLANES, ranks, strict=True))
     if values > MOST_VALUES:
         raise BrokenFile(f"VQ-TensoRF: planes of {values} numbers, expected {MOST_VALUES} at most")
-    layers = matrices(skeleton(config))
+    layers = matrices(config.skeleton())
     biases = sum(layer.bias.numel() for _, layer in layers if layer.bias is not None)
     expected = {
         "ranges": (torch.int8, (6 + len(layers), 2)),
@@ -149,18 +171,12 @@ def _scaled(integers: np.ndarray, steps: torch.Tensor, groups: tuple[int, ...]) 
     return torch.from_numpy(integers).float().contiguous().mul_(steps.repeat_interleave(torch.tensor(groups)))
 
 
-def skeleton(config: TensorfConfig) -> TensorVM:
-    """The architecture without memory for its weights."""
-    with torch.device("meta"):
-        return TensorVM(config, (2, 2, 2), torch.zeros(2, 3))
-
-
 def _least_symbols(config: TensorfConfig, resolution: tuple[int, int, int], codes: list[int]) -> int:
     """Of a file's stream: all but those of entries that are kept or have codes."""
     ranks = [density + color for density, color in zip(config.density_ranks, config.color_ranks, strict=True)]
     entries = sum(resolution[a] * resolution[b] for a, b in PLANES)
     tables = sum((count + resolution[axis]) * rank for count, axis, rank in zip(codes, LINES, ranks, strict=True))
-    return entries + tables + sum(layer.weight.numel() for _, layer in matrices(skeleton(config)))
+    return entries + tables + sum(layer.weight.numel() for _, layer in matrices(config.skeleton()))
 
 
 def _names_of_matrices(network: nn.Module) -> list[str]:
@@ -208,6 +224,6 @@ def _walk(
         found[f"planes.{i}"] = code_values(coder, state == KEPT, *ranges[i], plane, state == CODED)
     for i, axis in enumerate(LINES):
         code_table(f"lines.{i}", (resolution[axis], config.density_ranks[i] + config.color_ranks[i]), ranges[3 + i])
-    for (name, layer), bounds in zip(matrices(skeleton(config)), ranges[6:], strict=True):
+    for (name, layer), bounds in zip(matrices(config.skeleton()), ranges[6:], strict=True):
         code_table(name, tuple(layer.weight.shape), bounds)
     return found

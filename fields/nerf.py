@@ -1,14 +1,18 @@
-"""A NeRF as a field: its network between encodings and activations."""
+"""A NeRF as a field: its network between encodings and activations, and the topology of that network."""
 
 import argparse
 from dataclasses import dataclass
 
 import torch
-import torch.nn as nn
-import torch.nn.functional as F
 from torch.profiler import record_function
 
+from fields.field import Field, Group
+from fields.layer_graph import Add, Concat, Input, LayerGraph, Linear, Node
+from rendering.points import FieldOutput, Points
 from run_nerf_helpers import NeRF, get_embedder
+from utils.parser import positive
+
+HEADS = ("alpha_linear", "rgb_linear", "output_linear")
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,40 @@ class FieldConfig:
         return get_embedder(self.multires_views, self.i_embed)[1] if self.use_viewdirs else 0
 
     @property
+    def input_widths(self) -> dict[str, int]:
+        """Columns of the graph's inputs."""
+        return {"quant_pts": self.input_ch, "quant_views": self.input_ch_views}
+
+    @property
     def bytes_per_row(self) -> int:
         """What a query takes: its encoding, and the input, output and ReLU of one layer."""
         return 4 * (2 * (self.input_ch + self.input_ch_views) + 3 * self.width)
+
+    @property
+    def graph(self) -> LayerGraph:
+        return nerf_graph(self.depth, self.skips, self.use_viewdirs, self.residual)
+
+    def skeleton(self) -> NeRF:
+        """The architecture without memory for its weights."""
+        with torch.device("meta"):
+            return self.make_network(NeRF)
+
+    @classmethod
+    def from_flags(cls, args: argparse.Namespace, fine: bool = False) -> "FieldConfig":
+        """The coarse (or only) or the fine field that the flags describe."""
+        return cls(
+            depth=args.netdepth_fine if fine else args.netdepth,
+            width=args.netwidth_fine if fine else args.netwidth,
+            use_viewdirs=args.use_viewdirs,
+            output_ch=5 if args.N_importance > 0 else 4,  # nerf-pytorch's: its checkpoints have the fifth
+            multires=args.multires,
+            multires_views=args.multires_views,
+            i_embed=args.i_embed,
+            density_activation=args.density_activation,
+            density_bias=args.density_bias,
+            density_scale=args.density_scale,
+            residual=args.residual,
+        )
 
     def make_network(self, network: type[NeRF] = NeRF) -> NeRF:
         return network(
@@ -59,75 +94,36 @@ class FieldConfig:
         )
 
 
-class RadianceField(nn.Module):
-    """A network with its encodings and activations: points and directions to density and colour.
-
-    This is the Field interface that `rendering.py` knows:
-    `forward(positions [P, 3], directions [P, 3]) -> density [P] (1/world unit), rgb [P, 3]`.
-    `network` is a NeRF or anything with its `forward` and `raw_density`.
-    """
-
-    kind = "nerf"  # in model files
-    adam = {"betas": (0.9, 0.999)}
-
-    def __init__(self, config: FieldConfig, network: nn.Module):
-        super().__init__()
-        self.config = config
-        self.network = network
-        self.embed = get_embedder(config.multires, config.i_embed)[0]
-        self.embed_views = get_embedder(config.multires_views, config.i_embed)[0]
-
-    def learning_rate_factor(self, name: str) -> float:
-        """What `--lrate` is multiplied by for a parameter of the network."""
-        return 1.0
-
-    def activate_density(self, raw: torch.Tensor) -> torch.Tensor:
-        activation = F.softplus if self.config.density_activation == "softplus" else F.relu
-        return self.config.density_scale * activation(raw + self.config.density_bias)
-
-    def forward(
-        self, positions: torch.Tensor, directions: torch.Tensor, raw_noise: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`directions` are unit vectors; `raw_noise [P]` is added before the density activation."""
-        with record_function("encoding"):
-            encoded = self.embed(positions)
-            if self.config.use_viewdirs:
-                encoded = torch.cat([encoded, self.embed_views(directions)], -1)
-        with record_function("network"):
-            raw = self.network(encoded).float()
-        raw_density = raw[..., 3] if raw_noise is None else raw[..., 3] + raw_noise
-        return self.activate_density(raw_density), torch.sigmoid(raw[..., :3])
-
-    def density(self, positions: torch.Tensor) -> torch.Tensor:
-        """Density `[P]` alone, without the view branch."""
-        return self.activate_density(self.network.raw_density(self.embed(positions)).float())
+def nerf_graph(depth: int, skips: tuple[int, ...], use_viewdirs: bool, residual: bool = False) -> LayerGraph:
+    """What `NeRF.forward` does, between `quant_pts` and `quant_views`, the encoded position and direction, and the
+    heads: colour, then density, or both from `output_linear`."""
+    nodes: list[Node] = [Input("quant_pts")]
+    features = h = "quant_pts"
+    for i in range(depth):
+        layer, before = f"pts_linears.{i}", features
+        nodes.append(Linear(layer, h, relu=True))
+        features = h = layer
+        if residual and i > 0:
+            features = h = f"sum.{i}"
+            nodes.append(Add(features, (layer, before)))
+        if i in skips and i < depth - 1:
+            h = f"skip.{i}"
+            nodes.append(Concat(h, ("quant_pts", features)))
+    if not use_viewdirs:
+        return LayerGraph((*nodes, Linear("output_linear", h)), ("output_linear",))
+    nodes += [
+        Linear("alpha_linear", h),
+        Input("quant_views"),
+        Linear("feature_linear", h),
+        Concat("with_views", ("feature_linear", "quant_views")),
+        Linear("views_linears.0", "with_views", relu=True),
+        Linear("rgb_linear", "views_linears.0"),
+    ]
+    return LayerGraph(tuple(nodes), ("rgb_linear", "alpha_linear"))
 
 
-def make_field(config: FieldConfig, network: type[NeRF] = NeRF) -> RadianceField:
-    """An untrained field, with `network` as the class of its MLP."""
-    return RadianceField(config, config.make_network(network))
-
-
-def layer_inputs(network: NeRF) -> dict[str, list[str]]:
-    """The dataflow of the network: for each linear layer, in order, what its input is made of.
-
-    `quant_pts` and `quant_views` are the encoded position and direction, other names are layers.
-    """
-    flow: dict[str, list[str]] = {}
-    source = ["quant_pts"]
-    for i in range(len(network.pts_linears)):
-        flow[f"pts_linears.{i}"] = source
-        source = ["quant_pts"] * (i in network.skips) + [f"pts_linears.{i}"]
-    if not network.use_viewdirs:
-        flow["output_linear"] = source
-        return flow
-    flow["alpha_linear"] = flow["feature_linear"] = source
-    flow["views_linears.0"] = ["feature_linear", "quant_views"]
-    flow["rgb_linear"] = ["views_linears.0"]
-    return flow
-
-
-HEADS = ("alpha_linear", "rgb_linear", "output_linear")
+def graph_of(network: NeRF) -> LayerGraph:
+    return nerf_graph(network.D, network.skips, network.use_viewdirs, network.residual)
 
 
 def is_hidden(layer: str) -> bool:
@@ -138,24 +134,68 @@ def is_hidden(layer: str) -> bool:
     return layer != "pts_linears.0" and layer not in HEADS
 
 
-def skeleton(config: FieldConfig) -> NeRF:
-    """The architecture without memory for its weights."""
-    with torch.device("meta"):
-        return config.make_network(NeRF)
+class RadianceField(Field):
+    """A network with its encodings and activations: points and directions to density and colour.
+
+    `network` is a NeRF or anything with its `forward` and `raw_density`.
+    """
+
+    kind = "nerf"
+
+    def __init__(self, config: FieldConfig, network: torch.nn.Module):
+        super().__init__(config, network)
+        self.embed = get_embedder(config.multires, config.i_embed)[0]
+        self.embed_views = get_embedder(config.multires_views, config.i_embed)[0]
+
+    def forward(self, points: Points, raw_noise: torch.Tensor | None = None) -> FieldOutput:
+        with record_function("encoding"):
+            encoded = self.embed(points.positions)
+            if self.config.use_viewdirs:
+                encoded = torch.cat([encoded, self.embed_views(points.directions)], -1)
+        with record_function("network"):
+            raw = self.network(encoded).float()
+        raw_density = raw[..., 3] if raw_noise is None else raw[..., 3] + raw_noise
+        return FieldOutput(self.activate_density(raw_density), torch.sigmoid(raw[..., :3]))
+
+    def density(self, positions: torch.Tensor) -> torch.Tensor:
+        """Without the view branch."""
+        return self.activate_density(self.network.raw_density(self.embed(positions)).float())
+
+    def parameter_groups(self) -> list[Group]:
+        """Muon may take every matrix but the heads'."""
+        return [
+            Group((parameter,), muon=parameter.ndim == 2 and not name.startswith(HEADS))
+            for name, parameter in self.network.named_parameters()
+        ]
 
 
-def field_config(args: argparse.Namespace, fine: bool = False) -> FieldConfig:
-    """The coarse (or only) or the fine field that the flags describe."""
-    return FieldConfig(
-        depth=args.netdepth_fine if fine else args.netdepth,
-        width=args.netwidth_fine if fine else args.netwidth,
-        use_viewdirs=args.use_viewdirs,
-        output_ch=5 if args.N_importance > 0 else 4,  # nerf-pytorch's: its checkpoints have the fifth
-        multires=args.multires,
-        multires_views=args.multires_views,
-        i_embed=args.i_embed,
-        density_activation=args.density_activation,
-        density_bias=args.density_bias,
-        density_scale=args.density_scale,
-        residual=args.residual,
+def make_field(config: FieldConfig, network: type[NeRF] = NeRF) -> RadianceField:
+    """An untrained field, with `network` as the class of its MLP."""
+    return RadianceField(config, config.make_network(network))
+
+
+# ---------------------------------------------------------------------------------------- by flags
+
+
+def add_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--netdepth", type=positive(int), default=8, help="layers in the (coarse) network")
+    add("--netwidth", type=positive(int), default=256, help="channels per layer")
+    add("--netdepth_fine", type=positive(int), default=8, help="layers in the fine network")
+    add("--netwidth_fine", type=positive(int), default=256, help="channels per layer in the fine network")
+    add("--use_viewdirs", action="store_true", help="colour depends on the viewing direction (5D input)")
+    add("--multires", type=int, default=10, help="octaves of the positional encoding of positions")
+    add("--multires_views", type=int, default=4, help="octaves of the positional encoding of directions")
+    add("--i_embed", type=int, default=0, help="0 for positional encoding, -1 for none")
+    add(
+        "--residual",
+        action="store_true",
+        help="layers add to what they are given: for few bits (float, w4a8 and ternary files; not int8)",
     )
+
+
+def from_flags(
+    args: argparse.Namespace, box: torch.Tensor, fine: bool = False, network: type[NeRF] = NeRF
+) -> RadianceField:
+    """Untrained; a NeRF knows of no box."""
+    return make_field(FieldConfig.from_flags(args, fine), network)

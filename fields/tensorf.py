@@ -9,18 +9,20 @@ look-up is then a weighted sum of four rows of a table, for which `embedding_bag
 faster than `grid_sample`, forwards and backwards. Density and colour share a table, density first.
 """
 
-import argparse
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from deploy.description import MOST_ENTRIES
+from fields.field import Field, Group
+from rendering.points import FieldOutput, Points
 from run_nerf_helpers import get_embedder
 from utils.bounds import box_problem
+
+MOST_ENTRIES = 4096  # of a plane or line along an axis
 
 # Which axes a plane spans (its columns, its rows), and the axis of the line that goes with it.
 PLANES = ((0, 1), (0, 2), (1, 2))
@@ -52,6 +54,11 @@ class TensorfConfig:
         """What a query takes: looked-up components and their products, features, and their encodings."""
         encoded = self.features * (2 * self.feature_octaves + 2)
         return 4 * (3 * (sum(self.density_ranks) + sum(self.color_ranks)) + 2 * encoded + 3 * self.hidden)
+
+    def skeleton(self) -> "FactorNetwork":
+        """The architecture, of the least resolution, without memory for its weights."""
+        with torch.device("meta"):
+            return self.make_network((2, 2, 2), torch.zeros(2, 3))
 
     def make_network(self, resolution: tuple[int, int, int], aabb: torch.Tensor) -> "FactorNetwork":
         return {"vm": TensorVM, "cp": TensorCP}[self.decomposition](self, resolution, aabb)
@@ -280,40 +287,53 @@ def _interpolate(table: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     return resized[0].permute(1, 2, 0).contiguous()
 
 
-class TensorField(nn.Module):
-    """A TensorNetwork as a Field: points and directions to density (1/world unit) and colour.
+class TensorField(Field):
+    """A TensorNetwork as a field. Outside its box there is nothing.
 
-    Outside its box there is nothing.
+    training: a `TensorfTraining`, how it grows and what keeps it smooth; None where it is not trained so.
     """
 
-    kind = "tensorf"  # in model files
+    kind = "tensorf"
     # A field that starts out empty has gradients far below Adam's usual epsilon of 1e-8.
     adam = {"betas": (0.9, 0.99), "eps": 1e-15}
 
-    def __init__(self, config: TensorfConfig, network: TensorNetwork):
-        super().__init__()
-        self.config, self.network = config, network
+    def __init__(self, config: TensorfConfig, network: TensorNetwork, training=None):
+        super().__init__(config, network)
+        self.training_plan = training
 
-    def learning_rate_factor(self, name: str) -> float:
+    def forward(self, points: Points, raw_noise: torch.Tensor | None = None) -> FieldOutput:
+        raw, logits = self.network(points.positions, points.directions)
+        raw = raw if raw_noise is None else raw + raw_noise
+        return FieldOutput(self._density(raw, points.positions), torch.sigmoid(logits.float()))
+
+    def density(self, positions: torch.Tensor) -> torch.Tensor:
+        """Without the decoder."""
+        return self._density(self.network.raw_density(positions), positions)
+
+    def _density(self, raw: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        inside = ((positions >= self.network.aabb[0]) & (positions <= self.network.aabb[1])).all(-1)
+        return self.activate_density(raw.float()) * inside
+
+    def parameter_groups(self) -> list[Group]:
+        """Muon may take the decoder's hidden matrices: planes and lines are tables, in which a row has nothing to do
+        with the next, and what mixes and what draws colours are its first and its last layer."""
+        return [
+            Group((parameter,), self.rate_of(name), muon=name in ("decoder.0.weight", "decoder.2.weight"))
+            for name, parameter in self.network.named_parameters()
+        ]
+
+    def rate_of(self, name: str) -> float:
         """The decoder learns slower than planes and lines (TensoRF: 0.001 and 0.02)."""
         return 0.05 if name.startswith(("basis", "decoder")) else 1.0
 
-    def activate_density(self, raw: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        activation = F.softplus if self.config.density_activation == "softplus" else F.relu
-        inside = ((positions >= self.network.aabb[0]) & (positions <= self.network.aabb[1])).all(-1)
-        return self.config.density_scale * activation(raw.float() + self.config.density_bias) * inside
+    def losses(self, step: int) -> dict[str, torch.Tensor]:
+        return self.training_plan.losses(self.network, step) if self.training_plan else {}
 
-    def forward(
-        self, positions: torch.Tensor, directions: torch.Tensor, raw_noise: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Density `[P]` and rgb `[P, 3]`; `raw_noise [P]` is added before the density activation."""
-        raw, logits = self.network(positions, directions)
-        raw = raw if raw_noise is None else raw + raw_noise
-        return self.activate_density(raw, positions), torch.sigmoid(logits.float())
+    def after_step(self, step: int, content_box: Callable[[], torch.Tensor | None]) -> bool:
+        return self.training_plan is not None and self.training_plan.after_step(self.network, step, content_box)
 
-    def density(self, positions: torch.Tensor) -> torch.Tensor:
-        """Density `[P]` alone, without the decoder."""
-        return self.activate_density(self.network.raw_density(positions), positions)
+    def problem(self) -> str:
+        return self.network.problem()
 
 
 # ------------------------------------------------------------------------------------- regularisers
@@ -342,20 +362,3 @@ def resolution_for(voxels: int, aabb: torch.Tensor) -> tuple[int, int, int]:
     extent = aabb[1] - aabb[0]
     side = float(extent.prod() / voxels) ** (1 / 3)
     return tuple(max(2, int(length / side + 1e-3)) for length in extent.tolist())
-
-
-def make_tensor_field(args: argparse.Namespace, box: torch.Tensor) -> TensorField:
-    """An untrained TensoRF over a box `[2, 3]`, as the flags describe it."""
-    config = TensorfConfig(
-        decomposition=args.tensor,
-        density_ranks=tuple(args.density_ranks),
-        color_ranks=tuple(args.color_ranks),
-        features=args.color_features,
-        feature_octaves=args.feature_octaves,
-        view_octaves=args.view_octaves,
-        hidden=args.decoder_width,
-        density_activation=args.density_activation,
-        density_bias=args.density_bias,
-        density_scale=args.density_scale,
-    )
-    return TensorField(config, config.make_network(resolution_for(args.voxels, box), box.cpu()))

@@ -223,6 +223,6 @@ class VQField(TensorField):
 
     kind = "vq_tensorf"
 
-    def learning_rate_factor(self, name: str) -> float:
+    def rate_of(self, name: str) -> float:
         """Steps of rounding are logarithms, of size one whatever they belong to."""
-        return 0.5 if name.endswith("log_step") else super().learning_rate_factor(name)
+        return 0.5 if name.endswith("log_step") else super().rate_of(name)

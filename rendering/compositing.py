@@ -4,7 +4,7 @@ import torch
 import torch.nn as nn
 
 from rendering.occupancy import Samples
-from rendering.rays import Rays, RaySetup, _world_distance
+from rendering.rays import Rays, RaySetup, world_distance
 
 
 def weights_from_density(
@@ -42,11 +42,12 @@ def packed_weights(
     return weights.view(-1).index_select(0, place), leaving
 
 
-def _sum_per_ray(values: torch.Tensor, ray: torch.Tensor, num_rays: int) -> torch.Tensor:
+def sum_per_ray(values: torch.Tensor, ray: torch.Tensor, num_rays: int) -> torch.Tensor:
+    """Sums `[R, ...]` of what belongs to samples `[P, ...]`, whose ray is `ray [P]`."""
     return values.new_zeros(num_rays, *values.shape[1:]).index_add(0, ray, values)
 
 
-def _finish(
+def finish(
     color: torch.Tensor, t_sum: torch.Tensor, leaving: torch.Tensor, rays: Rays, setup: RaySetup, background
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Adds the background and turns a weighted sum of t into world distance."""
@@ -54,4 +55,4 @@ def _finish(
     if background is not None:
         color = color + leaving[:, None] * background
     mean_t = torch.where(opacity > 1e-3, t_sum / opacity.clamp_min(1e-3), torch.full_like(opacity, setup.far))
-    return color, _world_distance(mean_t, rays, setup), opacity
+    return color, world_distance(mean_t, rays, setup), opacity

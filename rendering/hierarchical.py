@@ -1,12 +1,21 @@
 """NeRF's own renderer: a coarse pass, and a fine one where that saw something."""
 
+import argparse
+from collections.abc import Callable
+
 import torch
 import torch.nn as nn
 
-from rendering.compositing import _finish, weights_from_density
+from rendering.compositing import finish, weights_from_density
+from rendering.points import Points
 from rendering.rays import Rays, RaySetup
-from rendering.renderer import BYTES_PER_SAMPLE, Renderer, Rendering, _ask
-from run_nerf_helpers import iterate_chunks, sample_pdf
+from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rendering, ask
+from run_nerf_helpers import img2mse, iterate_chunks, sample_pdf
+from utils.checks import check_keys, check_one_of, check_whole
+from utils.errors import BadInput
+from utils.parser import positive
+
+MOST_SAMPLES = 4096  # of a ray, of the coarse and of the fine field each
 
 
 class HierarchicalRenderer(Renderer):
@@ -15,6 +24,8 @@ class HierarchicalRenderer(Renderer):
     n_samples: stratified points of the coarse pass. n_importance: points drawn from its weights;
     the fine field then sees both. With n_importance 0 there is no fine pass and `fine` is None.
     """
+
+    kind = "hierarchical"
 
     def __init__(
         self,
@@ -25,40 +36,40 @@ class HierarchicalRenderer(Renderer):
         n_importance: int,
         lindisp: bool = False,
         perturb: bool = True,
-        netchunk: int = 65536,
+        points_at_once: int = POINTS_AT_ONCE,
     ):
-        super().__init__(setup)
+        super().__init__(setup, points_at_once)
         self.coarse, self.fine = coarse, fine
         self.n_samples, self.n_importance = n_samples, n_importance
         self.lindisp, self.perturb = lindisp, perturb
-        self.netchunk = netchunk
+        self.queries_per_ray = 2 * n_samples + n_importance if n_importance else n_samples
 
     @property
     def fields(self) -> dict[str, nn.Module]:
-        """Its fields, under nerf-pytorch's checkpoint names."""
         return {"network_fn": self.coarse} | ({} if self.fine is None else {"network_fine": self.fine})
 
     def bytes_per_ray(self) -> int:
-        """An upper bound while rendering, but for the rows of one network call (`netchunk`)."""
+        """All but the rows of one network call (`points_at_once`)."""
         return (self.n_samples + self.n_importance) * BYTES_PER_SAMPLE
 
     def forward(
         self,
         rays: Rays,
         background: torch.Tensor | None = None,
+        samples: None = None,
         generator: torch.Generator | None = None,
-        raw_noise_std: float = 0.0,
+        noise_std: float = 0.0,
     ) -> Rendering:
         """Jitters and adds noise while in training mode only."""
         t = self._stratified(rays, generator)
-        result, weights = self._shade(self.coarse, rays, t, background, generator, raw_noise_std)
+        result, weights = self._shade(self.coarse, rays, t, background, generator, noise_std)
         if self.fine is None:
             return result
         middle = 0.5 * (t[:, 1:] + t[:, :-1])
         deterministic = not (self.training and self.perturb)
         extra = sample_pdf(middle, weights[:, 1:-1], self.n_importance, deterministic, generator)
         t = torch.sort(torch.cat([t, extra], -1), -1).values
-        fine, _ = self._shade(self.fine, rays, t, background, generator, raw_noise_std)
+        fine, _ = self._shade(self.fine, rays, t, background, generator, noise_std)
         fine.coarse_rgb = result.rgb
         fine.queries += result.queries
         return fine
@@ -76,23 +87,85 @@ class HierarchicalRenderer(Renderer):
         return t
 
     def _shade(
-        self, field: nn.Module, rays: Rays, t: torch.Tensor, background, generator, raw_noise_std: float
+        self, field: nn.Module, rays: Rays, t: torch.Tensor, background, generator, noise_std: float
     ) -> tuple[Rendering, torch.Tensor]:
         num_rays, per_ray = t.shape
         positions = (rays.origins[:, None] + t[..., None] * rays.directions[:, None]).view(-1, 3)
         directions = rays.viewdirs[:, None].expand(num_rays, per_ray, 3).reshape(-1, 3)
         noise = None
-        if self.training and raw_noise_std > 0:
-            noise = raw_noise_std * torch.randn(len(positions), device=t.device, generator=generator)
+        if self.training and noise_std > 0:
+            noise = noise_std * torch.randn(len(positions), device=t.device, generator=generator)
+        points = Points(positions, directions)
         parts = [
-            _ask(field, positions[c], directions[c], None if noise is None else noise[c])
-            for c in iterate_chunks(len(positions), self.netchunk)
+            ask(field, points[c], None if noise is None else noise[c])
+            for c in iterate_chunks(len(positions), self.points_at_once)
         ]
-        density = torch.cat([d for d, _ in parts]).view(num_rays, per_ray)
-        rgb = torch.cat([c for _, c in parts]).view(num_rays, per_ray, 3)
+        density = torch.cat([part.density for part in parts]).view(num_rays, per_ray)
+        rgb = torch.cat([part.rgb for part in parts]).view(num_rays, per_ray, 3)
         # The last sample stands for all that lies behind it.
         gaps = torch.cat([t[:, 1:] - t[:, :-1], torch.full_like(t[:, :1], 1e10)], -1)
         weights, leaving = weights_from_density(density, gaps * rays.directions.norm(dim=-1, keepdim=True))
         color = (weights[..., None] * rgb).sum(1)
-        color, depth, opacity = _finish(color, (weights.detach() * t).sum(1), leaving, rays, self.setup, background)
+        color, depth, opacity = finish(color, (weights.detach() * t).sum(1), leaving, rays, self.setup, background)
         return Rendering(color, depth, opacity, queries=len(positions)), weights
+
+    def losses(self, batch, rendering: Rendering, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        if rendering.coarse_rgb is None:
+            return {}
+        return {"coarse": img2mse(rendering.coarse_rgb, batch.target) * batch.share}
+
+    # ------------------------------------------------------------------------------- in model files
+
+    def describe(self) -> dict:
+        return {
+            "kind": self.kind,
+            "n_samples": self.n_samples,
+            "n_importance": self.n_importance,
+            "lindisp": self.lindisp,
+        }
+
+    @staticmethod
+    def check(described: dict) -> None:
+        check_keys("sampler", described, {"kind", "n_samples", "n_importance", "lindisp"})
+        check_whole("sampler", described, "n_samples", 2, MOST_SAMPLES)
+        check_whole("sampler", described, "n_importance", 0, MOST_SAMPLES)
+        check_one_of("sampler", described, "lindisp", (True, False))
+
+    @classmethod
+    def from_description(
+        cls, described: dict, fields: dict[str, nn.Module], setup: RaySetup, tensors: dict[str, torch.Tensor]
+    ) -> "HierarchicalRenderer":
+        counts = described["n_samples"], described["n_importance"]
+        return cls(fields["network_fn"], fields.get("network_fine"), setup, *counts, described["lindisp"])
+
+    # ------------------------------------------------------------------------------------- by flags
+
+    @staticmethod
+    def add_flags(group: argparse._ArgumentGroup) -> None:
+        add = group.add_argument
+        add("--N_samples", type=positive(int), default=64, help="coarse samples per ray")
+        add("--N_importance", type=int, default=0, help="extra fine samples per ray, 0 for no fine network")
+        add("--N_rand", type=positive(int), default=32 * 32 * 4, help="rays per training step")
+        add("--lindisp", action="store_true", help="coarse samples linear in disparity, not depth")
+
+    @classmethod
+    def from_flags(
+        cls, args: argparse.Namespace, scene, setup: RaySetup, device: torch.device, make_field: Callable
+    ) -> "HierarchicalRenderer":
+        """Raises BadInput for what no model file may ask for."""
+        for flag in ("N_samples", "N_importance"):
+            if getattr(args, flag) > MOST_SAMPLES:
+                raise BadInput(f"--{flag} {getattr(args, flag)}: model files hold {MOST_SAMPLES} at most; give less")
+        if args.filter_rays:
+            raise BadInput("--filter_rays asks the occupancy grid; add --sampler occupancy")
+        fine = make_field(scene.aabb, fine=True) if args.N_importance > 0 else None
+        return cls(
+            make_field(scene.aabb),
+            fine,
+            setup,
+            args.N_samples,
+            args.N_importance,
+            args.lindisp,
+            args.perturb > 0,
+            args.netchunk,
+        ).to(device)

@@ -15,6 +15,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+LARGEST_GRID = 512  # cells on a side: a bit each in a model file, three bytes in memory
+MOST_STEPS = 10_000  # of a ray through the box, beyond which a picture would take forever
+
 # Points of a ray are first tested in runs of this many; only runs near something are looked into.
 RUN = 8
 

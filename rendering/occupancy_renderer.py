@@ -1,54 +1,97 @@
 """One field, asked only where a grid says that something may be."""
 
+import argparse
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
 from torch.profiler import record_function
 
-from rendering.compositing import _finish, _sum_per_ray, packed_weights
-from rendering.occupancy import Crossing, OccupancyGrid, Samples
+from rendering.compositing import finish, packed_weights, sum_per_ray
+from rendering.occupancy import LARGEST_GRID, MOST_STEPS, Crossing, OccupancyGrid, Samples
+from rendering.points import FieldOutput, Points
 from rendering.rays import Rays, RaySetup
-from rendering.renderer import BYTES_PER_SAMPLE, Renderer, Rendering, _ask
+from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Plan, Renderer, Rendering, ask
 from run_nerf_helpers import round_up
-from scenes.scene import Scene
-from utils.errors import BadInput
+from utils import distributed
+from utils.bounds import FAR_AWAY, box_problem
+from utils.checks import WAY_OUT, check_keys, check_number, check_numbers, check_whole, describe_mismatch
+from utils.errors import BadInput, BrokenFile
+from utils.parser import positive
 
 # Rows given to a network are padded to a multiple of this: CPU matrix kernels are prepared anew
 # for every new number of rows, and packing makes that number different each time. A training step
 # prepares forward and backward, and nearly always has the same number; a frame's rounds do not.
 ROWS_TRAINING, ROWS_RENDERING = 2048, 512
 
-
 # Rendering looks at a few samples of every unfinished ray at a time: as many as make a round worth
 # its overhead, but not so many that much behind an opaque surface is asked for.
 ROWS_PER_ROUND, LEAST_AT_ONCE, MOST_AT_ONCE = 8192, 4, 32
 
+# Carving first looks at the whole box this coarsely, to find the tight box that the grid is laid in.
+SCOUT_RESOLUTION = 64
+EMPTY_SPACE_WEIGHT = 0.01  # of `empty_space_loss`; at ten times that a ReLU density dies in its first steps
 
-def query(
-    field: nn.Module,
-    positions: torch.Tensor,
-    directions: torch.Tensor,
-    block: int,
-    raw_noise: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A field at `[P, 3]` points, with rows padded to whole blocks and the padding taken off again."""
-    extra = round_up(len(positions), block) - len(positions)
-    if extra:
-        positions = torch.cat([positions, positions.new_zeros(extra, 3)])
-        directions = torch.cat([directions, directions.new_zeros(extra, 3)])
-        raw_noise = None if raw_noise is None else nn.functional.pad(raw_noise, (0, extra))
-    density, rgb = _ask(field, positions, directions, raw_noise)
-    return (density[:-extra], rgb[:-extra]) if extra else (density, rgb)
+# Room for stretches of rays near occupied cells: times as many as the step before had, in blocks of so many,
+# so that a device need not be waited for to say how many there are.
+STRETCH_SLACK, STRETCHES_AT_ONCE = 1.25, 1024
 
 
-def query_samples(
-    field: nn.Module, rays: Rays, samples: Samples, raw_noise: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A field at packed samples: density `[P]` and colour `[P, 3]`."""
+def query(field: nn.Module, points: Points, block: int, raw_noise: torch.Tensor | None = None) -> FieldOutput:
+    """A field at points, with rows padded to whole blocks and the padding taken off again."""
+    count = len(points)
+    extra = round_up(count, block) - count
+    if not extra:
+        return ask(field, points, raw_noise)
+    raw_noise = None if raw_noise is None else nn.functional.pad(raw_noise, (0, extra))
+    return ask(field, points.padded(extra), raw_noise).first(count)
+
+
+def query_samples(field: nn.Module, rays: Rays, samples: Samples, raw_noise: torch.Tensor | None = None) -> FieldOutput:
+    """A field at packed samples of rays."""
     of_samples = rays.take(samples.ray)
     positions = of_samples.origins + samples.t[:, None] * of_samples.directions
-    return query(field, positions, of_samples.viewdirs, ROWS_TRAINING, raw_noise)
+    return query(field, Points(positions, of_samples.viewdirs), ROWS_TRAINING, raw_noise)
+
+
+@dataclass(frozen=True)
+class GridTraining:
+    """How the grid follows the field while that is trained.
+
+    interval: steps between looks, from step `start` on. threshold: a cell is empty below this opacity of one sample.
+    perturb: whether each ray's points are shifted at random. empty_samples: queries of a step, of all processes, at
+    points that the grid skips, whose density is driven to zero; 0 for none.
+    """
+
+    interval: int = 64
+    start: int = 0
+    threshold: float = 0.01
+    perturb: bool = True
+    empty_samples: int = 0
+
+
+class OccupancyPlan(Plan):
+    """Rays crossed with the grid, their samples not yet listed."""
+
+    def __init__(self, renderer: "OccupancyRenderer", rays: Rays, jitter: torch.Tensor | None, at_most: int | None):
+        self.renderer, self.rays, self.jitter = renderer, rays, jitter
+        self.crossing = renderer.cross(rays, jitter, at_most)
+        self.found = self.crossing.found
+
+    def counts(self) -> torch.Tensor:
+        return self.crossing.counts()
+
+    def holds_all(self, found: int) -> bool:
+        self.renderer.stretches_per_ray = found / len(self.rays)
+        return found <= len(self.crossing.ray)
+
+    def whole(self) -> "OccupancyPlan":
+        return OccupancyPlan(self.renderer, self.rays, self.jitter, None)
+
+    def samples(self, counts: torch.Tensor, total: int, most: int) -> Samples:
+        return self.crossing.samples(counts, total, most)
 
 
 class OccupancyRenderer(Renderer):
@@ -59,6 +102,8 @@ class OccupancyRenderer(Renderer):
     hidden now is what a wrong surface in front of it must be compared against.
     """
 
+    kind = "occupancy"
+
     def __init__(
         self,
         field: nn.Module,
@@ -66,20 +111,23 @@ class OccupancyRenderer(Renderer):
         setup: RaySetup,
         step: float,
         min_transmittance: float = 1e-3,
+        training: GridTraining = GridTraining(),  # noqa: B008 (frozen)
+        points_at_once: int = POINTS_AT_ONCE,
     ):
-        super().__init__(setup)
+        super().__init__(setup, points_at_once)
         self.field = field
         self.grid = grid
         self.step = step
         self.min_transmittance = min_transmittance
+        self.grid_training = training
+        self.stretches_per_ray: float | None = None  # of the latest plan
 
     @property
     def fields(self) -> dict[str, nn.Module]:
-        """Its fields, under nerf-pytorch's checkpoint names."""
         return {"network_fn": self.field}
 
     def bytes_per_ray(self) -> int:
-        """An upper bound while rendering: a ray through occupied cells only."""
+        """As of a ray through occupied cells only."""
         return (
             math.ceil(self.grid.diagonal / self.step) * BYTES_PER_SAMPLE
             + LEAST_AT_ONCE * self.field.config.bytes_per_row
@@ -100,19 +148,19 @@ class OccupancyRenderer(Renderer):
         background: torch.Tensor | None = None,
         samples: Samples | None = None,
         generator: torch.Generator | None = None,
-        raw_noise_std: float = 0.0,
+        noise_std: float = 0.0,
     ) -> Rendering:
         """Training: one query of all `samples` (from `march`), differentiable in the field."""
         if samples is None:
             return self._render_front_to_back(rays, background)
         noise = None
-        if raw_noise_std > 0:
-            noise = raw_noise_std * torch.randn(len(samples), device=samples.t.device, generator=generator)
-        density, rgb = query_samples(self.field, rays, samples, noise)
+        if noise_std > 0:
+            noise = noise_std * torch.randn(len(samples), device=samples.t.device, generator=generator)
+        density, rgb, _ = query_samples(self.field, rays, samples, noise)
         weights, leaving = packed_weights(density, samples)
-        color = _sum_per_ray(weights[:, None] * rgb, samples.ray, len(rays))
-        t_sum = _sum_per_ray(weights.detach() * samples.t, samples.ray, len(rays))
-        color, depth, opacity = _finish(color, t_sum, leaving, rays, self.setup, background)
+        color = sum_per_ray(weights[:, None] * rgb, samples.ray, len(rays))
+        t_sum = sum_per_ray(weights.detach() * samples.t, samples.ray, len(rays))
+        color, depth, opacity = finish(color, t_sum, leaving, rays, self.setup, background)
         return Rendering(color, depth, opacity, queries=len(samples), density=density, sample_rgb=rgb)
 
     def _render_front_to_back(self, rays: Rays, background: torch.Tensor | None) -> Rendering:
@@ -141,7 +189,7 @@ class OccupancyRenderer(Renderer):
             t, length = samples.t.index_select(0, index), samples.length.index_select(0, index)
             live = rays.take(ray)
             positions = torch.addcmul(live.origins, t[:, None], live.directions)
-            density, rgb = query(self.field, positions, live.viewdirs, ROWS_RENDERING)
+            density, rgb, _ = query(self.field, Points(positions, live.viewdirs), ROWS_RENDERING)
             with record_function("compositing"):
                 part = Samples(nth_alive, t, length, within.sum(-1), most=block)
                 weights, leaving[alive] = packed_weights(density, part, leaving[alive])
@@ -149,15 +197,203 @@ class OccupancyRenderer(Renderer):
                 t_sum.index_add_(0, ray, weights * t)
             next_sample[alive] += block
             queries += len(index)
-        color, depth, opacity = _finish(color, t_sum, leaving, rays, self.setup, background)
+        color, depth, opacity = finish(color, t_sum, leaving, rays, self.setup, background)
         return Rendering(color, depth, opacity, queries=queries)
 
+    # ---------------------------------------------------------------------------------- in training
 
-# Carving first looks at the whole box this coarsely, to find the tight box that the grid is laid in.
-SCOUT_RESOLUTION = 64
+    def plan(self, rays: Rays, uniform: Callable[[], torch.Tensor] | None = None) -> OccupancyPlan:
+        jitter = uniform() if uniform and self.grid_training.perturb else None
+        at_most = None  # ask how many stretches there are, at first
+        if self.stretches_per_ray is not None:
+            at_most = round_up(math.ceil(STRETCH_SLACK * self.stretches_per_ray * len(rays)), STRETCHES_AT_ONCE)
+        return OccupancyPlan(self, rays, jitter, at_most)
+
+    def meets(self, rays: Rays) -> torch.Tensor:
+        hit = super().meets(rays).logical_not_()
+        hit[self.march(rays).ray] = True
+        return hit
+
+    def losses(self, batch, rendering: Rendering, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        if not self.grid_training.empty_samples:
+            return {}
+        return {"empty_space": EMPTY_SPACE_WEIGHT * self.empty_space_loss(batch.rays, generator)}
+
+    def empty_space_loss(self, rays: Rays, generator: torch.Generator) -> torch.Tensor:
+        """What the field says of places that the grid skips, where nothing else ever asks it.
+
+        The mean of log(1 + optical depth of a whole ray at that density), over random points
+        between near and far on the batch's rays; of several processes, its share of that mean.
+        """
+        setup, total = self.setup, self.grid_training.empty_samples
+        ray = torch.randint(len(rays), (distributed.size_of_share(total),), device=self.device, generator=generator)
+        t = torch.rand(len(ray), device=self.device, generator=generator)
+        t = setup.near + (setup.far - setup.near) * t
+        points = rays.origins[ray] + t[:, None] * rays.directions[ray]
+        skipped = ~self.grid.holds(points)
+        density = self.field.density(points)  # of all: the number of rows stays the same
+        length = (setup.far - setup.near) * rays.directions[ray].norm(dim=-1)
+        return (torch.log1p(density * length) * skipped).sum() / total
+
+    def after_step(self, step: int, generator: torch.Generator) -> bool:
+        """Looks at the field for its grid when that is due."""
+        schedule = self.grid_training
+        if step >= schedule.start and step % schedule.interval == 0:
+            self.update_grid(generator)
+        return super().after_step(step, generator)
+
+    def update_grid(self, generator: torch.Generator) -> None:
+        self.eval()  # ranges of activations are not learnt from these points
+
+        def density(points: torch.Tensor) -> torch.Tensor:
+            mine = self.field.density(points[distributed.share()])
+            return distributed.gather_shares(mine, len(points))
+
+        self.grid.update(
+            density,
+            self.step,
+            alpha_threshold=self.grid_training.threshold,
+            chunk=self.points_at_once,
+            generator=generator,
+        )
+
+    def content_box(self) -> torch.Tensor:
+        return self.grid.bounding_box()
+
+    def scalars(self) -> dict[str, float]:
+        return {"grid/occupied": float(self.grid.occupied.float().mean())}
+
+    def extra_state(self) -> dict:
+        return {"grid_state_dict": self.grid.state_dict()}
+
+    def load_extra_state(self, state: dict, what: str) -> None:
+        stored = state.get("grid_state_dict")
+        if stored is None:
+            return
+        cells = stored.get("occupied")
+        if cells is not None and cells.ndim == 3 and cells.shape != self.grid.occupied.shape:
+            raise BrokenFile(
+                f"{what}: was trained with --grid_resolution {cells.shape[0]}, not {self.grid.resolution}; "
+                "give the same again, or choose another --expname"
+            )
+        mismatch = describe_mismatch(self.grid.state_dict(), stored) or box_problem(stored["aabb"])
+        if mismatch:
+            raise BrokenFile(f"{what}: its occupancy grid cannot be used: {mismatch}; {WAY_OUT}")
+        self.grid.load_state_dict(stored)
+
+    # ------------------------------------------------------------------------------- in model files
+
+    def describe(self) -> dict:
+        return {
+            "kind": self.kind,
+            "step": self.step,
+            "min_transmittance": self.min_transmittance,
+            "grid_resolution": self.grid.resolution,
+            "aabb": self.grid.aabb.cpu().tolist(),
+        }
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"occupancy": self.grid.pack()}
+
+    @staticmethod
+    def check(described: dict) -> None:
+        check_keys("sampler", described, {"kind", "step", "min_transmittance", "grid_resolution", "aabb"})
+        check_whole("sampler", described, "grid_resolution", 1, LARGEST_GRID)
+        check_number("sampler", described, "min_transmittance", 0, 1)
+        box = described["aabb"]
+        if not isinstance(box, list) or len(box) != 2:
+            raise BrokenFile("sampler: aabb is not two corners")
+        for corner in box:
+            check_numbers("sampler aabb", corner, 3, -FAR_AWAY, FAR_AWAY)
+        problem = box_problem(torch.tensor(box))
+        if problem:
+            raise BrokenFile(f"sampler: {problem}")
+        sides = [high - low for low, high in zip(*box, strict=True)]
+        check_number("sampler", described, "step", math.hypot(*sides) / MOST_STEPS, FAR_AWAY)
+
+    @classmethod
+    def from_description(
+        cls, described: dict, fields: dict[str, nn.Module], setup: RaySetup, tensors: dict[str, torch.Tensor]
+    ) -> "OccupancyRenderer":
+        """tensors: `occupancy` packed as uint8, or as booleans `[X, Y, Z]` where a file codes it otherwise."""
+        aabb = torch.tensor(described["aabb"], dtype=torch.float32)
+        cells = tensors.pop("occupancy")
+        if cells.dtype == torch.bool:
+            grid = OccupancyGrid(aabb, described["grid_resolution"])
+            grid.set_occupied(cells)
+        elif cells.dtype == torch.uint8 and cells.ndim == 1:
+            grid = OccupancyGrid.unpack(cells, aabb, described["grid_resolution"])
+        else:
+            raise BrokenFile(f"occupancy is {cells.dtype} {tuple(cells.shape)}, expected uint8 of one dimension")
+        return cls(fields["network_fn"], grid, setup, described["step"], described["min_transmittance"])
+
+    # ------------------------------------------------------------------------------------- by flags
+
+    @staticmethod
+    def add_flags(group: argparse._ArgumentGroup) -> None:
+        add = group.add_argument
+        add("--grid_resolution", type=positive(int), default=96, help=f"cells on each side, at most {LARGEST_GRID}")
+        add("--march_step", type=positive(float), default=0.5, help="distance between samples, in cells")
+        add("--samples_per_batch", type=positive(int), default=32768, help="network queries per training step")
+        add(
+            "--min_transmittance",
+            type=positive(float),
+            default=1e-3,
+            help="rendering ends a ray that has less light left, as a share of 1",
+        )
+        add("--grid_interval", type=positive(int), default=64, help="training steps between updates of the grid")
+        add(
+            "--grid_start",
+            type=int,
+            default=0,
+            help="training steps before the first of them, for fields that start out empty; 0: none",
+        )
+        add(
+            "--grid_threshold",
+            type=positive(float),
+            default=0.01,
+            help="a cell is empty below this opacity of one sample, 0 to 1",
+        )
+        add(
+            "--filter_rays",
+            action="store_true",
+            help="draw only rays that meet an occupied cell, found anew when the box or the resolution changes",
+        )
+        add(
+            "--empty_samples",
+            type=int,
+            default=0,
+            help="more queries per step, at points that the grid skips, whose density is driven to zero, for networks "
+            "that a renderer without the grid (nerf-pytorch's) is to show; 0 for none",
+        )
+
+    @classmethod
+    def from_flags(
+        cls, args: argparse.Namespace, scene, setup: RaySetup, device: torch.device, make_field: Callable
+    ) -> "OccupancyRenderer":
+        """Its grid is carved where images have alpha. Raises BadInput for what no model file may ask for."""
+        if args.grid_resolution > LARGEST_GRID:
+            raise BadInput(
+                f"--grid_resolution {args.grid_resolution}: model files hold {LARGEST_GRID} at most; give less"
+            )
+        grid = make_grid(scene, args.grid_resolution, device)
+        field = make_field(grid.aabb)
+        step = args.march_step * float(grid.cell.max())
+        if grid.diagonal > MOST_STEPS * step:
+            raise BadInput(
+                f"--march_step {args.march_step:g}: a ray would have more than {MOST_STEPS} samples; give more"
+            )
+        training = GridTraining(
+            interval=args.grid_interval,
+            start=args.grid_start,
+            threshold=args.grid_threshold,
+            perturb=args.perturb > 0,
+            empty_samples=max(0, args.empty_samples),
+        )
+        return cls(field, grid, setup, step, args.min_transmittance, training, args.netchunk).to(device)
 
 
-def make_grid(scene: Scene, resolution: int, device: torch.device) -> OccupancyGrid:
+def make_grid(scene, resolution: int, device: torch.device) -> OccupancyGrid:
     """A grid over the scene's box; with alpha, over the visual hull's box and carved to the hull."""
     if not scene.has_alpha:
         return OccupancyGrid(scene.aabb, resolution).to(device)
@@ -177,13 +413,3 @@ def make_grid(scene: Scene, resolution: int, device: torch.device) -> OccupancyG
     grid = OccupancyGrid(box, resolution).to(device)
     grid.carve(cameras, alpha)
     return grid
-
-
-EMPTY_SPACE_WEIGHT = 0.01  # of `empty_space_loss`; at ten times that a ReLU density dies in its first steps
-
-
-def meets(renderer: OccupancyRenderer, rays: Rays) -> torch.Tensor:
-    """Which rays `[R]` meet an occupied cell."""
-    hit = torch.zeros(len(rays), dtype=torch.bool, device=rays.origins.device)
-    hit[renderer.march(rays).ray] = True
-    return hit

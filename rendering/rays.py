@@ -52,7 +52,7 @@ def make_rays(origins: torch.Tensor, directions: torch.Tensor, setup: RaySetup, 
     return Rays(origins, directions, viewdirs)
 
 
-def _world_distance(t: torch.Tensor, rays: Rays, setup: RaySetup) -> torch.Tensor:
+def world_distance(t: torch.Tensor, rays: Rays, setup: RaySetup) -> torch.Tensor:
     """Multiples of a direction `[R]` to distance along the unit ray, world units.
 
     In NDC t = 1 is infinitely far; distances end at 1000 times the near plane.

@@ -1,23 +1,28 @@
-"""Rays to samples to a field to colour, depth and opacity.
+"""What every renderer is, and a whole picture by any of them.
 
-Two renderers share one interface, `forward(rays, background) -> Rendering`: `OccupancyRenderer`
-queries one field where a grid says something may be, `HierarchicalRenderer` is NeRF's own coarse
-and fine pass. They know fields only through `field(positions, directions)`, and nothing of training.
+A renderer takes rays to what they see. It knows fields only through `field(points) -> FieldOutput` and
+`field.density(positions)`, and of training only what is asked of it here: what it is going to query (`plan`), what it
+adds to the loss, and what it does after a step. A new one is a module of its own and a line in `kinds.py`.
 """
 
 import argparse
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
 
-from rendering.rays import RaySetup, make_rays
+from rendering.points import FieldOutput, Points
+from rendering.rays import Rays, RaySetup, make_rays
 from run_nerf_helpers import get_rays, iterate_chunks
 from utils.errors import BrokenFile
 
 # What a sample takes while a ray is marched: its position, cell number, distance and bookkeeping.
 BYTES_PER_SAMPLE = 150
 FIXED_BYTES = 2**26  # what matrix kernels and the allocator take however few the rays
+POINTS_AT_ONCE = 65_536  # of one call of a network
 
 
 @dataclass
@@ -48,26 +53,47 @@ class RenderLimits:
         return cls(rays=args.chunk, memory=args.render_memory * 2**20)
 
 
-# ---------------------------------------------------------------------------------- compositing
+class Plan(ABC):
+    """What some rays will ask of a field, found by walking them once, before it is listed.
 
-
-def _ask(field: nn.Module, positions: torch.Tensor, directions: torch.Tensor, raw_noise: torch.Tensor | None):
-    """Noise is for training only, so fields that cannot train need not know of it."""
-    return field(positions, directions) if raw_noise is None else field(positions, directions, raw_noise)
-
-
-# ------------------------------------------------------------------------------------ renderers
-
-
-class Renderer(nn.Module):
-    """What all renderers have: how pixels become rays, and the device that they live on.
-
-    background: what stands behind everything, `[3]`, there.
+    found: `[]`, how much there was to look into. A plan is made with room for a guess of that, so that a device need
+    not be waited for to say it; whoever waits for something else afterwards asks for it too, and tells `holds_all`.
     """
 
-    def __init__(self, setup: RaySetup):
+    found: torch.Tensor
+
+    @abstractmethod
+    def counts(self) -> torch.Tensor:
+        """Queries of each ray, `[R]`."""
+
+    @abstractmethod
+    def holds_all(self, found: int) -> bool:
+        """Whether nothing is missing of so much."""
+
+    @abstractmethod
+    def whole(self) -> "Plan":
+        """The same with nothing missing, for which a device is waited for."""
+
+    @abstractmethod
+    def samples(self, counts: torch.Tensor, total: int, most: int):
+        """What `Renderer.forward` takes: the list for the first rays, `counts [R']` of each, `total` in all and
+        `most` of one."""
+
+
+class Renderer(nn.Module, ABC):
+    """What all renderers have: fields, how pixels become rays, and the device that they live on.
+
+    kind: in model files and flags. queries_per_ray: what each ray asks of networks in training; None where that is
+    found out by `plan`, and a batch then has as many rays as fill its queries. background: what stands behind
+    everything, `[3]`. points_at_once: of one network call, at most.
+    """
+
+    kind: ClassVar[str]
+    queries_per_ray: int | None = None
+
+    def __init__(self, setup: RaySetup, points_at_once: int = POINTS_AT_ONCE):
         super().__init__()
-        self.setup = setup
+        self.setup, self.points_at_once = setup, points_at_once
         self.register_buffer("background", torch.tensor(setup.background), persistent=False)
 
     @property
@@ -75,14 +101,115 @@ class Renderer(nn.Module):
         """Where rays have to be, and where whatever is made for its fields belongs."""
         return self.background.device
 
+    @property
+    @abstractmethod
+    def fields(self) -> dict[str, nn.Module]:
+        """Its fields, under nerf-pytorch's checkpoint names."""
 
-def networks_of(renderer: nn.Module) -> dict[str, nn.Module]:
-    """The networks inside a renderer's fields, under the same names."""
-    return {name: field.network for name, field in renderer.fields.items()}
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks inside its fields, under the same names."""
+        return {name: field.network for name, field in self.fields.items()}
+
+    @abstractmethod
+    def bytes_per_ray(self) -> int:
+        """An upper bound of what a ray takes while a picture is rendered."""
+
+    @abstractmethod
+    def forward(
+        self,
+        rays: Rays,
+        background: torch.Tensor | None = None,
+        samples=None,
+        generator: torch.Generator | None = None,
+        noise_std: float = 0.0,
+    ) -> Rendering:
+        """background: `[3]` or `[R, 3]`; None adds none. samples: of a plan of these rays; None: the renderer finds
+        its own. noise_std: of what is added to raw densities in training, drawn from `generator`."""
+
+    # ---------------------------------------------------------------------------------- in training
+
+    def plan(self, rays: Rays, uniform: Callable[[], torch.Tensor] | None = None) -> Plan | None:
+        """What rays will ask; None where `queries_per_ray` says it. uniform: gives a number in [0, 1) for each ray."""
+        return None
+
+    def meets(self, rays: Rays) -> torch.Tensor:
+        """Which rays `[R]` can meet anything."""
+        return torch.ones(len(rays), dtype=torch.bool, device=rays.origins.device)
+
+    def losses(self, batch, rendering: Rendering, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """What is added to the error of the colours of a `training.batches.Batch`, by name. Each is this process's
+        share of a mean over the rays of all."""
+        return {}
+
+    def after_step(self, step: int, generator: torch.Generator) -> bool:
+        """To be called with the number of each finished step; true where a field has new parameters."""
+        return any([field.after_step(step, self.content_box) for field in self.fields.values()])
+
+    def content_box(self) -> torch.Tensor | None:
+        """The box `[2, 3]` that holds what there is, where the renderer knows of one."""
+        return None
+
+    def extra_state(self) -> dict:
+        """What a checkpoint holds of it beside networks, by the checkpoint's keys."""
+        return {}
+
+    def load_extra_state(self, state: dict, what: str) -> None:
+        """Takes its part of a checkpoint's `state`. Raises BrokenFile, beginning with `what`, where it does not fit."""
+
+    def scalars(self) -> dict[str, float]:
+        """What is worth a curve beside the loss, by name."""
+        return {}
+
+    # ------------------------------------------------------------------------------- in model files
+
+    @abstractmethod
+    def describe(self) -> dict:
+        """Its entry `sampler` in a model file: its kind, and all but tensors that it takes to build it again."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What a model file holds of it beside fields."""
+        return {}
+
+    @staticmethod
+    @abstractmethod
+    def check(described: dict) -> None:
+        """Raises BrokenFile where an entry is not as `describe` gives it, or asks for more than can be."""
+
+    @classmethod
+    @abstractmethod
+    def from_description(
+        cls, described: dict, fields: dict[str, nn.Module], setup: RaySetup, tensors: dict[str, torch.Tensor]
+    ) -> "Renderer":
+        """From a checked entry; takes out of `tensors` what `tensors` put in. Raises BrokenFile or ValueError."""
+
+    # ------------------------------------------------------------------------------------- by flags
+
+    @staticmethod
+    @abstractmethod
+    def add_flags(group: argparse._ArgumentGroup) -> None:
+        """Adds the flags that it alone reads."""
+
+    @classmethod
+    @abstractmethod
+    def from_flags(
+        cls,
+        args: argparse.Namespace,
+        scene,
+        setup: RaySetup,
+        device: torch.device,
+        make_field: Callable[..., nn.Module],
+    ) -> "Renderer":
+        """Untrained, for a scene. make_field: from `box [2, 3]`, and `fine=True` for a fine pass, to a field."""
+
+
+def ask(field: nn.Module, points: Points, raw_noise: torch.Tensor | None) -> FieldOutput:
+    """Noise is for training only, so fields that cannot train need not know of it."""
+    return field(points) if raw_noise is None else field(points, raw_noise)
 
 
 @torch.no_grad()
-def render_image(renderer: nn.Module, camera, limits: RenderLimits = RenderLimits()) -> Rendering:  # noqa: B008
+def render_image(renderer: Renderer, camera, limits: RenderLimits = RenderLimits()) -> Rendering:  # noqa: B008
     """A whole picture from one camera, as many rays at a time as the limits allow.
 
     Returns a Rendering whose fields are `[H, W, ...]`. Raises BrokenFile where a colour is not a finite number.

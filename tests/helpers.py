@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT
 
-from deploy.backends.int8 import Int8Network, expected_tensors
+import experiment
+from deploy.backends.int8 import Int8Network
 from deploy.model_file import load_renderer
-from experiment import make_renderer
+from deploy.nerf_file import int8_tensors
+from experiment import float_phase, make_renderer
 from fields.nerf import FieldConfig, RadianceField
 from load_procedural import load_procedural_scene
 from load_scene import load_scene
@@ -26,7 +28,7 @@ from rendering.renderer import render_image
 from run_nerf_helpers import NeRF_qat, to8b
 from scenes.scene import Scene
 from training.checkpoints import load_checkpoint
-from training.trainer import Trainer, float_phase
+from training.trainer import Trainer
 from utils.errors import exit_cleanly
 
 CPU = torch.device("cpu")
@@ -68,8 +70,7 @@ def make_run(flags: list[str], *more: str) -> tuple[argparse.Namespace, Scene, t
 def make_trainer(scene, folder: Path, flags: list[str], *more: str) -> Trainer:
     """A trainer of a scene's float phase on the CPU."""
     args = config_parser().parse_args([*flags, *more])
-    renderer = make_renderer(args, scene, CPU)
-    return Trainer(args, scene, renderer, folder, float_phase(args))
+    return experiment.make_trainer(args, scene, make_renderer(args, scene, CPU), folder, float_phase(args))
 
 
 def same(a, b) -> bool:
@@ -173,7 +174,7 @@ def random_int8_field(config: FieldConfig, bits: int = 8, seed: int = 0) -> Radi
     """A field of random integers, with scales that keep every layer inside its range."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
-    for name, (dtype, shape) in expected_tensors(config).items():
+    for name, (dtype, shape) in int8_tensors(config).items():
         if dtype == torch.int8:
             state[name] = torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
         elif name.endswith("output_zero_point"):
@@ -182,8 +183,8 @@ def random_int8_field(config: FieldConfig, bits: int = 8, seed: int = 0) -> Radi
         elif name.endswith("output_scale"):
             state[name] = torch.tensor(2.0 / (2**bits - 1))
         elif name.endswith(".scale"):
-            fan_in = expected_tensors(config)[name.replace(".scale", ".weight")][1][1]
+            fan_in = int8_tensors(config)[name.replace(".scale", ".weight")][1][1]
             state[name] = (0.5 + torch.rand(shape, generator=generator)) * 1.5 / (74 * fan_in**0.5 * 2 ** (bits - 1))
         else:
             state[name] = 0.1 * torch.randn(shape, generator=generator)
-    return RadianceField(config, Int8Network(config, state, bits))
+    return RadianceField(config, Int8Network(config.graph, config.input_widths, state, bits))

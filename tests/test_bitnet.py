@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import run_nerf_qat
-from compressors.fake_quantize import prepare
+from compressors.int8 import prepare
 from compressors.low_bit import (
     BitLinear,
     _NormalizeAndRoundRows,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_training import TINY, make_trainer, scene  # noqa: F401 (a fixture)
 
-from compressors.compressor import SCHEMES
+from compressors.kinds import SCHEMES
 from compressors.vq import VQScheme
 from fields.tensorf import TensorfConfig, TensorVM
 from fields.vq_tensorf import CODED, KEPT, VQTensorVM

@@ -10,12 +10,14 @@ import torch
 from conftest import ROOT
 from helpers import HIERARCHICAL, TINY
 
-from compressors.fake_quantize import fuse, prepare, set_state
+from compressors.fake_quantize import set_state
+from compressors.int8 import fuse, prepare
 from experiment import make_renderer
 from load_scene import load_scene
 from options import config_parser
 from run_nerf_helpers import NeRF_qat
-from training.trainer import Trainer, compile_fields, float_phase
+from training.compiled import compile_fields
+from training.trainer import Trainer, float_phase
 
 
 class CountingBackend:

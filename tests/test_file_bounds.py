@@ -27,7 +27,7 @@ from deploy.entropy_coding import (
     uniform,
 )
 from deploy.model_file import load_renderer, read_model, save_float_model
-from fields.tensorf import make_tensor_field
+from fields import tensorf_training
 from rendering.occupancy import OccupancyGrid, _grown
 from rendering.occupancy_renderer import OccupancyRenderer
 from rendering.renderer import render_image
@@ -45,7 +45,7 @@ def files(tmp_path_factory):
         args, scene, renderer = make_run(flags, *small)
         save_float_model(folder / f"{name}.safetensors", renderer, scene.render_path)
         if name == "nerf":
-            field = make_tensor_field(args, renderer.grid.aabb)
+            field = tensorf_training.from_flags(args, renderer.grid.aabb)
             tensor = OccupancyRenderer(field, renderer.grid, renderer.setup, renderer.step, renderer.min_transmittance)
             save_float_model(folder / "tensorf.safetensors", tensor, scene.render_path)
             scheme = VQScheme(args, scene, tensor)

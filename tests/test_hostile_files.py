@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from compressors.compressor import SCHEMES
+from compressors.kinds import SCHEMES
 from compressors.vq import VQScheme
 from deploy.model_file import load_renderer, read_model
-from fields.tensorf import make_tensor_field
+from fields import tensorf_training
 from rendering.occupancy_renderer import OccupancyRenderer
 from rendering.renderer import render_image
 from utils.errors import BrokenFile
@@ -39,7 +39,7 @@ def good(request, tmp_path_factory):
         TINY, "--netdepth", "3", "--netwidth", "16", "--procedural_size", "12", *SMALL_TENSOR
     )
     if request.param == "vq":
-        field = make_tensor_field(args, renderer.grid.aabb)
+        field = tensorf_training.from_flags(args, renderer.grid.aabb)
         renderer = OccupancyRenderer(field, renderer.grid, renderer.setup, renderer.step, renderer.min_transmittance)
         scheme = VQScheme(args, scene, renderer)
     else:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import run_nerf_qat
 from compressors.bit_budget import CHOICES, choose_bits, measure_costs, quantized_layers
-from compressors.compressor import Int8Scheme
+from compressors.int8 import Int8Scheme
 from deploy.model_file import read_model
 from deploy.packing import packed_bytes
 from experiment import make_renderer

@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT
 from helpers import HIERARCHICAL, TINY, make_run
 
-from compressors.compressor import Int8Scheme
+from compressors.int8 import Int8Scheme
 from deploy.backends.int8 import expected_tensors
 from deploy.model_file import load_renderer, read_model, save_float_model
 from rendering.renderer import render_image

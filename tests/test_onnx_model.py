@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import HIERARCHICAL, make_run, random_int8_field
 
-from compressors.compressor import Int8Scheme
+from compressors.int8 import Int8Scheme
 from deploy.backends.int8 import Int8Linear
 from deploy.backends.onnx_graph import OPSET, OnnxField, _Graph, export_onnx, field_to_onnx, integer_bias
 from deploy.model_file import load_renderer

@@ -1,11 +1,10 @@
 """Training batches: rays drawn on the fly from 8-bit images, as many as fill the network's rows.
 
-With several processes (`distributed.py`) each draws the whole batch alike and keeps its share.
+With several processes (`utils.distributed`) each draws the whole batch alike and keeps its share.
 """
 
 import argparse
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,11 +12,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from rendering.occupancy import Crossing, Samples
-from rendering.occupancy_renderer import OccupancyRenderer, meets
 from rendering.rays import Rays, RaySetup, make_rays
-from rendering.renderer import Rendering
-from run_nerf_helpers import camera_rays, round_up
+from rendering.renderer import Plan, Renderer, Rendering
+from run_nerf_helpers import camera_rays
 from scenes.scene import Scene, composite_over
 from utils import distributed
 from utils.errors import BadInput
@@ -25,59 +22,96 @@ from utils.progress import brief_bar
 
 RAYS_AT_ONCE = 16384  # of all training rays, where they are gone through
 PIXELS_AT_ONCE = 2**22  # of all training pixels, likewise
-# Room for stretches of rays near occupied cells: times as many as the step before had, in blocks of so many,
-# so that a device need not be waited for to say how many there are.
-STRETCH_SLACK, STRETCHES_AT_ONCE = 1.25, 1024
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """rays: of a batch, where each ray asks networks alike; queries: of a batch, where rays differ (`--N_rand` and
+    `--samples_per_batch`). random_background: behind RGBA pixels, a colour for each ray. one_image: is all that a
+    batch sees. precrop_steps, precrop_share: steps that see only the middle of images, and its share of each side."""
+
+    rays: int = 4096
+    queries: int = 32_768
+    seed: int = 0
+    random_background: bool = False
+    one_image: bool = False
+    precrop_steps: int = 0
+    precrop_share: float = 0.5
+
+    @classmethod
+    def from_flags(cls, args: argparse.Namespace) -> "BatchSettings":
+        return cls(
+            rays=args.N_rand,
+            queries=args.samples_per_batch,
+            seed=args.seed,
+            random_background=args.random_bkgd,
+            one_image=args.no_batching,
+            precrop_steps=args.precrop_iters,
+            precrop_share=args.precrop_frac,
+        )
+
+    def queries_for(self, renderer: Renderer) -> int:
+        """Of networks, in a batch for a renderer."""
+        return self.queries if renderer.queries_per_ray is None else self.rays * renderer.queries_per_ray
+
+    def check_divides(self, renderer: Renderer) -> None:
+        """Raises BadInput where several processes cannot share a batch out evenly."""
+        if renderer.queries_per_ray is None:
+            distributed.check_divides("--samples_per_batch", self.queries)
+        else:
+            distributed.check_divides("--N_rand", self.rays)
 
 
 @dataclass
 class Batch:
-    """rays `[R]`, their target colours `[R, 3]`, the background behind each `[R, 3]` or `[3]`, and
-    for the occupancy sampler the points to query. total_rays: of all processes; total_samples:
-    likewise, before rays were dropped to keep to the batch's size."""
+    """rays `[R]`, their target colours `[R, 3]`, the background behind each `[R, 3]` or `[3]`, and where the
+    renderer planned what to query its `samples`. total_rays: of all processes; total_samples: likewise, before rays
+    were dropped to keep to the batch's size."""
 
     rays: Rays
     target: torch.Tensor
     background: torch.Tensor
     total_rays: int
-    samples: Samples | None = None
+    samples: object = None
     total_samples: int | None = None
+
+    @property
+    def share(self) -> float:
+        """Of all rays: sums over processes of means times it are means over all rays."""
+        return len(self.rays) / self.total_rays
 
 
 @dataclass(frozen=True)
 class Fitting:
     """What of the rays drawn fits into a batch. total_rays: the first so many of all processes.
     total_samples: of all rays drawn. samples, most: of this process's share of the rays that fit, in
-    all and of one ray. stretches: of RUN points that were to be looked into."""
+    all and of one ray. found: what the plan was to look into."""
 
     total_rays: int
     total_samples: int
     samples: int
     most: int
-    stretches: int
+    found: int
 
 
 class RayBatches:
     """Draws training rays with replacement, making them on the fly from 8-bit images.
 
-    The hierarchical sampler gets `--N_rand` rays a batch. The occupancy sampler gets as many rays
-    as fill `--samples_per_batch` network queries, so a step costs the same early and late.
+    A renderer that asks networks alike for each ray gets so many rays a batch. Any other gets as many rays
+    as fill so many network queries, so a step costs the same early and late.
     Where a scene says which pixels are valid, only those are drawn.
     """
 
-    def __init__(self, args: argparse.Namespace, scene: Scene, device: torch.device):
+    def __init__(self, settings: BatchSettings, scene: Scene, device: torch.device):
         train = scene.splits["train"]
-        self.args = args
+        self.settings = settings
         self.images = scene.images[train].to(device)
         self.cameras = scene.cameras[train].to(device)
         self.background = torch.tensor(scene.background, device=device)
-        self.seed = args.seed
-        self.generator = torch.Generator(device).manual_seed(args.seed)
-        self.samples_per_ray = 16.0  # a running estimate, only for the occupancy sampler
-        self.stretches_per_ray: float | None = None  # likewise, of the latest step
+        self.seed = settings.seed
+        self.generator = torch.Generator(device).manual_seed(settings.seed)
+        self.samples_per_ray = 16.0  # a running estimate, of renderers that plan
         self._noise = torch.Generator(device)
-        batch_flag = "samples_per_batch" if args.sampler == "occupancy" else "N_rand"
-        distributed.check_divides(f"--{batch_flag}", getattr(args, batch_flag))
         self.candidates: torch.Tensor | None = None  # of `keep_only`; None: every pixel
         self._middle: torch.Tensor | None = None  # those of them that cropped steps see
         if scene.valid is not None:
@@ -93,7 +127,7 @@ class RayBatches:
         if len(candidates) == 0:
             raise BadInput("no training pixel is left to learn from; check the masks, the poses and --aabb")
         self.candidates = candidates.to(self.images.device)
-        if self.args.precrop_iters <= 0:
+        if self.settings.precrop_steps <= 0:
             return
         middles = [self._middle_of(*self.cameras.size(view)) for view in range(len(self.cameras))]
         middles = torch.tensor(middles, device=self.images.device)
@@ -105,8 +139,8 @@ class RayBatches:
         self._middle = torch.cat(parts)
         if len(self._middle) == 0:
             raise BadInput(
-                f"--precrop_iters {self.args.precrop_iters}: nothing to learn from is in the middle of the training "
-                "images (masks, or lens correction); give 0, or a larger --precrop_frac"
+                f"--precrop_iters {self.settings.precrop_steps}: nothing to learn from is in the middle of the "
+                "training images (masks, or lens correction); give 0, or a larger --precrop_frac"
             )
 
     def rays_of(self, numbers: torch.Tensor, setup: RaySetup) -> Iterator[Rays]:
@@ -131,8 +165,8 @@ class RayBatches:
         return drawable
 
     @torch.no_grad()
-    def filter(self, renderer: OccupancyRenderer) -> None:
-        """From now on draws only pixels whose rays meet an occupied cell: others teach nothing.
+    def filter(self, renderer: Renderer) -> None:
+        """From now on draws only pixels whose rays can meet something: others teach nothing.
 
         TensoRF's code filters rays so, by their bounding box first and by its alpha mask later.
         """
@@ -141,54 +175,53 @@ class RayBatches:
         bar = brief_bar(parts, desc="choosing rays", unit="part", disable=not distributed.is_main())
         for first, pixels in zip(itertools.count(0, RAYS_AT_ONCE), bar, strict=False):
             inside = pixels.nonzero()[:, 0]
-            pixels[inside] = meets(renderer, self._rays_through(*self._places(first + inside), renderer.setup))
+            pixels[inside] = renderer.meets(self._rays_through(*self._places(first + inside), renderer.setup))
         self.keep_only(pixel_numbers(kept))
 
     def noise(self, step: int) -> torch.Generator:
         """Random numbers of this process alone, for what is drawn a sample; the same in every run."""
         return self._noise.manual_seed(((self.seed * 10**8 + step) * 1000 + distributed.rank()) % 2**63)
 
-    def draw(self, renderer: torch.nn.Module, step: int) -> Batch:
-        if not isinstance(renderer, OccupancyRenderer):
-            return self._rays(self.args.N_rand, step, renderer)
-        wanted = self.args.samples_per_batch
-        batch = self._rays(max(distributed.world_size(), int(1.05 * wanted / self.samples_per_ray)), step, renderer)
-        jitter = self._uniform(batch.total_rays)[distributed.share()] if self.args.perturb > 0 else None
-        crossing = renderer.cross(batch.rays, jitter, self._stretches(len(batch.rays)))
-        counts, fitting = self._count(crossing, batch.total_rays)
-        if fitting.stretches > len(crossing.ray):
-            crossing = renderer.cross(batch.rays, jitter)
-            counts, fitting = self._count(crossing, batch.total_rays)
-        self.stretches_per_ray = fitting.stretches / len(batch.rays)
+    def draw(self, renderer: Renderer, step: int) -> Batch:
+        """The batch of a step, counted from 1."""
+        if renderer.queries_per_ray is not None:
+            return self._rays(self.settings.rays, step, renderer)
+        count = max(distributed.world_size(), int(1.05 * self.settings.queries / self.samples_per_ray))
+        batch = self._rays(count, step, renderer)
+        plan = renderer.plan(batch.rays, lambda: self._uniform(batch.total_rays)[distributed.share()])
+        counts, fitting = self._count(plan, batch.total_rays)
+        if not plan.holds_all(fitting.found):
+            plan = plan.whole()
+            counts, fitting = self._count(plan, batch.total_rays)
         per_ray = max(fitting.total_samples / batch.total_rays, 0.1)
         self.samples_per_ray = 0.9 * self.samples_per_ray + 0.1 * per_ray
         rays = distributed.size_of_share(fitting.total_rays)
-        samples = crossing.samples(counts[:rays], fitting.samples, fitting.most)
+        samples = plan.samples(counts[:rays], fitting.samples, fitting.most)
         background = batch.background[:rays] if batch.background.ndim == 2 else batch.background
         return Batch(
             batch.rays[:rays], batch.target[:rays], background, fitting.total_rays, samples, fitting.total_samples
         )
 
-    def _stretches(self, rays: int) -> int | None:
-        """How many stretches of so many rays to look into, by what there were lately; None: ask how many there are."""
-        if self.stretches_per_ray is None:
-            return None
-        return round_up(math.ceil(STRETCH_SLACK * self.stretches_per_ray * rays), STRETCHES_AT_ONCE)
+    def draw_some(self, renderer: Renderer, count: int) -> list[Batch]:
+        """Batches of steps that see whole images."""
+        return [self.draw(renderer, self.settings.precrop_steps + 1) for _ in range(count)]
 
-    def _count(self, crossing: Crossing, total_rays: int) -> tuple[torch.Tensor, "Fitting"]:
+    def _count(self, plan: Plan, total_rays: int) -> tuple[torch.Tensor, Fitting]:
         """Samples of each of this process's rays `[R]`, and what fits: the step's only wait for the device."""
-        counts = crossing.counts()
+        counts = plan.counts()
         up_to = torch.cumsum(distributed.gather_shares(counts, total_rays), 0)
-        fitting_rays = (up_to <= self.args.samples_per_batch).sum().clamp_min(distributed.world_size())
+        fitting_rays = (up_to <= self.settings.queries).sum().clamp_min(distributed.world_size())
         nth = torch.arange(distributed.rank(), total_rays, distributed.world_size(), device=counts.device)
         kept = torch.where(nth < fitting_rays, counts, 0)
-        numbers = [fitting_rays, up_to[-1], kept.sum(), kept.amax(), crossing.found]
+        numbers = [fitting_rays, up_to[-1], kept.sum(), kept.amax(), plan.found]
         return counts, Fitting(*torch.stack(numbers).tolist())
 
-    def _rays(self, count: int, step: int, renderer: torch.nn.Module) -> Batch:
+    def _rays(self, count: int, step: int, renderer: Renderer) -> Batch:
         """This process's share of `count` rays."""
         view, row, column = self._pixels(count, step) if self.candidates is None else self._kept_pixels(count, step)
-        background = self._uniform(count, 3)[distributed.share()] if self.args.random_bkgd else self.background
+        background = (
+            self._uniform(count, 3)[distributed.share()] if self.settings.random_background else self.background
+        )
         view, row, column = (numbers[distributed.share()] for numbers in (view, row, column))
         rays = self._rays_through(view, row, column, renderer.setup)
         pixels = self.images[view, row, column].float() / 255
@@ -200,24 +233,24 @@ class RayBatches:
 
     def _middle_of(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Top, left, height and width of the part of an image that cropped steps see, pixels."""
-        tall, wide = int(height * self.args.precrop_frac), int(width * self.args.precrop_frac)
+        tall, wide = int(height * self.settings.precrop_share), int(width * self.settings.precrop_share)
         return (height - tall) // 2, (width - wide) // 2, tall, wide
 
     def _pixels(self, count: int, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """View, row and column of `count` random pixels."""
         height, width = self.images.shape[1:3]
         top, left, tall, wide = 0, 0, height, width
-        if step <= self.args.precrop_iters:
+        if step <= self.settings.precrop_steps:
             top, left, tall, wide = self._middle_of(height, width)
-        view = self._integers(len(self.images), 1 if self.args.no_batching else count).expand(count)
+        view = self._integers(len(self.images), 1 if self.settings.one_image else count).expand(count)
         row = top + self._integers(max(tall, 1), count)
         column = left + self._integers(max(wide, 1), count)
         return view, row, column
 
     def _kept_pixels(self, count: int, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The same, of those that `keep_only` names. A view is as likely as it has pixels left."""
-        candidates = self._middle if step <= self.args.precrop_iters else self.candidates
-        if not self.args.no_batching:
+        candidates = self._middle if step <= self.settings.precrop_steps else self.candidates
+        if not self.settings.one_image:
             return self._places(candidates[self._integers(len(candidates), count)])
         view, _, _ = self._places(candidates[self._integers(len(candidates), 1)])
         pixels = self.images.shape[1] * self.images.shape[2]
@@ -284,12 +317,7 @@ def packed_bits(bits: torch.Tensor) -> torch.Tensor:
 
 
 def render_batch(
-    renderer: torch.nn.Module,
-    batch: Batch,
-    generator: torch.Generator | None = None,
-    raw_noise_std: float = 0.0,
+    renderer: Renderer, batch: Batch, generator: torch.Generator | None = None, noise_std: float = 0.0
 ) -> Rendering:
-    """A batch through whichever renderer it was drawn for, differentiable in its fields."""
-    if batch.samples is None:
-        return renderer(batch.rays, batch.background, generator, raw_noise_std)
-    return renderer(batch.rays, batch.background, batch.samples, generator, raw_noise_std)
+    """A batch through the renderer it was drawn for, differentiable in its fields."""
+    return renderer(batch.rays, batch.background, batch.samples, generator, noise_std)

@@ -10,13 +10,8 @@ import math
 import numpy as np
 import torch
 
-from utils.checks import check_keys, check_number, check_whole, is_number, is_whole, short
+from utils.checks import LARGEST_WHOLE, check_keys, check_number, check_whole, is_number, is_whole, short
 from utils.errors import BrokenFile
-
-DEEPEST = 16  # tables and lists within one another
-MOST_VALUES = 4_000_000  # in all of them; a list that holds another twice counts it twice
-LARGEST_WHOLE = 2**63
-WAY_OUT = "delete it to resume from the one before, or choose another --expname"
 
 # Whatever number NumPy has for a checkpoint's step or loss: nothing in these runs code.
 _make_scalar = np.float64(0).__reduce__()[0]
@@ -29,42 +24,6 @@ NUMPY_SCALARS = [
 
 # What each optimiser remembers of a parameter, apart from its number of steps: of the parameter's shape.
 MOMENTS = {torch.optim.Adam: ("exp_avg", "exp_avg_sq"), torch.optim.Muon: ("momentum_buffer",)}
-
-
-def check_plain(value):
-    """`value` with NumPy's numbers as Python's. Raises BrokenFile where it is deep, endless or holds an odd tensor."""
-    left = MOST_VALUES
-
-    def walk(item, depth: int):
-        nonlocal left
-        left -= 1
-        if left < 0 or depth > DEEPEST:
-            raise BrokenFile(f"holds more than {MOST_VALUES} values, or lists in lists beyond {DEEPEST} deep")
-        if isinstance(item, np.generic):
-            return item.item()
-        if isinstance(item, torch.Tensor):
-            _check_dense(item)
-        elif isinstance(item, dict):
-            for key, entry in item.items():
-                if not isinstance(key, str):
-                    walk(key, DEEPEST)
-                item[key] = walk(entry, depth + 1)
-        elif isinstance(item, list):
-            item[:] = [walk(entry, depth + 1) for entry in item]
-        elif isinstance(item, tuple):
-            return tuple(walk(entry, depth + 1) for entry in item)
-        elif is_whole(item) and abs(item) > LARGEST_WHOLE:
-            raise BrokenFile("holds a whole number beyond 2^63")
-        return item
-
-    return walk(value, 0)
-
-
-def _check_dense(tensor: torch.Tensor) -> None:
-    """Refuses sparse, quantised, complex and empty-handed tensors, and few numbers that are repeated into many."""
-    dense = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_complex() or tensor.is_meta)
-    if not dense or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise BrokenFile(f"holds a tensor {tuple(tensor.shape)} that is not plain numbers in memory")
 
 
 # ----------------------------------------------------------------------------------- by itself
@@ -154,23 +113,6 @@ def _is_point(point) -> bool:
 
 
 # ------------------------------------------------------------------------------ against the run
-
-
-def describe_mismatch(expected: dict, stored: dict) -> str:
-    """The first difference in names, shapes or kinds of two state dicts, in words; empty if none."""
-    for name, value in expected.items():
-        if name not in stored:
-            return f"no {name}"
-        if stored[name].shape != value.shape:
-            return f"{name} is {tuple(stored[name].shape)}, expected {tuple(value.shape)}"
-        if _kind(stored[name]) != _kind(value):
-            return f"{name} holds {stored[name].dtype}, expected {value.dtype}"
-    unexpected = [name for name in stored if name not in expected]
-    return f"unexpected {short(unexpected[0])}" if unexpected else ""
-
-
-def _kind(tensor: torch.Tensor) -> str:
-    return "float" if tensor.is_floating_point() else "bool" if tensor.dtype == torch.bool else "integer"
 
 
 def fitting_optimizer_state(optimizer: torch.optim.Optimizer, stored: dict | None) -> dict:

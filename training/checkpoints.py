@@ -1,6 +1,5 @@
-"""Files that are either whole or not there: atomic saving, checked loading, the newest good one."""
+"""Checkpoints: saved whole or not at all, checked when loaded; the newest good one; networks taken from them."""
 
-import argparse
 import contextlib
 import io
 import pickle
@@ -11,16 +10,9 @@ from pathlib import Path
 import torch
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from fields.tensorf import TensorNetwork
-from rendering.occupancy import OccupancyGrid
-from rendering.occupancy_renderer import OccupancyRenderer
-from rendering.renderer import networks_of
-from scenes.scene import Scene
-from training.checkpoint_checks import NUMPY_SCALARS, WAY_OUT, check_checkpoint, check_plain, describe_mismatch
-from training.identity import check_phase, check_same_run
-from utils import distributed
-from utils.bounds import box_problem
-from utils.checks import short
+from rendering.renderer import Renderer
+from training.checkpoint_checks import NUMPY_SCALARS, check_checkpoint
+from utils.checks import check_plain, describe_mismatch, short
 from utils.errors import BadInput, BrokenFile, blaming, first_line
 from utils.files import atomic_write, digest
 
@@ -131,23 +123,7 @@ def load_newest(folder: Path, device: torch.device | str = "cpu") -> tuple[Path,
     return None
 
 
-def find_checkpoint(
-    args: argparse.Namespace, scene: Scene, folder: Path, phase: str = "float"
-) -> tuple[Path, dict] | None:
-    """The newest whole checkpoint of a run and its state, unless `--no_reload`.
-
-    phase: of the command's training through rounding, "float" if it has none. Raises BadInput where the checkpoint
-    is of another run than the flags describe; nothing has been touched by then.
-    """
-    found = None if args.no_reload else distributed.from_main(lambda: load_newest(folder))
-    if found is not None:
-        check_phase(phase, *found)
-        if not args.render_only:
-            check_same_run(args, scene, *found)
-    return found
-
-
-def load_networks(renderer: torch.nn.Module, path: Path, state: dict | None = None) -> None:
+def load_networks(renderer: Renderer, path: Path, state: dict | None = None) -> None:
     """Loads the networks of a checkpoint, ours or nerf-pytorch's, and our occupancy grid.
 
     Raises BrokenFile where the checkpoint is of another architecture.
@@ -157,43 +133,27 @@ def load_networks(renderer: torch.nn.Module, path: Path, state: dict | None = No
     load_tensors(renderer, state, path)
 
 
-def load_tensors(renderer: torch.nn.Module, state: dict, what: Path | str) -> None:
+def load_tensors(renderer: Renderer, state: dict, what: Path | str) -> None:
     """The part of `load_networks` that is not about flags; `what` begins its messages."""
-    for name, network in networks_of(renderer).items():
-        stored = state.get(f"{name}_state_dict")
+    for name, field in renderer.fields.items():
+        network, stored = field.network, state.get(f"{name}_state_dict")
         if stored is None:
             raise BrokenFile(
                 f"{what}: has no {name}_state_dict; was it trained with another --sampler or --N_importance?"
             )
         try:
             network.load_state_dict(stored)
-            mismatch = describe_mismatch(network.state_dict(), stored)
-            if not mismatch and isinstance(network, TensorNetwork):
-                mismatch = network.problem()
+            mismatch = describe_mismatch(network.state_dict(), stored) or field.problem()
         except RuntimeError:
             mismatch = describe_mismatch(network.state_dict(), stored)
         if mismatch:
             raise BrokenFile(
                 f"{what}: {name} is of another architecture: {mismatch}; give the flags it was trained with"
             )
-    if isinstance(renderer, OccupancyRenderer) and "grid_state_dict" in state:
-        load_grid(renderer.grid, state["grid_state_dict"], what)
+    renderer.load_extra_state(state, what)
 
 
-def load_grid(grid: OccupancyGrid, stored: dict[str, torch.Tensor], what: Path | str) -> None:
-    cells = stored.get("occupied")
-    if cells is not None and cells.ndim == 3 and cells.shape != grid.occupied.shape:
-        raise BrokenFile(
-            f"{what}: was trained with --grid_resolution {cells.shape[0]}, not {grid.resolution}; "
-            "give the same again, or choose another --expname"
-        )
-    mismatch = describe_mismatch(grid.state_dict(), stored) or box_problem(stored["aabb"])
-    if mismatch:
-        raise BrokenFile(f"{what}: its occupancy grid cannot be used: {mismatch}; {WAY_OUT}")
-    grid.load_state_dict(stored)
-
-
-def _check_conventions(renderer: torch.nn.Module, path: Path, state: dict) -> None:
+def _check_conventions(renderer: Renderer, path: Path, state: dict) -> None:
     """What a checkpoint's tensors do not show: rays, and whether layers add to their input."""
     corner_rays = renderer.setup.pixel_offset == 0
     if "corner_rays" not in state and not corner_rays:
@@ -201,7 +161,11 @@ def _check_conventions(renderer: torch.nn.Module, path: Path, state: dict) -> No
     if state.get("corner_rays", corner_rays) != corner_rays:
         word = "with" if state["corner_rays"] else "without"
         raise BadInput(f"{path}: was trained {word} --corner_rays; give the same flags again")
-    residual = getattr(next(iter(renderer.fields.values())).config, "residual", False)
+    residual = is_residual(renderer)
     if state.get("residual", False) != residual:
         word = "without" if residual else "with"
         raise BadInput(f"{path}: was trained {word} --residual; give the same flags again")
+
+
+def is_residual(renderer: Renderer) -> bool:
+    return getattr(next(iter(renderer.fields.values())).config, "residual", False)

@@ -4,7 +4,6 @@ A checkpoint keeps it, so that a run goes on only with what it began with. Not h
 what is learnt (devices, logging, chunks), and how long it trains.
 """
 
-import argparse
 from pathlib import Path
 
 import cv2
@@ -47,10 +46,11 @@ NOTED = (
 )  # fmt: skip
 
 
-def run_identity(args: argparse.Namespace, scene: Scene, rounding: bool) -> dict:
+def run_identity(flags: dict, scene: Scene, rounding: bool) -> dict:
     """What a checkpoint is to remember: numbers, words and small tensors, by the names in the tables above.
 
-    rounding: whether it is one of training through rounding, whose schedule begins where float training ended.
+    flags: values by name. rounding: whether it is one of training through rounding, whose schedule begins where float
+    training ended.
     """
     train = scene.splits["train"]
     known = {
@@ -68,16 +68,16 @@ def run_identity(args: argparse.Namespace, scene: Scene, rounding: bool) -> dict
     }
     if scene.valid is not None:
         known["valid"] = torch.stack([thumbnail(scene.valid[view].byte() * 255) for view in train])
-    known |= {flag: getattr(args, flag) for flag in (*FIXED, *NOTED)}
+    known |= {flag: flags[flag] for flag in (*FIXED, *NOTED)}
     if rounding:
-        known |= {flag: getattr(args, flag) for flag in FIXED_IN_ROUNDING}
-        known["N_iters"] = float_steps(args)
+        known |= {flag: flags[flag] for flag in FIXED_IN_ROUNDING}
+        known["N_iters"] = float_steps(flags)
     return known
 
 
-def float_steps(args: argparse.Namespace) -> int:
+def float_steps(flags: dict) -> int:
     """After how many steps training through rounding begins."""
-    return 0 if args.ft_path else args.N_iters
+    return 0 if flags["ft_path"] else flags["N_iters"]
 
 
 def thumbnail(image: torch.Tensor) -> torch.Tensor:
@@ -96,11 +96,11 @@ def check_phase(phase: str, path: Path, state: dict) -> None:
         raise BadInput(f"{path}: belongs to a run of {command}; choose another --expname")
 
 
-def check_same_run(args: argparse.Namespace, scene: Scene, path: Path, state: dict) -> None:
+def check_same_run(flags: dict, scene: Scene, path: Path, state: dict) -> None:
     """Raises BadInput where a checkpoint is of another run than the flags describe, and notes what has changed
     otherwise. Checkpoints that know nothing of their run pass."""
     before = state.get("identity", {})
-    now = run_identity(args, scene, rounding=state.get("phase", "float") != "float")
+    now = run_identity(flags, scene, rounding=state.get("phase", "float") != "float")
     changed = [name for name in now if name in before and differ(name, before[name], now[name])]
     data = [name for name in OF_DATA if name in changed]
     if data:

@@ -3,30 +3,69 @@
 import argparse
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
-from rendering.renderer import networks_of
+from fields.field import Group
+from rendering.renderer import Renderer
 
 BITNET_WEIGHT_DECAY = 0.1  # decoupled: a step shrinks weights by so much of the learning rate
 
 
-def make_optimizers(args: argparse.Namespace, renderer: torch.nn.Module) -> dict[str, torch.optim.Optimizer]:
-    """Adam over everything, in nerf-pytorch's order; or Muon for hidden matrices, Adam for the rest.
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """name: adam or muon. lrate, muon_lrate: for batches of `lrate_batch` network queries; `lrate_rule` says how they
+    change with the batch."""
+
+    name: str = "adam"
+    lrate: float = 5e-4
+    muon_lrate: float = 0.02
+    lrate_rule: str = "fixed"
+    lrate_batch: int = 8192
+
+    @classmethod
+    def from_flags(cls, args: argparse.Namespace) -> "OptimizerSettings":
+        return cls(args.optimizer, args.lrate, args.muon_lrate, args.lrate_rule, args.lrate_batch)
+
+    def scale(self, queries: int) -> float:
+        """What learning rates are multiplied by for batches of so many network queries.
+
+        Linear: Goyal et al. 2017 (arXiv 1706.02677), for SGD. Square root: Krizhevsky 2014 (arXiv
+        1404.5997), and for Adam Malladi et al. 2022 (arXiv 2205.10287).
+        """
+        ratio = queries / self.lrate_batch
+        return {"fixed": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[self.lrate_rule]
+
+
+def make_optimizers(settings: OptimizerSettings, renderer: Renderer, queries: int) -> dict[str, torch.optim.Optimizer]:
+    """Adam over everything, in nerf-pytorch's order; or Muon for the matrices that fields let it have, Adam for the
+    rest. queries: of networks, in a batch.
 
     Muon (Jordan et al. 2024) orthogonalises each update. On these MLPs it gets in one minute where
     Adam gets in five.
     """
-    scale = learning_rate_scale(args)
-    named = [item for network in networks_of(renderer).values() for item in network.named_parameters()]
-    if args.optimizer == "adam":
-        return {"optimizer": torch.optim.Adam(_by_rate(renderer, scale * args.lrate), **_adam_of(renderer))}
-    hidden = [p for name, p in named if p.ndim == 2 and not _is_head(name)]
-    others = [p for name, p in named if p.ndim != 2 or _is_head(name)]
-    return {
-        "optimizer": torch.optim.Adam(others, lr=scale * args.lrate, betas=(0.9, 0.99)),
-        "muon": torch.optim.Muon(hidden, lr=scale * args.muon_lrate, weight_decay=0.0, adjust_lr_fn="original"),
-    }
+    scale = settings.scale(queries)
+    groups = [group for field in renderer.fields.values() for group in field.parameter_groups()]
+    adam = dict(next(iter(renderer.fields.values())).adam)
+    if settings.name == "adam":
+        return {"optimizer": torch.optim.Adam(_by_rate(groups, scale * settings.lrate), **adam)}
+    others = [group for group in groups if not group.muon]
+    matrices = [parameter for group in groups if group.muon for parameter in group.parameters]
+    adam |= {"betas": (0.9, 0.99)}
+    optimizers = {"optimizer": torch.optim.Adam(_by_rate(others, scale * settings.lrate), **adam)}
+    if matrices:
+        rates = {"lr": scale * settings.muon_lrate, "weight_decay": 0.0, "adjust_lr_fn": "original"}
+        optimizers["muon"] = torch.optim.Muon(matrices, **rates)
+    return optimizers
+
+
+def _by_rate(groups: list[Group], lrate: float) -> list[dict]:
+    """Parameters of one rate together, in the order of the first of each."""
+    by_rate: dict[float, list[torch.nn.Parameter]] = {}
+    for group in groups:
+        by_rate.setdefault(group.rate, []).extend(group.parameters)
+    return [{"params": parameters, "lr": rate * lrate} for rate, parameters in by_rate.items()]
 
 
 class Together:
@@ -45,44 +84,13 @@ class Together:
             optimizer.step()
 
 
-def _adam_of(renderer: torch.nn.Module) -> dict:
-    return next(iter(renderer.fields.values())).adam
-
-
-def _by_rate(renderer: torch.nn.Module, lrate: float) -> list[dict]:
-    """Parameters in groups of one learning rate: what the field says of each, times `lrate`."""
-    groups: dict[float, list[torch.nn.Parameter]] = {}
-    for field in renderer.fields.values():
-        for name, parameter in field.network.named_parameters():
-            groups.setdefault(field.learning_rate_factor(name), []).append(parameter)
-    return [{"params": parameters, "lr": factor * lrate} for factor, parameters in groups.items()]
-
-
-def learning_rate_scale(args: argparse.Namespace) -> float:
-    """What `--lrate_rule` multiplies learning rates by; a batch is counted in network queries.
-
-    Linear: Goyal et al. 2017 (arXiv 1706.02677), for SGD. Square root: Krizhevsky 2014 (arXiv
-    1404.5997), and for Adam Malladi et al. 2022 (arXiv 2205.10287).
-    """
-    if args.sampler == "occupancy":
-        queries = args.samples_per_batch
-    else:
-        queries = args.N_rand * (2 * args.N_samples + args.N_importance if args.N_importance else args.N_samples)
-    ratio = queries / args.lrate_batch
-    return {"fixed": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[args.lrate_rule]
-
-
-def _is_head(name: str) -> bool:
-    return name.startswith(("alpha_linear", "rgb_linear", "output_linear"))
-
-
-def exponential_schedule(args: argparse.Namespace, first: float = 1.0, start: int = 0) -> Callable[[int], float]:
-    """nerf-pytorch's decay from `first` at step `start`, 1/10 every `--lrate_decay` thousand steps, after
-    a linear warm-up of `--lrate_warmup` steps."""
+def exponential_schedule(decay: float, warmup: int = 0, first: float = 1.0, start: int = 0) -> Callable[[int], float]:
+    """nerf-pytorch's decay from `first` at step `start`, to 1/10 every `decay` thousand steps, after `warmup` steps
+    in which it rises linearly."""
 
     def factor(step: int) -> float:
-        rise = min(1.0, (step - start + 1) / args.lrate_warmup) if args.lrate_warmup else 1.0
-        return rise * first * 0.1 ** ((step - start) / (args.lrate_decay * 1000))
+        rise = min(1.0, (step - start + 1) / warmup) if warmup else 1.0
+        return rise * first * 0.1 ** ((step - start) / (decay * 1000))
 
     return factor
 

@@ -1,6 +1,5 @@
 """Where training's numbers and pictures go: TensorBoard always, Weights & Biases where `--wandb` asks."""
 
-import argparse
 import os
 import threading
 from collections.abc import Callable
@@ -21,22 +20,25 @@ def check_wandb(mode: str) -> None:
 
 
 class RunLog:
-    """A run's logs in its folder, from `first_step` on; what an earlier attempt wrote after it is hidden."""
+    """A run's logs in its folder, from `first_step` on; what an earlier attempt wrote after it is hidden.
 
-    def __init__(self, args: argparse.Namespace, folder: Path, first_step: int):
+    wandb_mode: off, online or offline. flags: of the run, for its record there.
+    """
+
+    def __init__(self, folder: Path, first_step: int, wandb_mode: str = "off", flags: dict | None = None):
         self.place = folder / "tensorboard"
         with saving(self.place):
             self.tensorboard: SummaryWriter | None = SummaryWriter(self.place, purge_step=first_step)
         self._excepthook, threading.excepthook = threading.excepthook, self._report_thread
         self.wandb = None
-        if args.wandb != "off":
+        if wandb_mode != "off":
             import wandb  # an extra
 
             os.environ.setdefault("WANDB_SILENT", "true")  # it shares the terminal with the progress bar
-            name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in args.expname)
+            name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in folder.name)
             self.wandb = wandb.init(
-                project="nerf-qat", id=name, name=args.expname, resume="allow", mode=args.wandb, dir=folder,
-                config=vars(args),
+                project="nerf-qat", id=name, name=folder.name, resume="allow", mode=wandb_mode, dir=folder,
+                config=flags,
             )  # fmt: skip
 
     def scalars(self, values: dict[str, float], step: int) -> None:

@@ -1,29 +1,26 @@
 """The device of a run."""
 
-import argparse
-
 import torch
 
-from training.run_log import check_wandb
 from utils import distributed
 from utils.errors import BadInput
 
 
-def prepare_device(args: argparse.Namespace) -> torch.device:
-    """The device of `--device`, after setting `--threads` and, under torchrun, meeting the others.
+def prepare_device(name: str = "auto", threads: int = 0, float16: bool = False, timeout: float = 300.0) -> torch.device:
+    """The device of a name, after setting the number of CPU threads (0: all cores) and, under torchrun, meeting the
+    others, who may be late by so many seconds.
 
     Raises BadInput for a device that is not there, and for float16 on anything but CUDA.
     """
-    check_wandb(args.wandb)
-    if args.threads > 0:
-        torch.set_num_threads(args.threads)
-    if distributed.launched() and args.device == "auto" and torch.cuda.is_available():
+    if threads > 0:
+        torch.set_num_threads(threads)
+    if distributed.launched() and name == "auto" and torch.cuda.is_available():
         device = distributed.local_device()
     else:
-        device = select_device(args.device)
-    if args.amp == "fp16" and device.type in ("cpu", "mps"):
+        device = select_device(name)
+    if float16 and device.type in ("cpu", "mps"):
         raise BadInput(f"--amp fp16 needs a CUDA device, this is {device.type}; use --amp bf16")
-    distributed.join(device, args.dist_timeout)
+    distributed.join(device, timeout)
     return device
 
 

@@ -1,6 +1,6 @@
 """Integer execution of a converted network: one meaning, several backends.
 
-`Int8Network` takes the int8 state dict of `quantization.remap_state_dict` and stands in a
+`Int8Network` takes the int8 state dict of `compressors.int8.remap_state_dict` and stands in a
 `RadianceField` where a NeRF would. What it computes is defined by `reference`, in plain integer
 arithmetic; the other backends give the same codes but for rounding ties. `Int8Field` is the fast
 way through it: positions to codes in one pass, rows in blocks that stay in cache between layers.
@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch.profiler import record_function
 
 from deploy.backends.integer_products import unsigned_product
-from fields.nerf import FieldConfig, RadianceField, layer_inputs, skeleton
+from fields.layer_graph import LayerGraph, Linear
+from fields.nerf import FieldConfig, RadianceField
+from rendering.points import FieldOutput, Points
 from run_nerf_helpers import Embedder, iterate_chunks
-from utils.checks import check_tensors
-from utils.errors import BrokenFile
 
 # Rows that go through all layers before the next ones start. 8192 codes of 256 columns are 2 MiB,
 # about a core's second-level cache; fewer rows spend their time on calls.
@@ -127,36 +127,38 @@ class Int8Linear(nn.Module):
 
 
 class Int8Network(nn.Module):
-    """A whole NeRF in integers, skip and view branch included, with NeRF's own interface."""
+    """A whole network in integers, as its layer graph says, with NeRF's own interface."""
 
-    def __init__(self, config: FieldConfig, state: dict[str, torch.Tensor], bits: int, backend: str = "reference"):
-        """state: what `expected_tensors` describes. Raises BrokenFile where it is anything else."""
+    def __init__(
+        self,
+        graph: LayerGraph,
+        widths: dict[str, int],
+        state: dict[str, torch.Tensor],
+        bits: int,
+        backend: str = "reference",
+    ):
+        """widths: columns of each input. state: as `deploy.nerf_file.int8_tensors` says. bits: of activations."""
         super().__init__()
-        check_tensors("int8 network", state, expected_tensors(config))
-        check_zero_points(state, bits)
-        self.config = config
+        self.graph, self.density_graph = graph, graph.until(graph.outputs[-1])
+        self.widths = [widths[name] for name in graph.inputs]
         self.q_max = 2**bits - 1
-        self.skips = tuple(i for i in config.skips if i < config.depth - 1)
-        self.inputs = nn.ModuleDict()
+        self.inputs, self.layers = nn.ModuleDict(), nn.ModuleDict()
         zero_points = {}
-        for name in ("quant_pts", "quant_views"):
-            if f"{name}.output_scale" in state:
-                width = config.input_ch if name == "quant_pts" else config.input_ch_views
-                self.inputs[name] = _Input(
-                    state[f"{name}.output_scale"], state[f"{name}.output_zero_point"], self.q_max
-                )
-                zero_points[name] = state[f"{name}.output_zero_point"].expand(width)
-        self.layers = nn.ModuleDict()
-        for name, sources in layer_inputs(skeleton(config)).items():
-            tensors = {
-                key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")
-            }
-            columns = torch.cat([zero_points[source] for source in sources])
-            relu = name.startswith(("pts_linears", "views_linears"))
-            self.layers[name.replace(".", "_")] = layer = Int8Linear(tensors, columns, relu, bits)
+        for name in graph.inputs:
+            scale, zero_point = state[f"{name}.output_scale"], state[f"{name}.output_zero_point"]
+            self.inputs[name] = _Input(scale, zero_point, self.q_max)
+            zero_points[name] = zero_point.expand(widths[name])
+        for node in graph.linears:
+            prefix = f"{node.name}."
+            tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            columns = torch.cat([zero_points[source] for source in graph.sources(node.input)])
+            self.layers[node.name.replace(".", "_")] = layer = Int8Linear(tensors, columns, node.relu, bits)
             if not layer.is_head:
-                zero_points[name] = layer.output_zero_point.expand(len(layer.weight))
+                zero_points[node.name] = layer.output_zero_point.expand(len(layer.weight))
         self.use_backend(backend)
+
+    def layer(self, name: str) -> "Int8Linear":
+        return self.layers[name.replace(".", "_")]
 
     def use_backend(self, backend: str) -> None:
         """Prepares every layer for a backend of `BACKENDS`, on the device the network is on."""
@@ -164,37 +166,24 @@ class Int8Network(nn.Module):
         for layer in self.layers.values():
             layer.run = BACKENDS[backend](layer)
 
-    def trunk(self, pts: torch.Tensor) -> torch.Tensor:
-        """Codes of positions `[P, input_ch]` to the codes of the last trunk layer."""
-        h = pts
-        for i in range(self.config.depth):
-            h = self.layers[f"pts_linears_{i}"](h)
-            if i in self.skips:
-                h = torch.cat([pts, h], -1)
-        return h
-
     def raw_density(self, pts: torch.Tensor) -> torch.Tensor:
         """Encoded positions `[P, input_ch]` float to density before its activation, `[P]`."""
-        h = self.trunk(self.inputs["quant_pts"](pts))
-        if self.config.use_viewdirs:
-            return self.layers["alpha_linear"](h)[..., 0]
-        return self.layers["output_linear"](h)[..., 3]
+        name = self.graph.inputs[0]
+        (head,) = self.density_graph.run({name: self.inputs[name](pts)}, self._execute)
+        return head[..., 0 if len(self.graph.outputs) > 1 else 3]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[P, input_ch + input_ch_views]` float to raw `[P, 4]` float, as NeRF's forward."""
-        pts, views = torch.split(x, [self.config.input_ch, self.config.input_ch_views], dim=-1)
-        views = self.inputs["quant_views"](views) if self.config.use_viewdirs else None
-        return self.run(self.inputs["quant_pts"](pts), views)
+        parts = x[..., : sum(self.widths)].split(self.widths, dim=-1)
+        return self.run(*(stub(part) for stub, part in zip(self.inputs.values(), parts, strict=True)))
 
-    def run(self, pts: torch.Tensor, views: torch.Tensor | None) -> torch.Tensor:
-        """Codes of positions and directions, uint8, to raw `[P, 4]` float."""
-        h = self.trunk(pts)
-        if not self.config.use_viewdirs:
-            return self.layers["output_linear"](h)
-        alpha = self.layers["alpha_linear"](h)
-        h = torch.cat([self.layers["feature_linear"](h), views], -1)
-        h = self.layers["views_linears_0"](h)
-        return torch.cat([self.layers["rgb_linear"](h), alpha], -1)
+    def run(self, *codes: torch.Tensor) -> torch.Tensor:
+        """Codes of the inputs, uint8, to raw `[P, 4]` float."""
+        outputs = self.graph.run(dict(zip(self.graph.inputs, codes, strict=True)), self._execute)
+        return torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+
+    def _execute(self, node: Linear, codes: torch.Tensor) -> torch.Tensor:
+        return self.layer(node.name)(codes)  # which has the ReLU in its rounding
 
 
 class _Input(nn.Module):
@@ -248,42 +237,15 @@ class Int8Field(RadianceField):
         if config.use_viewdirs:
             self.encode_views = CodeEncoder(self.embed_views, network.inputs["quant_views"])
 
-    def forward(self, positions: torch.Tensor, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, points: Points) -> FieldOutput:
+        positions, directions = points.positions, points.directions
         density, rgb = positions.new_empty(len(positions)), positions.new_empty(len(positions), 3)
         for rows in iterate_chunks(len(positions), rows_at_once(positions, ROWS_IN_CACHE)):
             with record_function("encoding"):
-                views = self.encode_views(directions[rows]) if self.config.use_viewdirs else None
-                pts = self.encode_pts(positions[rows])
+                codes = [self.encode_views(directions[rows])] if self.config.use_viewdirs else []
+                codes.insert(0, self.encode_pts(positions[rows]))
             with record_function("network"):
-                raw = self.network.run(pts, views)
+                raw = self.network.run(*codes)
             density[rows] = self.activate_density(raw[:, 3])
             torch.sigmoid(raw[:, :3], out=rgb[rows])
-        return density, rgb
-
-
-# ------------------------------------------------------------------------------------- the tensors
-
-
-def expected_tensors(config: FieldConfig) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """Name, type and shape of every tensor that an int8 network of this architecture has."""
-    bare = skeleton(config)
-    expected = {}
-    for name in ["quant_pts"] + ["quant_views"] * config.use_viewdirs:
-        expected[f"{name}.output_scale"] = (torch.float32, ())
-        expected[f"{name}.output_zero_point"] = (torch.uint8, ())
-    for name in layer_inputs(bare):
-        layer = bare.get_submodule(name)
-        expected[f"{name}.weight"] = (torch.int8, (layer.out_features, layer.in_features))
-        expected[f"{name}.scale"] = (torch.float32, (layer.out_features,))
-        expected[f"{name}.bias"] = (torch.float32, (layer.out_features,))
-        if name not in ("alpha_linear", "rgb_linear", "output_linear"):
-            expected[f"{name}.output_scale"] = (torch.float32, ())
-            expected[f"{name}.output_zero_point"] = (torch.uint8, ())
-    return expected
-
-
-def check_zero_points(state: dict[str, torch.Tensor], bits: int) -> None:
-    """Raises BrokenFile where a zero point is no code."""
-    for name, tensor in state.items():
-        if name.endswith("zero_point") and int(tensor) > 2**bits - 1:
-            raise BrokenFile(f"int8 network: {name} is {int(tensor)}, above {2**bits - 1}")
+        return FieldOutput(density, rgb)

@@ -13,11 +13,10 @@ import torch.nn.functional as F
 
 from deploy.backends.int8 import rows_at_once
 from deploy.backends.integer_products import integer_product
-from deploy.packing import FLOAT, TERNARY, stored_bytes, unpack
-from fields.nerf import FieldConfig, RadianceField, is_hidden, skeleton
-from run_nerf_helpers import iterate_chunks, join
-from utils.checks import check_tensors
-from utils.errors import BrokenFile
+from fields.layer_graph import LayerGraph, Linear
+from fields.nerf import RadianceField
+from rendering.points import FieldOutput, Points
+from run_nerf_helpers import iterate_chunks
 
 ACTIVATION_MAX = 127
 SMALLEST = 1e-5  # of a scale: a row of zeros, or weights of zeros, stay zeros
@@ -64,13 +63,13 @@ class RowQuantizedLinear(nn.Module):
     is left for the row's step.
     """
 
-    def __init__(self, tensors: dict[str, torch.Tensor], weight: torch.Tensor, backend: str):
+    def __init__(self, tensors: dict[str, torch.Tensor], backend: str):
         super().__init__()
-        self.register_buffer("weight", weight)
+        self.register_buffer("weight", tensors["weight"])
         self.register_buffer("scale", tensors.get("scale"))
         self.register_buffer("bias", tensors["bias"].float())
         self.register_buffer("norm", tensors["norm"].float() if "norm" in tensors else None)
-        self.product = PRODUCTS[backend](weight) if self.scale is not None else None
+        self.product = PRODUCTS[backend](self.weight) if self.scale is not None else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.product is None:
@@ -86,88 +85,43 @@ class RowQuantizedLinear(nn.Module):
 
 
 class BitNetwork(nn.Module):
-    """A whole BitNeRF, with NeRF's interface: encoded `[P, C]` floats to raw `[P, 4]`."""
+    """A whole BitNeRF, as its layer graph says, with NeRF's interface: encoded `[P, C]` floats to raw `[P, 4]`."""
 
     def __init__(
-        self, config: FieldConfig, state: dict[str, torch.Tensor], bits: dict[str, int], backend: str = "reference"
+        self,
+        graph: LayerGraph,
+        widths: dict[str, int],
+        tensors: dict[str, dict[str, torch.Tensor]],
+        backend: str = "reference",
     ):
-        """bits: of every layer's weights. state: what `expected_tensors` describes.
-
-        Raises BrokenFile where it is anything else.
-        """
+        """widths: columns of each input. tensors: of each layer, `weight` unpacked, `scale` where it is rounded,
+        `bias`, and `norm` where there is one."""
         super().__init__()
-        norms = any(key.endswith(".norm") for key in state)
-        check_tensors("BitNeRF", state, expected_tensors(config, bits, norms))
-        self.config = config
-        self.skips = tuple(i for i in config.skips if i < config.depth - 1)
-        self.layers = nn.ModuleDict()
-        bare = skeleton(config)
-        for name in bits:
-            prefix = f"{name}."
-            tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            weight = tensors["weight"]
-            if bits[name] != FLOAT:
-                try:
-                    weight = unpack(weight, bits[name], tuple(bare.get_submodule(name).weight.shape))
-                except ValueError as error:
-                    raise BrokenFile(f"BitNeRF: {name}.weight: {error}") from error
-            self.layers[name.replace(".", "_")] = RowQuantizedLinear(tensors, weight, backend)
-
-    def trunk(self, pts: torch.Tensor) -> torch.Tensor:
-        h = pts
-        for i in range(self.config.depth):
-            h = join(h, torch.relu_(self.layers[f"pts_linears_{i}"](h)), self.config.residual and i > 0)
-            if i in self.skips:
-                h = torch.cat([pts, h], -1)
-        return h
-
-    def raw_density(self, pts: torch.Tensor) -> torch.Tensor:
-        h = self.trunk(pts)
-        return (
-            self.layers["alpha_linear"](h)[:, 0] if self.config.use_viewdirs else self.layers["output_linear"](h)[:, 3]
+        self.graph, self.density_graph = graph, graph.until(graph.outputs[-1])
+        self.widths = [widths[name] for name in graph.inputs]
+        self.layers = nn.ModuleDict(
+            {name.replace(".", "_"): RowQuantizedLinear(of_layer, backend) for name, of_layer in tensors.items()}
         )
 
+    def raw_density(self, pts: torch.Tensor) -> torch.Tensor:
+        (head,) = self.density_graph.run({self.graph.inputs[0]: pts}, self._execute)
+        return head[:, 0 if len(self.graph.outputs) > 1 else 3]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pts, views = torch.split(x, [self.config.input_ch, self.config.input_ch_views], dim=-1)
-        h = self.trunk(pts)
-        if not self.config.use_viewdirs:
-            return self.layers["output_linear"](h)
-        alpha = self.layers["alpha_linear"](h)
-        h = torch.cat([self.layers["feature_linear"](h), views], -1)
-        h = torch.relu_(self.layers["views_linears_0"](h))
-        return torch.cat([self.layers["rgb_linear"](h), alpha], -1)
+        parts = x[..., : sum(self.widths)].split(self.widths, dim=-1)
+        outputs = self.graph.run(dict(zip(self.graph.inputs, parts, strict=True)), self._execute)
+        return torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+
+    def _execute(self, node: Linear, x: torch.Tensor) -> torch.Tensor:
+        y = self.layers[node.name.replace(".", "_")](x)
+        return torch.relu_(y) if node.relu else y
 
 
 class BitField(RadianceField):
     """A `RadianceField` over a BitNetwork, so many rows at a time as stay in cache."""
 
-    def forward(self, positions: torch.Tensor, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = rows_at_once(positions, ROWS_IN_CACHE)
-        parts = [super(BitField, self).forward(positions[c], directions[c]) for c in _chunks(positions, rows)]
-        return torch.cat([density for density, _ in parts]), torch.cat([rgb for _, rgb in parts])
-
-
-def _chunks(positions: torch.Tensor, rows: int) -> list[slice]:
-    return list(iterate_chunks(len(positions), rows)) or [slice(0, 0)]
-
-
-# ------------------------------------------------------------------------------------- the tensors
-
-
-def expected_tensors(
-    config: FieldConfig, bits: dict[str, int], norms: bool
-) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """Name, type and shape of every tensor in the file of such a network, whose layers `bits` names."""
-    bare, expected = skeleton(config), {}
-    for name, number in bits.items():
-        outputs, inputs = bare.get_submodule(name).weight.shape
-        if number == FLOAT:
-            expected[f"{name}.weight"] = (torch.float32, (outputs, inputs))
-        else:
-            packed = (torch.uint8, (stored_bytes(outputs * inputs, number),))
-            expected[f"{name}.weight"] = (torch.int8, (outputs, inputs)) if number == 8 else packed
-            expected[f"{name}.scale"] = (torch.float32, () if number == TERNARY else (outputs,))
-        expected[f"{name}.bias"] = (torch.float16, (outputs,))
-        if norms and is_hidden(name):
-            expected[f"{name}.norm"] = (torch.float16, (inputs,))
-    return expected
+    def forward(self, points: Points) -> FieldOutput:
+        rows = rows_at_once(points.positions, ROWS_IN_CACHE)
+        chunks = list(iterate_chunks(len(points), rows)) or [slice(0, 0)]
+        parts = [super(BitField, self).forward(points[c]) for c in chunks]
+        return FieldOutput(torch.cat([part.density for part in parts]), torch.cat([part.rgb for part in parts]))

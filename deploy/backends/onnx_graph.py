@@ -1,6 +1,6 @@
 """The int8 field as ONNX: a QDQ graph with its encodings inside, and ONNX Runtime as a backend.
 
-The graph says what `int8_model`'s reference says: integers between the layers, heads in float.
+The graph says what the reference of `backends.int8` says: integers between the layers, heads in float.
 Inputs are `positions [P, 3]` and `directions [P, 3]`, float32; outputs `density [P]` (1/world unit)
 and `rgb [P, 3]` in [0, 1]. Where QuantizeLinear and DequantizeLinear enclose a Gemm, runtimes run
 one int8 kernel (ONNX Runtime, OpenVINO). Codes enter a Gemm as they are (scale 1, zero point 0):
@@ -15,7 +15,9 @@ import torch
 import torch.nn as nn
 
 from deploy.backends.int8 import Int8Linear, Int8Network
+from fields.layer_graph import Concat, Input, Linear
 from fields.nerf import FieldConfig, RadianceField
+from rendering.points import FieldOutput, Points
 from run_nerf_helpers import Embedder
 from utils.errors import UserError
 from utils.files import atomic_write
@@ -95,26 +97,27 @@ def integer_bias(layer: Int8Linear) -> torch.Tensor:
 def field_to_onnx(field: RadianceField):
     """The ModelProto of a field whose network is an `Int8Network`. Raises UserError without onnx."""
     network, config = field.network, field.config
-    assert isinstance(network, Int8Network)
-    graph = _Graph()
-    pts = graph.embed("positions", field.embed, "embed_pts")
-    pts = _quantize_input(graph, pts, network, "quant_pts")
-    h = pts
-    for i in range(config.depth):
-        h = graph.linear(h, network.layers[f"pts_linears_{i}"], f"pts_linears.{i}")
-        if i in network.skips:
-            h = graph.add("Concat", [pts, h], f"skip.{i}", axis=1)
-    if config.use_viewdirs:
-        raw_density = graph.linear(h, network.layers["alpha_linear"], "alpha_linear")
-        views = graph.embed("directions", field.embed_views, "embed_views")
-        views = _quantize_input(graph, views, network, "quant_views")
-        feature = graph.linear(h, network.layers["feature_linear"], "feature_linear")
-        h = graph.add("Concat", [feature, views], "with_views", axis=1)
-        h = graph.linear(h, network.layers["views_linears_0"], "views_linears.0")
-        raw_rgb = graph.linear(h, network.layers["rgb_linear"], "rgb_linear")
+    embedders = {"quant_pts": ("positions", field.embed), "quant_views": ("directions", field.embed_views)}
+    graph, made = _Graph(), {}
+    for node in network.graph.nodes:
+        if isinstance(node, Input):
+            coordinates, embedder = embedders[node.name]
+            encoded = graph.embed(coordinates, embedder, node.name.replace("quant", "embed"))
+            made[node.name] = _quantize_input(graph, encoded, network, node.name)
+        elif isinstance(node, Linear):
+            made[node.name] = graph.linear(made[node.input], network.layer(node.name), node.name)
+        elif isinstance(node, Concat):
+            made[node.name] = graph.add("Concat", [made[name] for name in node.inputs], node.name, axis=1)
+        else:
+            raise UserError(f"--export_onnx: {node.name} adds two tensors, which integers do not")
+    outputs = [made[name] for name in network.graph.outputs]
+    if len(outputs) == 2:
+        raw_rgb, raw_density = outputs
     else:
-        raw = graph.linear(h, network.layers["output_linear"], "output_linear")
-        raw_rgb, raw_density = _columns(graph, raw, 0, 3, "raw_rgb"), _columns(graph, raw, 3, 4, "raw_density")
+        raw_rgb, raw_density = (
+            _columns(graph, *outputs, 0, 3, "raw_rgb"),
+            _columns(graph, *outputs, 3, 4, "raw_density"),
+        )
     graph.add("Sigmoid", [raw_rgb], "rgb")
     _activate_density(graph, raw_density, config)
     return _model(graph, config)
@@ -160,7 +163,7 @@ def _model(graph: _Graph, config: FieldConfig):
 
 
 def export_onnx(renderer: nn.Module, path: Path) -> dict[str, int]:
-    """Writes each int8 field of a renderer (from `model_file.load_renderer`), the first to `path`,
+    """Writes each int8 field of a renderer (from `deploy.model_file.load_renderer`), the first to `path`,
     a fine one beside it as `NAME_fine.onnx`. Returns bytes on disk by file name."""
     sizes = {}
     for name, field in renderer.fields.items():
@@ -178,7 +181,7 @@ class OnnxField(nn.Module):
 
     def __init__(self, field: RadianceField):
         super().__init__()
-        import onnxruntime  # an extra; `int8_model.select_backend` says where it is missing
+        import onnxruntime  # an extra; `choose.select_backend` says where it is missing
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -189,13 +192,13 @@ class OnnxField(nn.Module):
             field_to_onnx(field).SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
 
-    def forward(self, positions: torch.Tensor, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, points: Points) -> FieldOutput:
         """As `RadianceField.forward`."""
-        feed = {"positions": positions.numpy()}
+        feed = {"positions": points.positions.numpy()}
         if self.config.use_viewdirs:
-            feed["directions"] = directions.numpy()
+            feed["directions"] = points.directions.numpy()
         density, rgb = self.session.run(["density", "rgb"], feed)
-        return torch.from_numpy(density), torch.from_numpy(rgb)
+        return FieldOutput(torch.from_numpy(density), torch.from_numpy(rgb))
 
     def density(self, positions: torch.Tensor) -> torch.Tensor:
-        return self(positions, torch.zeros_like(positions))[0]
+        return self(Points(positions, torch.zeros_like(positions))).density

@@ -5,7 +5,7 @@ bias, ReLU and rounding in place; only weights are read in between, and they com
 second-level cache. Tensor cores multiply signed by signed, so int8 codes are held as `q - 128` and
 what that and the zero points subtract is one int32 `shift` an output channel:
     sum_i w[o,i] (q[i] - z[i]) = sum_i w[o,i] (q[i] - 128) + shift[o],  shift[o] = sum_i w[o,i] (128 - z[i])
-The integer part is that of `int8_model`'s reference, bit for bit. Triton is imported where a kernel
+The integer part is that of the reference of `backends.int8`, bit for bit. Triton is imported where a kernel
 is wanted only; with TRITON_INTERPRET=1 it runs on a CPU, slowly, for tests.
 """
 
@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 
 from deploy.backends.int8 import Int8Field
-from fields.nerf import RadianceField
+from fields.nerf import HEADS, RadianceField, nerf_graph
+from rendering.points import FieldOutput, Points
 from run_nerf_helpers import round_up
 
 SAMPLES = 64  # of one program
@@ -157,7 +158,7 @@ class _FusedField(nn.Module):
         self.skip_mask = sum(1 << i for i in skips)
         parts = []
         for number, (name, layer) in enumerate(layers.items()):
-            is_head = name in ("alpha_linear", "rgb_linear", "output_linear")
+            is_head = name in HEADS
             outputs = self.half if name == "views_linears.0" else SMALLEST if is_head else self.width
             weight = layer.weight.detach().t()
             if number == 0:
@@ -194,13 +195,13 @@ class _FusedField(nn.Module):
         )  # fmt: skip
         return raw
 
-    def forward(self, positions: torch.Tensor, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, points: Points) -> FieldOutput:
         """As `RadianceField.forward`."""
-        raw = self.raw(positions, directions)
-        return self.activate_density(raw[:, 3]), torch.sigmoid(raw[:, :3])
+        raw = self.raw(points.positions, points.directions)
+        return FieldOutput(self.activate_density(raw[:, 3]), torch.sigmoid(raw[:, :3]))
 
     def density(self, positions: torch.Tensor) -> torch.Tensor:
-        return self(positions, positions)[0]
+        return self(Points(positions, positions)).density
 
 
 class TritonField(_FusedField):
@@ -208,7 +209,9 @@ class TritonField(_FusedField):
 
     def __init__(self, field: Int8Field):
         network = field.network
-        layers = {name: network.layers[name.replace(".", "_")] for name in _layer_names(field)}
+        if network.graph != nerf_graph(field.config.depth, field.config.skips, field.config.use_viewdirs):
+            raise ValueError("the fused kernel knows a NeRF's topology only")
+        layers = {node.name: network.layer(node.name) for node in network.graph.linears}
         super().__init__(field, layers, network.q_max, torch.int8)
         shifts = [layer.weight.long() @ (128 - layer.input_zero_points.long()) for layer in layers.values()]
         self.shifts = _table(shifts, self.width).to(torch.int32)  # of int64: exact
@@ -226,15 +229,10 @@ class TritonFloatField(_FusedField):
     """A float field in bfloat16 (or float16) with float32 sums: what fused int8 has to beat."""
 
     def __init__(self, field: RadianceField, dtype: torch.dtype = torch.bfloat16):
-        super().__init__(field, {name: field.network.get_submodule(name) for name in _layer_names(field)}, 0, dtype)
+        super().__init__(
+            field, {node.name: field.network.get_submodule(node.name) for node in field.config.graph.linears}, 0, dtype
+        )
         self.to(self.weights.device)
-
-
-def _layer_names(field: RadianceField) -> list[str]:
-    """Layers in the order in which the kernel meets them."""
-    trunk = [f"pts_linears.{i}" for i in range(field.config.depth)]
-    branch = ["alpha_linear", "feature_linear", "views_linears.0", "rgb_linear"]
-    return trunk + (branch if field.config.use_viewdirs else ["output_linear"])
 
 
 def _padded(weight: torch.Tensor, inputs: int, outputs: int) -> torch.Tensor:

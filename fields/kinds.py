@@ -1,0 +1,34 @@
+"""What `--field` may be: a line for each kind."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fields import nerf, tensorf_training
+from fields.field import Field
+
+
+@dataclass(frozen=True)
+class Kind:
+    """title: of its flags in the help. add_flags: adds them. from_flags: from these and a box `[2, 3]` to an untrained
+    field; `fine=True`, where it can be a fine pass, and `network`, the class of its network, may be given.
+    samplers: those of `rendering.kinds` that it works with; None: all. schedule: from flags and a step to what
+    learning rates are multiplied by; None: what `--lrate_decay` says, as for a NeRF."""
+
+    title: str
+    add_flags: Callable[[argparse._ArgumentGroup], None]
+    from_flags: Callable[..., Field]
+    samplers: tuple[str, ...] | None = None
+    schedule: Callable[[argparse.Namespace], Callable[[int], float]] | None = None
+
+
+FIELDS = {
+    "nerf": Kind("network (--field nerf)", nerf.add_flags, nerf.from_flags),
+    "tensorf": Kind(
+        "tensor field (--field tensorf)",
+        tensorf_training.add_flags,
+        tensorf_training.from_flags,
+        samplers=("occupancy",),
+        schedule=tensorf_training.schedule,
+    ),
+}

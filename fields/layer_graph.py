@@ -1,0 +1,124 @@
+"""The topology of a network, said once: linear layers, concatenations and sums over named tensors.
+
+Fake quantisation, the integer backends and ONNX read it instead of each knowing a network by heart. A network that
+can be said so is compressed and executed by what is there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+
+@dataclass(frozen=True)
+class Input:
+    """What goes in, encoded; it stands where it is first needed, and is rounded there."""
+
+    name: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A layer, with a ReLU behind it or not; its output has its name."""
+
+    name: str
+    input: str
+    relu: bool = False
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Columns side by side, in this order."""
+
+    name: str
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Add:
+    """The sum of two tensors of one width."""
+
+    name: str
+    inputs: tuple[str, str]
+
+
+Node = Input | Linear | Concat | Add
+
+
+@dataclass(frozen=True)
+class LayerGraph:
+    """nodes: in an order in which each finds what it needs. outputs: names of what comes out, whose layers are the
+    heads."""
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def inputs(self) -> list[str]:
+        return [node.name for node in self.nodes if isinstance(node, Input)]
+
+    @property
+    def linears(self) -> list[Linear]:
+        return [node for node in self.nodes if isinstance(node, Linear)]
+
+    @property
+    def has_sums(self) -> bool:
+        return any(isinstance(node, Add) for node in self.nodes)
+
+    def sources(self, name: str) -> list[str]:
+        """What a tensor's columns are made of, in order: inputs, layers and sums, seen through concatenations."""
+        node = self._by_name.get(name)
+        if not isinstance(node, Concat):
+            return [name]
+        return [source for part in node.inputs for source in self.sources(part)]
+
+    def until(self, *outputs: str) -> "LayerGraph":
+        """The part that some tensors need."""
+        needed, nodes = set(outputs), []
+        for node in reversed(self.nodes):
+            if node.name in needed:
+                needed.update(node.inputs)
+                nodes.append(node)
+        return LayerGraph(tuple(reversed(nodes)), outputs)
+
+    def run(
+        self, tensors: dict[str, torch.Tensor], linear: Callable[[Linear, torch.Tensor], torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """The outputs. tensors: the inputs by name. linear: executes a layer and its ReLU on `[P, in]`."""
+        tensors = dict(tensors)
+        for node, last_used in self._schedule:
+            if isinstance(node, Input):
+                continue
+            if isinstance(node, Linear):
+                tensors[node.name] = linear(node, tensors[node.input])
+            elif isinstance(node, Concat):
+                tensors[node.name] = torch.cat([tensors[name] for name in node.inputs], -1)
+            else:
+                first, second = node.inputs
+                tensors[node.name] = tensors[first] + tensors[second]
+            for name in last_used:  # so that the next layer's output may have its memory
+                del tensors[name]
+        return [tensors[name] for name in self.outputs]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def _schedule(self) -> list[tuple[Node, list[str]]]:
+        """Nodes, each with what nothing needs after it."""
+        schedule, needed = [], set(self.outputs)
+        for node in reversed(self.nodes):
+            last_used = [name for name in dict.fromkeys(node.inputs) if name not in needed]
+            needed.update(node.inputs)
+            schedule.append((node, last_used))
+        return schedule[::-1]

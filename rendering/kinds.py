@@ -1,0 +1,7 @@
+"""What `--sampler` may be: a line for each renderer."""
+
+from rendering.hierarchical import HierarchicalRenderer
+from rendering.occupancy_renderer import OccupancyRenderer
+from rendering.renderer import Renderer
+
+RENDERERS: dict[str, type[Renderer]] = {kind.kind: kind for kind in (HierarchicalRenderer, OccupancyRenderer)}
