@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/speed.md from the measurements in docs/results.
+"""Writes the tables of README.md and docs/*.md from the measurements in docs/results.
 
 python benchmarks/tables.py [--check]
 

@@ -1,4 +1,4 @@
-"""README.md says what is there: its tables, its flags, its files."""
+"""README.md and the pages of docs say what is there: their tables, flags, files, links, and the map of folders."""
 
 import json
 import re
@@ -19,8 +19,11 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import autotask
 
-README = (ROOT / "README.md").read_text()
-NOT_OURS = {"--logdir", "--check", "--rounds", "--bytes", "--nproc_per_node"}  # of tensorboard, benchmarks and torchrun
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = PAGES[0].read_text()
+FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+NOT_OURS = {"--logdir", "--nproc_per_node"}  # of tensorboard and torchrun
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 SHORT = [
     "--N_iters", "4", "--qat_iters", "2", "--i_weights", "0", "--netwidth", "16", "--grid_resolution", "16",
     "--samples_per_batch", "512", "--march_step", "2", "--path_frames", "1", "--threads", "1",
@@ -35,26 +38,68 @@ def test_tables_are_those_of_the_measurements():
 def test_every_flag_exists():
     parsers = config_parser(), run_compare.make_parser(), autotask.make_parser()
     ours = {word for parser in parsers for action in parser._actions for word in action.option_strings}
-    mentioned = set(re.findall(r"(?<![\w-])--\w+", README))
-    assert len(mentioned) > 20
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        ours |= set(re.findall(r'"(--\w+)"', path.read_text()))
+    mentioned = {word for page in PAGES for word in re.findall(r"(?<![\w-])--\w+", page.read_text())}
+    assert len(mentioned) > 40
     assert mentioned <= ours | NOT_OURS
 
 
-def test_every_file_and_config_exists():
-    paths = re.findall(r"(?:configs|scripts|benchmarks|docs)/[\w./-]*\w", README)
-    modules = re.findall(r"`(\w+\.py)`", README)
-    assert len(modules) > 10
-    paths += re.findall(r"requirements[\w-]*\.txt", README)
+@each_page
+def test_every_file_exists(page):
+    text = page.read_text()
+    paths = re.findall(r"(?<![\w/.-])(?:configs|scripts|benchmarks|docs|tests)/[\w./-]*\w", text)
+    paths += re.findall(r"requirements[\w-]*\.txt", text)
     for path in paths:
         assert (ROOT / path).exists(), path
-    for module in modules:  # a table names its command without the folder
+    for module in re.findall(r"`(\w+\.py)\b", text):  # a table names its command without the folder
         assert (ROOT / module).exists() or (ROOT / "benchmarks" / module).exists(), module
 
 
-def test_every_module_is_in_the_layout():
-    layout = README[README.index("## Layout") :]
-    missing = [path.name for path in ROOT.glob("*.py") if f"`{path.name}`" not in layout]
-    assert not missing
+@each_page
+def test_every_link_leads_somewhere(page):
+    text = FENCE.sub("", page.read_text())
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?://", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def anchors(page):
+    """The names that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.*)", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_readme_leads_to_every_page():
+    reached, left = set(), [PAGES[0]]
+    while left:
+        page = left.pop()
+        if page not in reached:
+            reached.add(page)
+            links = re.findall(r"\]\(([^)#\s]+\.md)", page.read_text())
+            left += [(page.parent / link).resolve() for link in links if "://" not in link]
+    assert reached == set(PAGES)
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 140
+    assert max(len(line) for line in README.splitlines()) <= 250
+
+
+@pytest.mark.skipif(not (ROOT / "rendering").is_dir(), reason="the modules have not moved into folders yet")
+def test_the_map_has_every_folder():
+    """And every file that it names is there. What git leaves out is no part of it."""
+    tree = next(block for block in FENCE.findall(README) if "run_nerf_helpers.py" in block)
+    names = re.findall(r"(?<!\S)[\w*/-]+(?:/|\.py|\.txt)(?!\w)", tree)
+    for name in names:
+        assert any(ROOT.glob(name.rstrip("/"))), name
+    ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
+    there = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    assert {name[:-1] for name in names if re.fullmatch(r"\w+/", name)} == there - ignored
 
 
 @pytest.mark.parametrize("kind", ["nerfstudio", "colmap", "llff"])
