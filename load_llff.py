@@ -57,17 +57,7 @@ def load_llff_scene(
     sizes = torch.tensor([[shrunk(side, shrink) for side in size] for size in full])
     K = _intrinsics(hwf, sizes, file, paths)
 
-    scale = 1 / (BOUND_FACTOR * bounds.min())
-    c2w[:, :, 3] *= scale
-    check_extent("in units of the nearest bound, a far one", scale * bounds, str(file))
-    c2w = recenter_poses(c2w)
-    check_extent("in units of the nearest bound, a camera", c2w[:, :, 3], str(file))
-    if spherify:
-        c2w, sphere_scale = spherify_poses(c2w)
-        scale *= sphere_scale
-    bounds *= scale
-    path = torch.from_numpy(circular_path(c2w) if spherify else spiral_path(c2w, bounds)).float()
-
+    c2w, bounds, path = _placed(c2w, bounds, spherify, str(file))
     cameras = Cameras.of_sizes(torch.from_numpy(c2w).float(), K, sizes)
     near = 0.9 * float(bounds.min()) if near is None else near
     far = float(bounds.max()) if far is None else far
@@ -84,6 +74,24 @@ def load_llff_scene(
         valid=covered(sizes),
         notes=notes + turn_notes,
     )
+
+
+def _placed(
+    c2w: np.ndarray, bounds: np.ndarray, spherify: bool, file: str
+) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
+    """Poses `[N, 3, 4]` and bounds `[N, 2]` in the world frame and scale that fields are trained in, and the video
+    path `[F, 3, 4]`. Overwrites what it is given."""
+    scale = 1 / (BOUND_FACTOR * bounds.min())
+    c2w[:, :, 3] *= scale
+    check_extent("in units of the nearest bound, a far one", scale * bounds, file)
+    c2w = recenter_poses(c2w)
+    check_extent("in units of the nearest bound, a camera", c2w[:, :, 3], file)
+    if spherify:
+        c2w, sphere_scale = spherify_poses(c2w)
+        scale *= sphere_scale
+    bounds *= scale
+    path = circular_path(c2w) if spherify else spiral_path(c2w, bounds)
+    return c2w, bounds, torch.from_numpy(path).float()
 
 
 # --------------------------------------------------------------------------------------- reading

@@ -20,7 +20,8 @@ from fields.tensorf import (
 )
 from fields.vq_tensorf import CODED, KEPT, PRUNED, VQTensorVM
 from rendering.compositing import packed_weights
-from rendering.occupancy_renderer import OccupancyRenderer, query_samples
+from rendering.occupancy_renderer import OccupancyRenderer
+from rendering.queries import query_samples
 from rendering.rays import Rays
 
 ITERATIONS = 60  # of fitting a codebook, one batch each

@@ -19,7 +19,7 @@ class Kind:
     add_flags: Callable[[argparse._ArgumentGroup], None]
     from_flags: Callable[..., Field]
     samplers: tuple[str, ...] | None = None
-    schedule: Callable[[argparse.Namespace], Callable[[int], float]] | None = None
+    schedule: Callable[..., Callable[[int], float]] | None = None
 
 
 FIELDS = {

@@ -3,7 +3,7 @@
 import torch
 import torch.nn as nn
 
-from rendering.occupancy import Samples
+from rendering.crossing import Samples
 from rendering.rays import Rays, RaySetup, world_distance
 
 

@@ -8,87 +8,16 @@ and only those are returned, packed. The same walk serves world space and NDC.
 import math
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from rendering.crossing import RUN, Crossing, true_places
+
 LARGEST_GRID = 512  # cells on a side: a bit each in a model file, three bytes in memory
 MOST_STEPS = 10_000  # of a ray through the box, beyond which a picture would take forever
-
-# Points of a ray are first tested in runs of this many; only runs near something are looked into.
-RUN = 8
-
-
-@dataclass
-class Samples:
-    """Packed sample points, sorted by ray and then front to back.
-
-    ray: index of each sample's ray `[P]`. t: multiples of the ray's direction `[P]`.
-    length: what each sample stands for along its ray `[P]`, in the units of the box.
-    counts: how many each ray has `[R]`; most: the largest of them.
-    """
-
-    ray: torch.Tensor
-    t: torch.Tensor
-    length: torch.Tensor
-    counts: torch.Tensor
-    most: int
-
-    def __len__(self) -> int:
-        return len(self.ray)
-
-
-@dataclass
-class Crossing:
-    """Stretches of rays near occupied cells, and which of their points lie in one: samples not yet listed.
-
-    ray: of each stretch `[W]`, ascending. t: of its points `[RUN, W]`, multiples of the direction.
-    inside: which of them count, likewise. found: how many stretches there are, `[]`; only where it
-    is not above W is nothing missing. num_rays: R, of all. step: units of the box.
-    """
-
-    ray: torch.Tensor
-    t: torch.Tensor
-    inside: torch.Tensor
-    found: torch.Tensor
-    num_rays: int
-    step: float
-
-    def counts(self) -> torch.Tensor:
-        """Samples of each ray, `[R]`."""
-        return self.found.new_zeros(self.num_rays).index_add_(0, self.ray, self.inside.sum(0))
-
-    def all_samples(self) -> Samples:
-        """Lists them all. A device is waited for, to say how many."""
-        counts = self.counts()
-        total, most = torch.stack([counts.sum(), counts.amax()]).tolist() if len(counts) else (0, 0)
-        return self.samples(counts, total, most)
-
-    def samples(self, counts: torch.Tensor, total: int, most: int) -> Samples:
-        """Lists the samples of the first rays: `counts [R']` of each, `total` in all, `most` of one."""
-        index = true_places(self.inside.T.reshape(-1), total)[:total]
-        stretch = index // RUN
-        return Samples(
-            ray=self.ray.index_select(0, stretch),
-            t=self.t.view(-1).index_select(0, (index - stretch * RUN) * len(self.ray) + stretch),
-            length=self.t.new_full((total,), self.step),
-            counts=counts,
-            most=most,
-        )
-
-
-def true_places(mask: torch.Tensor, at_most: int | None = None) -> torch.Tensor:
-    """Numbers, ascending, of the true entries of `mask [N]`.
-
-    A device has to be waited for to say how many there are. With `at_most` it is not asked: it gives
-    so many, and 0 for each that there are fewer. A CPU, which nobody waits for, always lists them all.
-    """
-    if at_most is None or mask.device.type == "cpu":
-        return mask.nonzero()[:, 0]
-    return torch.nonzero_static(mask, size=at_most, fill_value=0)[:, 0]
 
 
 class OccupancyGrid(nn.Module):

@@ -9,11 +9,14 @@ import torch
 import torch.nn as nn
 from torch.profiler import record_function
 
+from rendering.carving import make_grid
 from rendering.compositing import finish, packed_weights, sum_per_ray
-from rendering.occupancy import LARGEST_GRID, MOST_STEPS, Crossing, OccupancyGrid, Samples
-from rendering.points import FieldOutput, Points
+from rendering.crossing import Crossing, OccupancyPlan, Samples
+from rendering.occupancy import LARGEST_GRID, MOST_STEPS, OccupancyGrid
+from rendering.points import Points
+from rendering.queries import ROWS_RENDERING, query, query_samples
 from rendering.rays import Rays, RaySetup
-from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Plan, Renderer, Rendering, ask
+from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rendering
 from run_nerf_helpers import round_up
 from utils import distributed
 from utils.bounds import FAR_AWAY, box_problem
@@ -21,39 +24,14 @@ from utils.checks import WAY_OUT, check_keys, check_number, check_numbers, check
 from utils.errors import BadInput, BrokenFile
 from utils.parser import positive
 
-# Rows given to a network are padded to a multiple of this: CPU matrix kernels are prepared anew
-# for every new number of rows, and packing makes that number different each time. A training step
-# prepares forward and backward, and nearly always has the same number; a frame's rounds do not.
-ROWS_TRAINING, ROWS_RENDERING = 2048, 512
-
 # Rendering looks at a few samples of every unfinished ray at a time: as many as make a round worth
 # its overhead, but not so many that much behind an opaque surface is asked for.
 ROWS_PER_ROUND, LEAST_AT_ONCE, MOST_AT_ONCE = 8192, 4, 32
-
-# Carving first looks at the whole box this coarsely, to find the tight box that the grid is laid in.
-SCOUT_RESOLUTION = 64
 EMPTY_SPACE_WEIGHT = 0.01  # of `empty_space_loss`; at ten times that a ReLU density dies in its first steps
 
 # Room for stretches of rays near occupied cells: times as many as the step before had, in blocks of so many,
 # so that a device need not be waited for to say how many there are.
 STRETCH_SLACK, STRETCHES_AT_ONCE = 1.25, 1024
-
-
-def query(field: nn.Module, points: Points, block: int, raw_noise: torch.Tensor | None = None) -> FieldOutput:
-    """A field at points, with rows padded to whole blocks and the padding taken off again."""
-    count = len(points)
-    extra = round_up(count, block) - count
-    if not extra:
-        return ask(field, points, raw_noise)
-    raw_noise = None if raw_noise is None else nn.functional.pad(raw_noise, (0, extra))
-    return ask(field, points.padded(extra), raw_noise).first(count)
-
-
-def query_samples(field: nn.Module, rays: Rays, samples: Samples, raw_noise: torch.Tensor | None = None) -> FieldOutput:
-    """A field at packed samples of rays."""
-    of_samples = rays.take(samples.ray)
-    positions = of_samples.origins + samples.t[:, None] * of_samples.directions
-    return query(field, Points(positions, of_samples.viewdirs), ROWS_TRAINING, raw_noise)
 
 
 @dataclass(frozen=True)
@@ -70,28 +48,6 @@ class GridTraining:
     threshold: float = 0.01
     perturb: bool = True
     empty_samples: int = 0
-
-
-class OccupancyPlan(Plan):
-    """Rays crossed with the grid, their samples not yet listed."""
-
-    def __init__(self, renderer: "OccupancyRenderer", rays: Rays, jitter: torch.Tensor | None, at_most: int | None):
-        self.renderer, self.rays, self.jitter = renderer, rays, jitter
-        self.crossing = renderer.cross(rays, jitter, at_most)
-        self.found = self.crossing.found
-
-    def counts(self) -> torch.Tensor:
-        return self.crossing.counts()
-
-    def holds_all(self, found: int) -> bool:
-        self.renderer.stretches_per_ray = found / len(self.rays)
-        return found <= len(self.crossing.ray)
-
-    def whole(self) -> "OccupancyPlan":
-        return OccupancyPlan(self.renderer, self.rays, self.jitter, None)
-
-    def samples(self, counts: torch.Tensor, total: int, most: int) -> Samples:
-        return self.crossing.samples(counts, total, most)
 
 
 class OccupancyRenderer(Renderer):
@@ -391,25 +347,3 @@ class OccupancyRenderer(Renderer):
             empty_samples=max(0, args.empty_samples),
         )
         return cls(field, grid, setup, step, args.min_transmittance, training, args.netchunk).to(device)
-
-
-def make_grid(scene, resolution: int, device: torch.device) -> OccupancyGrid:
-    """A grid over the scene's box; with alpha, over the visual hull's box and carved to the hull."""
-    if not scene.has_alpha:
-        return OccupancyGrid(scene.aabb, resolution).to(device)
-    train = scene.splits["train"]
-    cameras, alpha = scene.cameras[train].to(device), scene.images[train][..., 3]
-    if scene.valid is not None:  # what a mask or a lens hides may be there
-        alpha = alpha.masked_fill(~scene.valid[train], 255)
-    scout = OccupancyGrid(scene.aabb, SCOUT_RESOLUTION).to(device)
-    scout.carve(cameras, alpha)
-    if not scout.occupied.any():
-        raise BadInput(
-            "no point of the box is inside the silhouettes of all training views: wrong --aabb or poses, "
-            "look at them with --plot_cameras"
-        )
-    box = scout.bounding_box()
-    box = torch.stack([torch.maximum(box[0], scout.aabb[0]), torch.minimum(box[1], scout.aabb[1])])
-    grid = OccupancyGrid(box, resolution).to(device)
-    grid.carve(cameras, alpha)
-    return grid

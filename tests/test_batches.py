@@ -12,7 +12,7 @@ from evaluation.views import evaluate_views
 from experiment import make_renderer
 from load_scene import load_scene
 from options import config_parser
-from rendering.occupancy_renderer import make_grid
+from rendering.carving import make_grid
 from rendering.renderer import RenderLimits
 from training.batches import RayBatches, packed_bits, pixel_numbers
 from utils.errors import BadInput

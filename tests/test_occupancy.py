@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rendering.occupancy import OccupancyGrid, Samples, true_places
+from rendering.crossing import Samples, true_places
+from rendering.occupancy import OccupancyGrid
 from run_nerf_helpers import get_rays
 from scenes.poses import look_at
 from scenes.scene import Cameras, pinhole

@@ -10,8 +10,9 @@ from conftest import ROOT
 
 from fields.nerf import FieldConfig
 from rendering.compositing import packed_weights, weights_from_density
+from rendering.crossing import Samples
 from rendering.hierarchical import HierarchicalRenderer
-from rendering.occupancy import OccupancyGrid, Samples
+from rendering.occupancy import OccupancyGrid
 from rendering.occupancy_renderer import OccupancyRenderer
 from rendering.rays import RaySetup, make_rays
 from rendering.renderer import RenderLimits, render_image

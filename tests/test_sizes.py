@@ -37,7 +37,7 @@ from load_llff import load_llff_scene
 from load_nerfstudio import load_nerfstudio_scene
 from load_scene import load_scene
 from options import config_parser
-from rendering.occupancy_renderer import make_grid
+from rendering.carving import make_grid
 from rendering.renderer import RenderLimits
 from scenes import images
 from scenes.captures import normalisation

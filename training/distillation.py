@@ -10,7 +10,8 @@ colour of empty space does not matter.
 import torch
 
 from rendering.compositing import packed_weights
-from rendering.occupancy_renderer import OccupancyRenderer, query_samples
+from rendering.occupancy_renderer import OccupancyRenderer
+from rendering.queries import query_samples
 from rendering.renderer import Rendering
 from training.batches import Batch
 

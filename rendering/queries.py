@@ -1,0 +1,32 @@
+"""A field asked for packed samples."""
+
+import torch
+import torch.nn as nn
+
+from rendering.crossing import Samples
+from rendering.points import FieldOutput, Points
+from rendering.rays import Rays
+from rendering.renderer import ask
+from run_nerf_helpers import round_up
+
+# Rows given to a network are padded to a multiple of this: CPU matrix kernels are prepared anew
+# for every new number of rows, and packing makes that number different each time. A training step
+# prepares forward and backward, and nearly always has the same number; a frame's rounds do not.
+ROWS_TRAINING, ROWS_RENDERING = 2048, 512
+
+
+def query(field: nn.Module, points: Points, block: int, raw_noise: torch.Tensor | None = None) -> FieldOutput:
+    """A field at points, with rows padded to whole blocks and the padding taken off again."""
+    count = len(points)
+    extra = round_up(count, block) - count
+    if not extra:
+        return ask(field, points, raw_noise)
+    raw_noise = None if raw_noise is None else nn.functional.pad(raw_noise, (0, extra))
+    return ask(field, points.padded(extra), raw_noise).first(count)
+
+
+def query_samples(field: nn.Module, rays: Rays, samples: Samples, raw_noise: torch.Tensor | None = None) -> FieldOutput:
+    """A field at packed samples of rays."""
+    of_samples = rays.take(samples.ray)
+    positions = of_samples.origins + samples.t[:, None] * of_samples.directions
+    return query(field, Points(positions, of_samples.viewdirs), ROWS_TRAINING, raw_noise)
