@@ -25,7 +25,7 @@ def load_blender_scene(
     near: float | None = None,
     far: float | None = None,
 ) -> Scene:
-    """Reads a Blender-format folder. Lenses, masks and bounds are what its files state, see `transforms.py`.
+    """Reads a Blender-format folder. Lenses, masks and bounds are what its files state, see `scenes.transforms`.
 
     factor: images are averaged down by it on each side, >= 1. testskip: takes every testskip-th view
     of val and test (0 or 1: all); a folder without test views is tested on val, or else on train.

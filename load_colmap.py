@@ -63,7 +63,7 @@ def load_colmap_scene(
     """Reads a folder with `images` and a sparse model in `sparse/0`, another of `sparse`, `sparse` or itself;
     or such a model, with `images` one or two folders above.
 
-    Units and axes are new ones, see `captures.py`; near, far (z-depth) and the box are by default
+    Units and axes are new ones, see `scenes.captures`; near, far (z-depth) and the box are by default
     those of the 3D points that the views see. Images are undistorted, and averaged down by factor
     >= 1 on each side; every llffhold-th is a test view. needs_alpha: fail where images have none.
     Raises BadInput for whatever is malformed or inconsistent, or where no image is there.

@@ -22,7 +22,7 @@ def load_nerfstudio_scene(
     near: float | None = None,
     far: float | None = None,
 ) -> Scene:
-    """Reads a folder with `transforms.json`, or a file of another name. Units and axes are new ones: see `captures.py`.
+    """Reads a folder with `transforms.json`, or a file of another name. Units and axes are new ones: see `scenes.captures`.
 
     Lenses are the file's or, where a frame has its own, that frame's (`lens_keys.py`); images are undistorted.
     mask_path: black is ignored; Instant-NGP's dynamic_mask_NAME.png: all but black is. ply_file_path, or else

@@ -134,7 +134,7 @@ def join(before: torch.Tensor, after: torch.Tensor, residual: bool) -> torch.Ten
 
 
 class QuantStub(nn.Module):
-    """Marks where a float tensor becomes int8: identity until `quantization.prepare` fills it.
+    """Marks where a float tensor becomes int8: identity until `compressors.int8.prepare` fills it.
 
     The names are those of PyTorch's eager-mode quantisation; its own classes live in
     `torch.ao.quantization`, which is deprecated, so a network that must outlive it has ours.
@@ -157,7 +157,7 @@ class QuantCat(nn.Module):
 
     In int8 this is a plain concatenation of the codes. The scales may differ because the next
     layer folds their ratio into its weight columns before these are quantised (see
-    `quantization.QATLinear`), so neither operand is rounded a second time.
+    `compressors.fake_quantize.QATLinear`), so neither operand is rounded a second time.
     """
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
@@ -168,7 +168,7 @@ class NeRF_qat(NeRF):
     """`NeRF` with quantisation stubs: the whole network converts, skip and view branch included.
 
     Its float state dict is NeRF's own, so checkpoints move freely between the two. Until
-    `quantization.prepare` is called it computes exactly what NeRF computes.
+    `compressors.int8.prepare` is called it computes exactly what NeRF computes.
     """
 
     def __init__(

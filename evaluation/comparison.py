@@ -94,9 +94,9 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
 
 
 def read_run(folder: Path, name: str, metrics: str = METRICS) -> list[Row]:
-    """The rows of a run, called `name`; `metrics` is the file in its folder to read.
+    """The rows of a run, called `name`; `metrics_file` is the file in its folder to read.
 
-    Raises BadInput where that file is not what `metrics.write_metrics` writes.
+    Raises BadInput where that file is not what `metrics_file.write_metrics` writes.
     """
     path = folder / metrics
     try:
