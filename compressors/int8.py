@@ -145,8 +145,8 @@ def prepare(network: NeRF_qat, weight_bits: int | dict[str, int] = 8, activation
     if graph.has_sums:
         raise ValueError("a residual network cannot be prepared for int8")
     network = copy.deepcopy(network)
-    rounded = {}  # what rounds each tensor, and its columns
-    for name, width in zip(graph.inputs, (network.input_ch, network.input_ch_views), strict=False):
+    rounded = {}  # what rounds each tensor, and its columns; a network without views has their stub all the same
+    for name, width in (("quant_pts", network.input_ch), ("quant_views", network.input_ch_views)):
         stub = network.get_submodule(name)
         stub.activation_post_process = FakeQuantize(activation_bits, after_relu=False)
         rounded[name] = stub.activation_post_process, width

@@ -45,6 +45,7 @@ RUNS = {
     "int8": ("run_nerf_qat", [*OCCUPANCY, *MUON, "--distill", "1"]),
     "int8_mixed_bits": ("run_nerf_qat", [*OCCUPANCY, "--quant_bits", "pts_linears.1=4", "rgb_linear=6"]),
     "int8_hierarchical": ("run_nerf_qat", HIERARCHICAL),
+    "int8_no_views": ("run_nerf_qat", [*HIERARCHICAL, "--no_use_viewdirs", "--quant_budget", "9000"]),
     "w4a8": ("run_nerf_qat", [*OCCUPANCY, *MUON, "--quant", "w4a8", "--bit_ends", "float", "--amp", "bf16"]),
     "ternary": ("run_nerf_qat", [*OCCUPANCY, *MUON, "--quant", "ternary", "--residual", "--bit_ramp", "0.5"]),
     "vq": ("run_vq", [*TENSOR, "--codebook_size", "8", "--importance_rays", "500", "--vq_keep", "0.5"]),
