@@ -22,9 +22,9 @@ def load_nerfstudio_scene(
     near: float | None = None,
     far: float | None = None,
 ) -> Scene:
-    """Reads a folder with `transforms.json`, or a file of another name. Units and axes are new ones: see `scenes.captures`.
+    """Reads a folder with `transforms.json`, or a file of another name. Units and axes are new: see `scenes.captures`.
 
-    Lenses are the file's or, where a frame has its own, that frame's (`lens_keys.py`); images are undistorted.
+    Lenses are the file's or, where a frame has its own, that frame's (`scenes.lens_keys`); images are undistorted.
     mask_path: black is ignored; Instant-NGP's dynamic_mask_NAME.png: all but black is. ply_file_path, or else
     aabb_scale, says where content ends. train_filenames, val_filenames and test_filenames split the views; else
     every llffhold-th, in the order of their names, is a test view. factor: images are averaged down by it on each

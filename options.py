@@ -31,8 +31,15 @@ def config_parser(command: str | None = None) -> Parser:
 
     command: whose help it is to show; None shows all.
     """
-    parser = Parser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--config", is_config_file=True, type=PATH, help="config file path")
+    usage = f"{command}.py [--config FILE] [FLAGS]" if command else None  # all of them are listed below it
+    parser = Parser(formatter_class=argparse.ArgumentDefaultsHelpFormatter, usage=usage)
+    parser.add_argument(
+        "--config",
+        is_config_file=True,
+        type=PATH,
+        metavar="FILE",
+        help="of lines `flag = value`, as in configs/; the command line overrides them",
+    )
     group = parser.add_argument_group
     add_run_flags(group("run"))
     add_data_flags(group("data"))
@@ -50,6 +57,11 @@ def config_parser(command: str | None = None) -> Parser:
         default="qat",
         choices=list(COMPRESSORS),
         help="int8 trained with fake quantisation, or only calibrated; BitNeRF with 4-bit or with ternary weights",
+    )
+    layers.add_argument(
+        "--export_onnx",
+        action="store_true",
+        help="write the int8 field as model_int8.onnx too; with --render_only do only that, from the int8 file alone",
     )
     LayerCompressor.add_flags(layers)
     Int8Compressor.add_flags(layers)
@@ -189,11 +201,6 @@ def add_compression_flags(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=0.0,
         help="weight of a loss towards the float model at every sample, fading out; 0 for none (occupancy sampler)",
-    )
-    add(
-        "--export_onnx",
-        action="store_true",
-        help="write the int8 field as model_int8.onnx too; with --render_only do only that, from the int8 file alone",
     )
 
 

@@ -33,7 +33,11 @@ def opposite(flag: str) -> str:
 
 
 class ShowsSwitchesOnce(argparse.HelpFormatter):
-    """Shows a switch and its opposite as one in the help."""
+    """Shows a switch and its opposite as one in the help, and a default only where there is one to tell."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says_it = action.default is None or isinstance(action, Switch) or "(default" in (action.help or "")
+        return action.help if says_it else super()._get_help_string(action)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if isinstance(action, Switch) and not action.dest.startswith("no_"):
