@@ -7,11 +7,9 @@ for each; the help of a command shows what it reads, from daily to rare.
 import argparse
 import os
 
-from compressors.compressor import LayerCompressor
-from compressors.int8 import Int8Compressor
 from compressors.kinds import COMPRESSORS
-from compressors.low_bit import TernaryCompressor
 from compressors.vq import VQCompressor
+from deploy.backends.choose import BACKENDS
 from fields.kinds import FIELDS
 from load_scene import DATASETS
 from rendering.kinds import RENDERERS
@@ -63,9 +61,9 @@ def config_parser(command: str | None = None) -> Parser:
         action="store_true",
         help="write the int8 field as model_int8.onnx too; with --render_only do only that, from the int8 file alone",
     )
-    LayerCompressor.add_flags(layers)
-    Int8Compressor.add_flags(layers)
-    TernaryCompressor.add_flags(layers)
+    bases = [base for kind in COMPRESSORS.values() for base in reversed(kind.__mro__)]
+    for base in dict.fromkeys(base for base in bases if "add_flags" in vars(base)):  # what several share, once
+        base.add_flags(layers)
     VQCompressor.add_flags(group("compression of a tensor field (run_vq.py)"))
     add_rendering_flags(group("rendering and evaluation"))
     add_logging_flags(group("logging, in steps (0: never)"))
@@ -219,7 +217,7 @@ def add_rendering_flags(group: argparse._ArgumentGroup) -> None:
     add(
         "--backend",
         default="auto",
-        choices=["auto", "torch", "reference", "onednn", "onnxruntime", "triton"],
+        choices=["auto", *BACKENDS],
         help="what executes integers; w4a8 and ternary files know auto, torch, reference and onednn",
     )
     add("--benchmark", action="store_true", help="with --render_only: print where a frame's time goes, render nothing")
