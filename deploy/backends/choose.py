@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
+import torch.nn as nn
 
 from deploy.backends.int8 import Int8Field, Int8Network
 from deploy.backends.low_bit import BitField, BitNetwork
@@ -40,21 +41,48 @@ def _no_onnxruntime(device: torch.device) -> str:
     return ""
 
 
+def _int8(name: str) -> Callable[..., nn.Module]:
+    """Layer by layer, as a backend of `backends.int8` multiplies."""
+
+    def make(config: FieldConfig, network: Int8Network, device: torch.device) -> Int8Field:
+        network.use_backend(name)
+        return Int8Field(config, network).to(device)
+
+    return make
+
+
+def _int8_onnxruntime(config: FieldConfig, network: Int8Network, device: torch.device) -> nn.Module:
+    from deploy.backends.onnx_graph import OnnxField  # an extra
+
+    return OnnxField(RadianceField(config, network))
+
+
+def _int8_triton(config: FieldConfig, network: Int8Network, device: torch.device) -> nn.Module:
+    from deploy.backends.triton_kernel import TritonField  # where there is Triton only
+
+    return TritonField(Int8Field(config, network).to(device))
+
+
 @dataclass(frozen=True)
 class Backend:
-    """executes: precisions of files. missing: from a device to why it does not run here; empty where it does."""
+    """int8: from a config, an `Int8Network` and a device to the field that executes it; None where it does not.
+    low_bit: its name among the products of `backends.low_bit`, likewise. missing: from a device to why it does not run
+    there; empty where it does."""
 
-    executes: tuple[str, ...]
+    int8: Callable[[FieldConfig, Int8Network, torch.device], nn.Module] | None = None
+    low_bit: str | None = None
     missing: Callable[[torch.device], str] = lambda device: ""
 
+    def executes(self, precision: str) -> bool:
+        return (self.int8 if precision == "int8" else self.low_bit) is not None
 
-ALL = ("int8", "ternary", "w4a8")
+
 BACKENDS = {
-    "torch": Backend(ALL),
-    "reference": Backend(ALL),
-    "onednn": Backend(ALL, _no_onednn),
-    "onnxruntime": Backend(("int8",), _no_onnxruntime),
-    "triton": Backend(("int8",), _no_triton),
+    "torch": Backend(_int8("torch"), "torch"),
+    "reference": Backend(_int8("reference"), "reference"),
+    "onednn": Backend(_int8("onednn"), "onednn", _no_onednn),
+    "onnxruntime": Backend(_int8_onnxruntime, None, _no_onnxruntime),
+    "triton": Backend(_int8_triton, None, _no_triton),
 }
 
 
@@ -70,27 +98,18 @@ def select_backend(name: str, device: torch.device) -> str:
 
 def check_executes(backend: str, precision: str) -> None:
     """Raises BadInput where a backend is not for files of a precision."""
-    if precision not in BACKENDS[backend].executes:
-        others = [name for name, other in BACKENDS.items() if precision in other.executes and name != "onednn"]
-        raise BadInput(f"--backend {backend} does not execute {precision} files; use auto, {' or '.join(others)}")
+    if not BACKENDS[backend].executes(precision):
+        others = " or ".join(name for name in BACKENDS if BACKENDS[name].executes(precision))
+        raise BadInput(f"--backend {backend} does not execute {precision} files; use auto, {others}")
 
 
 def make_int8_field(
     config: FieldConfig, state: dict[str, torch.Tensor], bits: int, device: torch.device, backend: str
-) -> torch.nn.Module:
+) -> nn.Module:
     """state: what `deploy.nerf_file.int8_tensors` says, on the device. bits: of activations."""
     check_executes(backend, "int8")
     network = Int8Network(config.graph, config.input_widths, state, bits).to(device)
-    if backend == "onnxruntime":
-        from deploy.backends.onnx_graph import OnnxField  # an extra
-
-        return OnnxField(RadianceField(config, network))
-    if backend == "triton":
-        from deploy.backends.triton_kernel import TritonField  # where there is Triton only
-
-        return TritonField(Int8Field(config, network).to(device))
-    network.use_backend(backend)
-    return Int8Field(config, network).to(device)
+    return BACKENDS[backend].int8(config, network, device)
 
 
 def make_low_bit_field(
@@ -98,4 +117,5 @@ def make_low_bit_field(
 ) -> BitField:
     """layers: tensors by layer, on the device, as `BitNetwork` takes them."""
     check_executes(backend, "w4a8")
-    return BitField(config, BitNetwork(config.graph, config.input_widths, layers, backend)).to(device)
+    network = BitNetwork(config.graph, config.input_widths, layers, BACKENDS[backend].low_bit)
+    return BitField(config, network).to(device)
