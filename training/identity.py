@@ -92,7 +92,7 @@ def check_phase(phase: str, path: Path, state: dict) -> None:
     "float" if it has none. What is trained in float yet is everyone's."""
     stored = state.get("phase", "float")
     if stored not in ("float", phase):
-        command = "run_vq.py" if stored == "vq" else f"run_nerf_qat.py --quant {short(stored)}"
+        command = "run_vq.py" if stored == "vq" else f"run_nerf_qat.py --quant {shown(stored)}"
         raise BadInput(f"{path}: belongs to a run of {command}; choose another --expname")
 
 
@@ -104,7 +104,7 @@ def check_same_run(flags: dict, scene: Scene, path: Path, state: dict) -> None:
     changed = [name for name in now if name in before and differ(name, before[name], now[name])]
     data = [name for name in OF_DATA if name in changed]
     if data:
-        scenes = ", now ".join(dict.fromkeys((short(before.get("scene")), short(now["scene"]))))
+        scenes = ", now ".join(dict.fromkeys((shown(before.get("scene")), shown(now["scene"]))))
         reasons = [f"other {' and '.join(data).replace('_', ' ')} (scene {scenes}; {OF_DATA[data[0]]})"]
     else:  # of other data these follow
         reasons = [_changed(flag, before[name], now[name]) for name, flag in OF_RAYS.items() if name in changed]
@@ -137,10 +137,10 @@ def is_plain(value) -> bool:
 
 
 def _changed(flag: str, before, now) -> str:
-    return f"{flag} {short(before)} (now {short(now)})"
+    return f"{flag} {shown(before)} (now {shown(now)})"
 
 
-def short(value) -> str:
+def shown(value) -> str:
     if isinstance(value, torch.Tensor):
         value = [float(f"{number:.5g}") for number in value.flatten()[:6].tolist()]
         value = value[0] if len(value) == 1 else value
