@@ -78,8 +78,8 @@ def check_executes(backend: str, precision: str) -> None:
 def make_int8_field(
     config: FieldConfig, state: dict[str, torch.Tensor], bits: int, device: torch.device, backend: str
 ) -> torch.nn.Module:
-    """state: what `deploy.nerf_file.int8_tensors` says, on the device. bits: of activations."""
-    check_executes(backend, "int8")
+    """state: what `deploy.nerf_file.int8_tensors` says, on the device. bits: of activations. backend: one that executes
+    int8."""
     network = Int8Network(config.graph, config.input_widths, state, bits).to(device)
     if backend == "onnxruntime":
         from deploy.backends.onnx_graph import OnnxField  # an extra
@@ -96,6 +96,5 @@ def make_int8_field(
 def make_low_bit_field(
     config: FieldConfig, layers: dict[str, dict[str, torch.Tensor]], device: torch.device, backend: str
 ) -> BitField:
-    """layers: tensors by layer, on the device, as `BitNetwork` takes them."""
-    check_executes(backend, "w4a8")
+    """layers: tensors by layer, on the device, as `BitNetwork` takes them. backend: one that executes few bits."""
     return BitField(config, BitNetwork(config.graph, config.input_widths, layers, backend)).to(device)
