@@ -2,7 +2,7 @@
 
 import torch
 
-from deploy.backends.choose import make_int8_field, make_low_bit_field
+from deploy.backends.choose import check_executes, make_int8_field, make_low_bit_field
 from deploy.packing import FLOAT, TERNARY, stored_bytes, unpack, unpack_bits
 from fields.nerf import HEADS, FieldConfig, RadianceField, is_hidden, make_field
 from utils.checks import check_keys, check_one_of, check_tensors, check_whole, is_whole, short
@@ -55,6 +55,7 @@ def load(
         field = make_field(config)
         field.network.load_state_dict(state)
         return field.to(device)
+    check_executes(backend, precision)
     prefix = f"{name}."
     bits = {
         key.removeprefix(prefix): number for key, number in metadata["weight_bits"].items() if key.startswith(prefix)

@@ -16,17 +16,20 @@ import torch.nn.functional as F
 from conftest import ROOT
 
 import experiment
+from compressors.compressor import Compressor
 from deploy.backends.int8 import Int8Network
 from deploy.model_file import load_renderer
 from deploy.nerf_file import int8_tensors
-from experiment import float_phase, make_renderer
+from experiment import float_phase, make_renderer, trains_in_float
 from fields.nerf import FieldConfig, RadianceField
 from load_procedural import load_procedural_scene
 from load_scene import load_scene
 from options import config_parser
-from rendering.renderer import render_image
+from rendering.points import Points
+from rendering.renderer import Renderer, render_image
 from run_nerf_helpers import NeRF_qat, to8b
 from scenes.scene import Scene
+from training.batches import BatchSettings, RayBatches
 from training.checkpoints import load_checkpoint
 from training.trainer import Trainer
 from utils.errors import exit_cleanly
@@ -71,6 +74,14 @@ def make_trainer(scene, folder: Path, flags: list[str], *more: str) -> Trainer:
     """A trainer of a scene's float phase on the CPU."""
     args = config_parser().parse_args([*flags, *more])
     return experiment.make_trainer(args, scene, make_renderer(args, scene, CPU), folder, float_phase(args))
+
+
+def calibrated(kind: type[Compressor], args: argparse.Namespace, scene: Scene, renderer: Renderer) -> Compressor:
+    """A compressor of the flags whose renderer rounds, as before the first step through the rounding."""
+    compressor = kind.from_flags(args, renderer, scene.render_path, trains_in_float(args))
+    compressor.prepare()
+    compressor.calibrate(RayBatches(BatchSettings.from_flags(args), scene, renderer.device))
+    return compressor
 
 
 def same(a, b) -> bool:
@@ -163,11 +174,11 @@ def seen_by(cameras, i: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return K[0, 2] - K[0, 0] * x / z, K[1, 2] + K[1, 1] * y / z
 
 
-def points_in_box(count: int = 200, box: torch.Tensor = TENSOR_BOX) -> tuple[torch.Tensor, torch.Tensor]:
+def points_in_box(count: int = 200, box: torch.Tensor = TENSOR_BOX) -> Points:
     """Random positions inside a box, and unit directions."""
     generator = torch.Generator().manual_seed(3)
     positions = box[0] + torch.rand(count, 3, generator=generator) * (box[1] - box[0])
-    return positions, F.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+    return Points(positions, F.normalize(torch.randn(count, 3, generator=generator), dim=-1))
 
 
 def random_int8_field(config: FieldConfig, bits: int = 8, seed: int = 0) -> RadianceField:

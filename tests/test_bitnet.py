@@ -26,8 +26,10 @@ from compressors.low_bit import (
 )
 from deploy.backends.low_bit import NORM_EPS, BitField, BitNetwork
 from deploy.model_file import load_renderer, read_model
+from deploy.nerf_file import unpacked_low_bit
 from deploy.packing import FLOAT, TERNARY, pack_ternary, unpack_ternary
 from fields.nerf import FieldConfig, RadianceField, make_field
+from rendering.points import Points
 from run_nerf_helpers import NeRF, NeRF_qat
 from training.checkpoints import load_newest
 from utils.files import digest
@@ -125,10 +127,10 @@ def random_bitnet(
     return field, bits
 
 
-def points(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def points(count: int) -> Points:
     generator = torch.Generator().manual_seed(1)
     directions = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
-    return 2 * torch.rand(count, 3, generator=generator) - 1, directions
+    return Points(2 * torch.rand(count, 3, generator=generator) - 1, directions)
 
 
 @pytest.mark.parametrize(
@@ -138,13 +140,14 @@ def points(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("norms", [True, False], ids=["norms", "no norms"])
 @pytest.mark.parametrize("config", [SMALL, NO_VIEWS, RESIDUAL], ids=["views", "no views", "residual"])
 def test_file_tensors_compute_what_was_trained(config, norms, hidden, ends):
-    (field, bits), (positions, directions) = random_bitnet(config, hidden, ends, norms), points(5000)
-    state = convert_bitnet(field.network)
+    (field, bits), asked = random_bitnet(config, hidden, ends, norms), points(5000)
+    layers = unpacked_low_bit(config, convert_bitnet(field.network), bits)
     with torch.no_grad():
-        trained = field(positions, directions)
+        trained = field(asked)[:2]
     executed = {}
     for backend in ("reference", "torch", "onednn"):
-        executed[backend] = BitField(config, BitNetwork(config, state, bits, backend))(positions, directions)
+        network = BitNetwork(config.graph, config.input_widths, layers, backend)
+        executed[backend] = BitField(config, network)(asked)[:2]
     for backend in ("torch", "onednn"):  # the integers are the same, and floats are taken in one order
         for value, expected in zip(executed[backend], executed["reference"], strict=True):
             torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
@@ -234,7 +237,7 @@ def test_backends_that_cannot_run_it_say_so(ternary_run, capsys):
     file = folder / "model_ternary.safetensors"
     fails_cleanly(
         capsys, run_nerf_qat, "--render_only", "--model", file, "--backend", "onnxruntime",
-        says=("onnxruntime does not execute BitNeRFs",),
+        says=("onnxruntime does not execute ternary files",),
     )  # fmt: skip
     fails_cleanly(capsys, run_nerf_qat, "--render_only", "--model", file, "--export_onnx", says=("takes an int8 file",))
 
@@ -251,12 +254,17 @@ def test_resume_while_rounding_is_bit_for_bit(tmp_path, flags):
 
 
 @pytest.mark.parametrize(
-    "flags",
-    [["--export_onnx"], ["--backend", "onnxruntime"], ["--weight_bits", "4"], ["--activation_bits", "6"]],
+    "flags, says",
+    [
+        (["--export_onnx"], "--quant ternary"),
+        (["--backend", "onnxruntime"], "does not execute ternary files"),
+        (["--weight_bits", "4"], "--quant ternary"),
+        (["--activation_bits", "6"], "--quant ternary"),
+    ],
 )
-def test_flags_of_int8_are_refused_before_training(tmp_path, capsys, flags):
+def test_flags_of_int8_are_refused_before_training(tmp_path, capsys, flags, says):
     words = [*TINY, "--quant", "ternary", "--basedir", tmp_path, *flags]
-    fails_cleanly(capsys, run_nerf_qat, *words, says=(flags[0], "--quant ternary"))
+    fails_cleanly(capsys, run_nerf_qat, *words, says=(flags[0], says))
     assert not list(tmp_path.iterdir())
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from helpers import HIERARCHICAL, SMALL_TENSOR, TINY, fails_cleanly, make_run
+from helpers import HIERARCHICAL, SMALL_TENSOR, TINY, calibrated, fails_cleanly, make_run
 from test_model_file import CPU
 
 import run_nerf
 import run_vq
-from compressors.vq import VQScheme
+from compressors.vq import VQCompressor
 from deploy import vq_file
 from deploy.entropy_coding import (
     AdaptiveModel,
@@ -48,10 +48,7 @@ def files(tmp_path_factory):
             field = tensorf_training.from_flags(args, renderer.grid.aabb)
             tensor = OccupancyRenderer(field, renderer.grid, renderer.setup, renderer.step, renderer.min_transmittance)
             save_float_model(folder / "tensorf.safetensors", tensor, scene.render_path)
-            scheme = VQScheme(args, scene, tensor)
-            scheme.prepare()
-            scheme.calibrate()
-            scheme.save(folder / "vq.safetensors")
+            (folder / "vq.safetensors").write_bytes(calibrated(VQCompressor, args, scene, tensor).to_bytes())
     return folder
 
 
@@ -230,7 +227,7 @@ def test_weights_that_are_no_numbers_are_refused(files, value):
         (run_nerf, [*TINY, "--march_step", "0.001"], "--march_step 0.001"),
         (run_nerf, [*HIERARCHICAL, "--N_samples", "5000"], "--N_samples 5000"),
         (run_nerf, [*HIERARCHICAL, "--N_importance", "5000"], "--N_importance 5000"),
-        (run_vq, [*TINY, "--model", "tensorf", "--grid_resolution", "330"], "--grid_resolution 330"),
+        (run_vq, [*TINY, "--field", "tensorf", "--grid_resolution", "330"], "--grid_resolution 330"),
     ],
 )
 def test_no_run_trains_what_its_file_could_not_say(tmp_path, capsys, module, flags, says):

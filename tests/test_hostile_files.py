@@ -9,13 +9,13 @@ import struct
 
 import pytest
 import torch
-from helpers import SMALL_TENSOR, TINY, make_run
+from helpers import SMALL_TENSOR, TINY, calibrated, make_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from compressors.kinds import SCHEMES
-from compressors.vq import VQScheme
+from compressors.kinds import COMPRESSORS
+from compressors.vq import VQCompressor
 from deploy.model_file import load_renderer, read_model
 from fields import tensorf_training
 from rendering.occupancy_renderer import OccupancyRenderer
@@ -41,13 +41,9 @@ def good(request, tmp_path_factory):
     if request.param == "vq":
         field = tensorf_training.from_flags(args, renderer.grid.aabb)
         renderer = OccupancyRenderer(field, renderer.grid, renderer.setup, renderer.step, renderer.min_transmittance)
-        scheme = VQScheme(args, scene, renderer)
-    else:
-        scheme = SCHEMES[request.param](args, scene, renderer)
-    scheme.prepare()
-    scheme.calibrate()
-    scheme.save(folder / "good.safetensors")
-    return folder, (folder / "good.safetensors").read_bytes(), picture(folder / "good.safetensors")
+    content = calibrated(COMPRESSORS.get(request.param, VQCompressor), args, scene, renderer).to_bytes()
+    (folder / "good.safetensors").write_bytes(content)
+    return folder, content, picture(folder / "good.safetensors")
 
 
 def picture(path) -> torch.Tensor:

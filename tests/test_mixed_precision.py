@@ -4,21 +4,16 @@ import itertools
 import json
 
 import pytest
-import torch
-from helpers import SHORT, TINY, fails_cleanly, run
+from helpers import CPU, SHORT, TINY, calibrated, fails_cleanly, make_run, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run_nerf_qat
 from compressors.bit_budget import CHOICES, choose_bits, measure_costs, quantized_layers
-from compressors.int8 import Int8Scheme
+from compressors.int8 import Int8Compressor
 from deploy.model_file import read_model
 from deploy.packing import packed_bytes
-from experiment import make_renderer
-from load_scene import load_scene
-from options import config_parser
-from run_nerf_helpers import NeRF_qat
-from training.batches import RayBatches
+from training.batches import BatchSettings, RayBatches
 from utils.errors import BadInput
 
 
@@ -46,13 +41,9 @@ def test_a_budget_that_cannot_be_met_says_what_can():
 
 
 def test_costs_rise_with_fewer_bits_and_leave_the_network_alone():
-    args = config_parser().parse_args(TINY)
-    scene = load_scene(args)
-    renderer = make_renderer(args, scene, torch.device("cpu"), NeRF_qat)
-    scheme = Int8Scheme(args, scene, renderer)
-    scheme.prepare()
-    scheme.calibrate()
-    batches = RayBatches(args, scene, torch.device("cpu"))
+    args, scene, renderer = make_run(TINY)
+    calibrated(Int8Compressor, args, scene, renderer)
+    batches = RayBatches(BatchSettings.from_flags(args), scene, CPU)
     costs = measure_costs(renderer, [batches.draw(renderer, 1) for _ in range(2)])
     assert set(costs) == set(quantized_layers(renderer)) and len(costs) == 6
     for by_bits in costs.values():

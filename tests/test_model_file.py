@@ -8,11 +8,11 @@ import pytest
 import safetensors
 import torch
 from conftest import ROOT
-from helpers import HIERARCHICAL, TINY, make_run
+from helpers import HIERARCHICAL, TINY, calibrated, make_run
 
-from compressors.int8 import Int8Scheme
-from deploy.backends.int8 import expected_tensors
+from compressors.int8 import Int8Compressor
 from deploy.model_file import load_renderer, read_model, save_float_model
+from deploy.nerf_file import int8_tensors
 from rendering.renderer import render_image
 from utils.errors import BrokenFile
 
@@ -27,11 +27,9 @@ def saved(request, tmp_path_factory):
     args, scene, renderer = make_run(VARIANTS[request.param])
     save_float_model(folder / "float.safetensors", renderer, scene.render_path)
     float_picture = render_image(renderer, scene.render_path[0])
-    scheme = Int8Scheme(args, scene, renderer)
-    scheme.prepare()
-    scheme.calibrate()
-    scheme.finish()
-    scheme.save(folder / "int8.safetensors")
+    compressor = calibrated(Int8Compressor, args, scene, renderer)
+    compressor.finish()
+    (folder / "int8.safetensors").write_bytes(compressor.to_bytes())
     return folder, renderer, scene, float_picture
 
 
@@ -56,7 +54,7 @@ def test_dtypes_in_the_file_are_int8(saved):
     with safetensors.safe_open(folder / "int8.safetensors", framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     for name, field in renderer.fields.items():
-        for key, (dtype, shape) in expected_tensors(field.config).items():
+        for key, (dtype, shape) in int8_tensors(field.config).items():
             assert tensors[f"{name}.{key}"].dtype == dtype and tuple(tensors[f"{name}.{key}"].shape) == shape
     weights = sum(t.numel() for k, t in tensors.items() if k.endswith(".weight"))
     floats = sum(t.numel() for k, t in tensors.items() if t.dtype == torch.float32 and k != "render_path")
@@ -66,10 +64,7 @@ def test_dtypes_in_the_file_are_int8(saved):
 def test_full_size_int8_file_is_a_quarter_of_the_float_one(tmp_path):
     args, scene, renderer = make_run(TINY, "--netdepth", "8", "--netwidth", "256", "--multires", "10")
     big = save_float_model(tmp_path / "float.safetensors", renderer, scene.render_path)
-    scheme = Int8Scheme(args, scene, renderer)
-    scheme.prepare()
-    scheme.calibrate()
-    small = scheme.save(tmp_path / "int8.safetensors")
+    small = len(calibrated(Int8Compressor, args, scene, renderer).to_bytes())
     assert big > 4 * 550_000 and small / big < 0.27
 
 
@@ -80,7 +75,7 @@ def test_a_fresh_process_renders_the_file_alone(saved, tmp_path):
     alone.write_bytes((folder / "int8.safetensors").read_bytes())
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "import torch; from model_file import load_renderer; from rendering import render_image\n"
+        "import torch; from deploy.model_file import load_renderer; from rendering.renderer import render_image\n"
         "renderer, path, _ = load_renderer('alone.safetensors', torch.device('cpu'))\n"
         "torch.save(render_image(renderer, path[1]).rgb, 'picture.pt')\n"
         "assert 'torch._dynamo' not in sys.modules, 'seconds of imports that rendering has no use for'\n"

@@ -4,14 +4,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from helpers import HIERARCHICAL, make_run, random_int8_field
+from helpers import HIERARCHICAL, calibrated, make_run, random_int8_field
 
-from compressors.int8 import Int8Scheme
+from compressors.int8 import Int8Compressor
 from deploy.backends.int8 import Int8Linear
 from deploy.backends.onnx_graph import OPSET, OnnxField, _Graph, export_onnx, field_to_onnx, integer_bias
 from deploy.model_file import load_renderer
 from evaluation.videos import render_video
 from fields.nerf import FieldConfig
+from rendering.points import Points
 from rendering.renderer import RenderLimits, render_image
 
 CONFIGS = {
@@ -29,9 +30,9 @@ def test_runtime_agrees_with_the_reference(config, bits):
     generator = torch.Generator().manual_seed(1)
     positions = 2 * torch.rand(20_000, 3, generator=generator) - 1
     directions = torch.nn.functional.normalize(torch.randn(20_000, 3, generator=generator), dim=-1)
-    density, rgb = field(positions, directions)
+    density, rgb, _ = field(Points(positions, directions))
     assert density.std() > 0 and rgb.std() > 0.01  # not a constant
-    onnx_density, onnx_rgb = onnx_field(positions, directions)
+    onnx_density, onnx_rgb, _ = onnx_field(Points(positions, directions))
     # A code that falls on the other side of a tie changes what follows a little, in some rows.
     difference = (rgb - onnx_rgb).abs().amax(-1)
     assert (difference > 1e-4).float().mean() < 0.25
@@ -63,7 +64,7 @@ def test_every_layer_is_within_one_rounding_step():
     for name, layer in field.network.layers.items():
         layer.register_forward_hook(lambda layer, x, y, name=name: seen.update({name: (layer, x[0], y)}))
     positions = 2 * torch.rand(100_000, 3, generator=torch.Generator().manual_seed(2)) - 1
-    field(positions, torch.nn.functional.normalize(positions, dim=-1))
+    field(Points(positions, torch.nn.functional.normalize(positions, dim=-1)))
     assert len(seen) == 10
     for layer, codes, expected in seen.values():
         got = run_layer(layer, codes)
@@ -114,11 +115,9 @@ def test_export_writes_valid_files(tmp_path):
 def test_a_hierarchical_file_renders_and_exports(tmp_path):
     """Two fields without a tensor of PyTorch's in them once ONNX Runtime has them."""
     args, scene, renderer = make_run(HIERARCHICAL, "--use_viewdirs", "--procedural_size", "12")
-    scheme = Int8Scheme(args, scene, renderer)
-    scheme.prepare()
-    scheme.calibrate()
-    scheme.finish()
-    scheme.save(tmp_path / "int8.safetensors")
+    compressor = calibrated(Int8Compressor, args, scene, renderer)
+    compressor.finish()
+    (tmp_path / "int8.safetensors").write_bytes(compressor.to_bytes())
     expected, path, _ = load_renderer(tmp_path / "int8.safetensors", torch.device("cpu"))
     renderer, _, _ = load_renderer(tmp_path / "int8.safetensors", torch.device("cpu"), "onnxruntime")
     files = render_video(renderer, path, tmp_path / "video", RenderLimits())

@@ -1,14 +1,18 @@
 """Fake quantisation, conversion, key remap, and integer execution on every backend."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 
 from compressors import fake_quantize as q
+from compressors.int8 import convert, fuse, prepare, remap_state_dict
 from deploy.backends.choose import has_onednn, select_backend
-from deploy.backends.int8 import ROWS_IN_CACHE, Int8Field, Int8Network, expected_tensors
-from fields.nerf import FieldConfig, RadianceField
+from deploy.backends.int8 import ROWS_IN_CACHE, Int8Field, Int8Network
+from deploy.nerf_file import int8_tensors, load
+from fields.nerf import FieldConfig, RadianceField, graph_of
+from rendering.points import Points
 from run_nerf_helpers import NeRF, NeRF_qat
 from utils.errors import BrokenFile
 
@@ -39,7 +43,7 @@ def prepared(config: FieldConfig, weight_bits: int = 8, activation_bits: int = 8
     network = config.make_network(NeRF_qat)
     for parameter in network.parameters():  # larger than at initialisation, as after training
         parameter.data *= 2
-    qat = q.prepare(q.fuse(network), weight_bits, activation_bits)
+    qat = prepare(fuse(network), weight_bits, activation_bits)
     q.set_state(qat, observing=True, quantizing=False, momentum=None)
     qat.train()(encoded_inputs(config, 4096))
     q.set_state(qat, observing=False, quantizing=True)
@@ -47,8 +51,12 @@ def prepared(config: FieldConfig, weight_bits: int = 8, activation_bits: int = 8
 
 
 def int8_state(qat: NeRF_qat) -> dict[str, torch.Tensor]:
-    state = q.remap_state_dict(q.convert(qat), "network_fn")
+    state = remap_state_dict(convert(qat), "network_fn")
     return {key.removeprefix("network_fn."): value for key, value in state.items()}
+
+
+def int8_network(config: FieldConfig, state: dict[str, torch.Tensor], bits: int, backend="reference") -> Int8Network:
+    return Int8Network(config.graph, config.input_widths, state, bits, backend)
 
 
 # ------------------------------------------------------------------------------ fake quantisation
@@ -133,8 +141,8 @@ def test_fused_and_prepared_networks_still_compute_the_float_function(name):
     config = CONFIGS[name]
     network = config.make_network(NeRF_qat)
     x = encoded_inputs(config, 100)
-    fused = q.fuse(network)
-    qat = q.prepare(fused)
+    fused = fuse(network)
+    qat = prepare(fused)
     torch.testing.assert_close(fused(x), network(x))
     torch.testing.assert_close(qat(x), network(x))  # observing, not yet quantising
     assert isinstance(network.pts_linears[0], torch.nn.Linear), "the original must be left alone"
@@ -145,7 +153,7 @@ def test_fused_and_prepared_networks_still_compute_the_float_function(name):
 def test_every_linear_layer_is_prepared_and_converted(name):
     config = CONFIGS[name]
     _, qat = prepared(config)
-    reached = set(q.layer_inputs(qat))
+    reached = {layer.name for layer in graph_of(qat).linears}
     for layer, module in qat.named_modules():
         if isinstance(module, torch.nn.Linear) and layer in reached:
             assert isinstance(module, q.QATLinear), f"{layer} was forgotten"
@@ -156,7 +164,8 @@ def test_every_linear_layer_is_prepared_and_converted(name):
 
 
 def test_layer_inputs_of_the_skip_and_the_view_branch():
-    flow = q.layer_inputs(FieldConfig().make_network(NeRF))
+    graph = graph_of(FieldConfig().make_network(NeRF))
+    flow = {layer.name: graph.sources(layer.input) for layer in graph.linears}
     assert flow["pts_linears.0"] == ["quant_pts"]
     assert flow["pts_linears.5"] == ["quant_pts", "pts_linears.4"]
     assert flow["pts_linears.6"] == ["pts_linears.5"]
@@ -176,16 +185,16 @@ def test_float_weights_survive_preparation_and_train():
 
 def test_remap_names_every_key_and_refuses_others():
     _, qat = prepared(CONFIGS["lego-like"])
-    converted = q.convert(qat)
-    coarse, fine = q.remap_state_dict(converted, "network_fn"), q.remap_state_dict(converted, "network_fine")
+    converted = convert(qat)
+    coarse, fine = remap_state_dict(converted, "network_fn"), remap_state_dict(converted, "network_fine")
     assert len(coarse) == len(fine) == len(converted)
     assert not set(coarse) & set(fine)
     assert "network_fn.pts_linears.0.output_zero_point" in coarse
     assert "network_fine.quant_views.output_scale" in fine
-    expected = {f"network_fn.{key}" for key in expected_tensors(CONFIGS["lego-like"])}
+    expected = {f"network_fn.{key}" for key in int8_tensors(CONFIGS["lego-like"])}
     assert set(coarse) == expected
     with pytest.raises(KeyError, match="min_val"):
-        q.remap_state_dict({"pts_linears.0.activation_post_process.min_val": torch.zeros(1)}, "network_fn")
+        remap_state_dict({"pts_linears.0.activation_post_process.min_val": torch.zeros(1)}, "network_fn")
 
 
 # ------------------------------------------------------------------------------ integer execution
@@ -199,7 +208,7 @@ def test_int8_network_agrees_with_fake_quantisation(name):
     x = encoded_inputs(config, 500, seed=7)
     with torch.no_grad():
         expected = qat(x)
-        got = Int8Network(config, int8_state(qat), bits=8)(x)
+        got = int8_network(config, int8_state(qat), bits=8)(x)
     spread = expected.std(0)
     assert ((got - expected).abs().median(0).values <= 1e-4 * spread).all()
     assert ((got - expected).abs().amax(0) <= 0.1 * spread).all()
@@ -211,7 +220,7 @@ def test_backends_agree_with_the_reference_to_one_rounding_step(name, backend):
     config = CONFIGS[name]
     _, qat = prepared(config)
     state = int8_state(qat)
-    reference, fast = Int8Network(config, state, 8), Int8Network(config, state, 8, backend)
+    reference, fast = int8_network(config, state, 8), int8_network(config, state, 8, backend)
     g = torch.Generator().manual_seed(3)
     for layer_name, layer in reference.layers.items():
         codes = torch.randint(0, 256, (2000, layer.weight.shape[1]), generator=g).to(torch.uint8)
@@ -234,7 +243,7 @@ def test_torch_backend_is_exact_in_the_integer_part():
     config = FieldConfig()
     _, qat = prepared(config)
     state = int8_state(qat)
-    reference, fast = Int8Network(config, state, 8), Int8Network(config, state, 8, "torch")
+    reference, fast = int8_network(config, state, 8), int8_network(config, state, 8, "torch")
     worst = torch.full((1, 319), 255, dtype=torch.uint8)
     layer_a, layer_b = reference.layers["pts_linears_5"], fast.layers["pts_linears_5"]
     for layer in (layer_a, layer_b):
@@ -273,7 +282,7 @@ def test_fewer_bits_stay_in_their_range_and_agree(weight_bits, activation_bits):
     x = encoded_inputs(config, 300, seed=2)
     with torch.no_grad():
         expected = qat(x)
-    got = Int8Network(config, state, bits=activation_bits)(x)
+    got = int8_network(config, state, bits=activation_bits)(x)
     assert float((got - expected).abs().median()) <= 1e-4 * float(expected.std())
 
 
@@ -302,8 +311,10 @@ def test_impossible_tensors_are_refused(damage, message):
     config = CONFIGS["shallow"]
     state = int8_state(prepared(config)[1])
     damage(state)
+    bits = {f"network_fn.{layer.name}": 8 for layer in config.graph.linears}
+    metadata = {"precision": "int8", "weight_bits": bits, "activation_bits": 8}
     with pytest.raises(BrokenFile, match=message):
-        Int8Network(config, state, 8)
+        load("network_fn", dataclasses.asdict(config), state, metadata, torch.device("cpu"), "reference")
 
 
 def test_backend_selection():
@@ -330,13 +341,13 @@ def test_qat_recovers_what_rounding_to_three_bits_loses():
             decay.step()
 
     fit(network, 400, 5e-3)
-    qat = q.prepare(q.fuse(network), weight_bits=3, activation_bits=8)
+    qat = prepare(fuse(network), weight_bits=3, activation_bits=8)
     q.set_state(qat, True, False, None)
     qat.train()(x)
     q.set_state(qat, False, True)
     ptq_loss = (copy.deepcopy(qat)(x) - target).square().mean().item()
     fit(qat, 400, 2e-3)
-    qat_loss = float((Int8Network(config, int8_state(qat), 8)(x) - target).square().mean())
+    qat_loss = float((int8_network(config, int8_state(qat), 8)(x) - target).square().mean())
     assert qat_loss < 0.3 * ptq_loss
 
 
@@ -345,7 +356,7 @@ def test_encoding_straight_to_codes(name):
     """The one-pass encoder gives the codes of encoding in float, but for values on a tie."""
     config = CONFIGS[name]
     _, qat = prepared(config)
-    network = Int8Network(config, int8_state(qat), bits=8)
+    network = int8_network(config, int8_state(qat), bits=8)
     field = Int8Field(config, network)
     x = 2.4 * torch.rand(5000, 3, generator=torch.Generator().manual_seed(4)) - 1.2
     expected, got = network.inputs["quant_pts"](field.embed(x)).int(), field.encode_pts(x).int()
@@ -358,11 +369,11 @@ def test_int8_field_is_the_network_with_encodings_and_activations(backend):
     """Across several blocks of rows, the last one odd."""
     config = CONFIGS["lego-like"]
     _, qat = prepared(config)
-    network = Int8Network(config, int8_state(qat), 8, backend)
+    network = int8_network(config, int8_state(qat), 8, backend)
     x = 2.4 * torch.rand(2 * ROWS_IN_CACHE + 123, 3, generator=torch.Generator().manual_seed(5)) - 1.2
     directions = torch.nn.functional.normalize(x.roll(1, 0), dim=-1)
-    density, rgb = Int8Field(config, network)(x, directions)
-    expected_density, expected_rgb = RadianceField(config, network)(x, directions)
+    density, rgb, _ = Int8Field(config, network)(Points(x, directions))
+    expected_density, expected_rgb, _ = RadianceField(config, network)(Points(x, directions))
     assert density.shape == (len(x),) and rgb.std() > 1e-3
     assert (density - expected_density).abs().median() <= 1e-4 * expected_density.std()
     assert (rgb - expected_rgb).abs().median() <= 1e-4

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fields.nerf import FieldConfig, make_field
+from rendering.points import Points
 from run_nerf_helpers import NeRF, NeRF_qat, get_embedder, get_rays, img2mse, mse2psnr, ndc_rays, sample_pdf, to8b
 from scenes.poses import look_at
 from scenes.scene import pinhole
@@ -85,7 +86,7 @@ def test_field_activations():
     config = FieldConfig(depth=2, width=8, density_activation="softplus", density_bias=-1.0, density_scale=25.0)
     field = make_field(config)
     assert float(field.activate_density(torch.tensor(1.0))) == pytest.approx(25 * math.log(2))
-    density, rgb = field(torch.randn(9, 3), torch.nn.functional.normalize(torch.randn(9, 3), dim=-1))
+    density, rgb, _ = field(Points(torch.randn(9, 3), torch.nn.functional.normalize(torch.randn(9, 3), dim=-1)))
     assert density.shape == (9,) and (density >= 0).all()
     assert rgb.shape == (9, 3) and (rgb > 0).all() and (rgb < 1).all()
 
@@ -93,8 +94,8 @@ def test_field_activations():
 def test_field_density_agrees_with_forward():
     field = make_field(FieldConfig(depth=3, width=8))
     positions = torch.randn(11, 3)
-    density, _ = field(positions, torch.nn.functional.normalize(torch.randn(11, 3), dim=-1))
-    torch.testing.assert_close(field.density(positions), density)
+    points = Points(positions, torch.nn.functional.normalize(torch.randn(11, 3), dim=-1))
+    torch.testing.assert_close(field.density(positions), field(points).density)
 
 
 def test_rays_pass_through_pixel_centres_and_look_along_minus_z():

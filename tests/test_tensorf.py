@@ -82,11 +82,11 @@ def test_cp_is_the_product_of_three_lines():
 
 @pytest.mark.parametrize("decomposition", ["vm", "cp"])
 def test_upsampling_between_entries_keeps_the_field(decomposition):
-    field, (positions, directions) = make(decomposition), points_in_box()
-    before = field(positions, directions)
+    field, points = make(decomposition), points_in_box()
+    before = field(points)[:2]
     field.network.upsample((9, 7, 11))  # 2n - 1: every old entry stays one
     assert field.network.resolution == (9, 7, 11)
-    for value, expected in zip(field(positions, directions), before, strict=True):
+    for value, expected in zip(field(points)[:2], before, strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -94,12 +94,12 @@ def test_upsampling_between_entries_keeps_the_field(decomposition):
 def test_cropping_keeps_the_field_inside(decomposition):
     field = make(decomposition, (9, 9, 9))
     box = torch.tensor([[-0.6, -0.5, 0.8], [0.3, 1.0, 2.0]])
-    positions, directions = points_in_box(box=box)
-    before = field(positions, directions)
+    points = points_in_box(box=box)
+    before = field(points)[:2]
     field.network.crop(box)
     assert field.network.resolution == (6, 7, 5)  # cells of 0.25, 0.25, 0.375: -0.75..0.5, -0.5..1.0, 0.75..2.25
     torch.testing.assert_close(field.network.aabb, torch.tensor([[-0.75, -0.5, 0.75], [0.5, 1.0, 2.25]]))
-    for value, expected in zip(field(positions, directions), before, strict=True):
+    for value, expected in zip(field(points)[:2], before, strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -111,8 +111,8 @@ def test_outside_the_box_is_empty():
 
 
 def test_density_agrees_with_forward():
-    field, (positions, directions) = make(), points_in_box()
-    torch.testing.assert_close(field.density(positions), field(positions, directions)[0])
+    field, points = make(), points_in_box()
+    torch.testing.assert_close(field.density(points.positions), field(points).density)
 
 
 def test_loading_takes_on_another_resolution():
@@ -120,7 +120,7 @@ def test_loading_takes_on_another_resolution():
     kept = list(field.parameters())
     field.network.load_state_dict(trained.network.state_dict())
     assert all(a is b for a, b in zip(kept, field.parameters(), strict=True))  # an optimiser may hold them
-    for value, expected in zip(field(*points_in_box()), trained(*points_in_box()), strict=True):
+    for value, expected in zip(field(points_in_box())[:2], trained(points_in_box())[:2], strict=True):
         torch.testing.assert_close(value, expected)
 
 
@@ -151,7 +151,7 @@ def test_resolution_has_cubic_cells():
 # ------------------------------------------------------------------------------------- whole runs
 
 TENSOR = [
-    *TINY, "--model", "tensorf", "--optimizer", "adam", "--lrate", "0.02", "--lrate_decay", "0.3", "--amp", "off",
+    *TINY, "--field", "tensorf", "--optimizer", "adam", "--lrate", "0.02", "--lrate_decay", "0.3", "--amp", "off",
     "--density_activation", "softplus", "--density_bias", "-6", "--density_scale", "25", "--voxels", "4096",
     "--voxels_final", "20000", "--upsample_steps", "60", "100", "--shrink_step", "80", "--density_ranks", "4", "4", "4",
     "--color_ranks", "6", "6", "6", "--decoder_width", "32", "--tv_weight", "0.001", "0.0001", "--i_weights", "50",

@@ -19,6 +19,7 @@ from helpers import random_int8_field
 from deploy.backends.int8 import Int8Field
 from fields.nerf import FieldConfig
 from deploy.backends.triton_kernel import TritonField
+from rendering.points import Points
 config = {config}
 plain = random_int8_field(config, {bits})
 field = Int8Field(config, plain.network)
@@ -35,7 +36,7 @@ exact = (difference <= 1e-5 * expected.abs() + 1e-6).all(-1).float().mean()
 print(float(exact), float(difference.max()))
 # Without sines every bit is the reference's; with them a last bit may move a code across a tie.
 assert exact == 1 or config.i_embed == 0 and exact > 0.9
-density, rgb = fused(positions, directions)
+density, rgb, _ = fused(Points(positions, directions))
 assert torch.equal(rgb, torch.sigmoid(got[:, :3])) and density.shape == (150,)
 """
 CONFIGS = {

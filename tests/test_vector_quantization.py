@@ -23,6 +23,7 @@ from fields.tensorf import TensorfConfig, TensorField, total_variation
 from fields.vq_tensorf import CODED, KEPT, PRUNED, RoundedTensor, VQField, laplace_bits
 from rendering.occupancy import OccupancyGrid
 from rendering.occupancy_renderer import OccupancyRenderer
+from rendering.points import FieldOutput
 from rendering.rays import Rays, RaySetup
 from training.checkpoints import load_newest
 from utils.errors import BrokenFile
@@ -94,7 +95,7 @@ def test_importance_by_hand():
     box = torch.tensor([[0.0, 0, 0], [4, 4, 4]])
     field.network.aabb.copy_(box)
     field.density = None  # not what is asked
-    field.forward = lambda p, d: (torch.where(p[:, 2] < 1, 1000.0, 0.0), torch.zeros(len(p), 3))
+    field.forward = lambda p: FieldOutput(torch.where(p.positions[:, 2] < 1, 1000.0, 0.0), torch.zeros(len(p), 3))
     renderer = OccupancyRenderer(field, OccupancyGrid(box, 8), RaySetup(0.0, 10.0), 0.01, 0.0)
     ray = Rays(torch.tensor([[1.25, 2.5, 5.0]]), torch.tensor([[0.0, 0, -1]]), torch.tensor([[0.0, 0, -1]]))
     xy, xz, yz = plane_importance(renderer, [ray])
@@ -116,10 +117,10 @@ def test_split_by_hand():
 
 
 def test_balance_keeps_the_field_and_evens_out_channels():
-    field, (positions, directions) = make(), points_in_box()
-    before = field(positions, directions)
+    field, points = make(), points_in_box()
+    before = field(points)[:2]
     balance(field.network)
-    for value, expected in zip(field(positions, directions), before, strict=True):
+    for value, expected in zip(field(points)[:2], before, strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
     for line in field.network.lines:
         torch.testing.assert_close(line.square().mean(0), torch.ones(line.shape[1]))
@@ -174,9 +175,9 @@ def test_sharing_is_exact():
 
 
 def test_looking_up_rows_is_looking_up_the_dense_planes():
-    field, (positions, directions) = quantized(), points_in_box()
+    field, points = quantized(), points_in_box()
     dense = TensorField(CONFIG, field.network.dense())
-    for value, expected in zip(field(positions, directions), dense(positions, directions), strict=True):
+    for value, expected in zip(field(points)[:2], dense(points)[:2], strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -202,7 +203,7 @@ def test_pruned_entries_are_zero():
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 1.0])
 def test_the_file_is_the_field(kept):
-    field, (positions, directions) = quantized(kept), points_in_box()
+    field, points = quantized(kept), points_in_box()
     with torch.no_grad():
         for name, parameter in field.network.named_parameters():
             if name.endswith("bias"):
@@ -211,7 +212,7 @@ def test_the_file_is_the_field(kept):
     again = decode({**CONFIG.__dict__, **described}, tensors)
     for ours, theirs in zip(field.network.dense().parameters(), again.network.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    torch.testing.assert_close(again(positions, directions)[1], field(positions, directions)[1])
+    torch.testing.assert_close(again(points).rgb, field(points).rgb)
 
 
 def test_codes_that_round_alike_are_written_as_one():
@@ -285,7 +286,7 @@ def test_damaged_streams_never_decode_to_nonsense_silently():
 # ---------------------------------------------------------------------------------------- command
 
 TINY_VQ = [
-    "--dataset_type", "procedural", "--procedural_size", "24", "--white_bkgd", "--random_bkgd", "--model", "tensorf",
+    "--dataset_type", "procedural", "--procedural_size", "24", "--white_bkgd", "--random_bkgd", "--field", "tensorf",
     "--density_ranks", "2", "2", "2", "--color_ranks", "4", "4", "4", "--decoder_width", "16", "--voxels", "4096",
     "--upsample_steps", "--shrink_step", "0", "--density_activation", "softplus", "--density_bias", "-6",
     "--density_scale", "25", "--sampler", "occupancy", "--grid_resolution", "24", "--samples_per_batch", "2048",
@@ -343,7 +344,7 @@ def test_a_damaged_file_is_one_clear_error(finished, tmp_path, capsys):
 
 def test_a_field_without_planes_is_refused_before_training(tmp_path, capsys):
     fails_cleanly(capsys, run_vq, *TINY_VQ, "--tensor", "cp", "--basedir", tmp_path, says=("--tensor cp", "planes"))
-    fails_cleanly(capsys, run_vq, *TINY_VQ, "--model", "nerf", "--basedir", tmp_path, says=("--model nerf",))
+    fails_cleanly(capsys, run_vq, *TINY_VQ, "--field", "nerf", "--basedir", tmp_path, says=("--field nerf",))
     fails_cleanly(capsys, run_vq, *TINY_VQ, "--N_iters", "0", "--basedir", tmp_path, says=("--N_iters 0", "--ft_path"))
 
 

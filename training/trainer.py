@@ -259,7 +259,7 @@ class Trainer:
 
     def _scalars(self, result: StepResult) -> dict[str, float]:
         values = {"train/gradient_norm": float(self.gradient_norm)}
-        values |= {f"train/{name}": float(value) for name, value in result.losses.items()}
+        values |= {f"train/{name}": float(value.detach()) for name, value in result.losses.items()}
         for name, optimizer in self.optimizers.items():
             values[f"train/learning_rate_{name}"] = optimizer.param_groups[0]["lr"]
         if result.batch.samples is not None:

@@ -106,8 +106,8 @@ def check_executes(backend: str, precision: str) -> None:
 def make_int8_field(
     config: FieldConfig, state: dict[str, torch.Tensor], bits: int, device: torch.device, backend: str
 ) -> nn.Module:
-    """state: what `deploy.nerf_file.int8_tensors` says, on the device. bits: of activations."""
-    check_executes(backend, "int8")
+    """state: what `deploy.nerf_file.int8_tensors` says, on the device. bits: of activations. backend: one that
+    executes int8."""
     network = Int8Network(config.graph, config.input_widths, state, bits).to(device)
     return BACKENDS[backend].int8(config, network, device)
 
@@ -115,7 +115,6 @@ def make_int8_field(
 def make_low_bit_field(
     config: FieldConfig, layers: dict[str, dict[str, torch.Tensor]], device: torch.device, backend: str
 ) -> BitField:
-    """layers: tensors by layer, on the device, as `BitNetwork` takes them."""
-    check_executes(backend, "w4a8")
+    """layers: tensors by layer, on the device, as `BitNetwork` takes them. backend: one that executes few bits."""
     network = BitNetwork(config.graph, config.input_widths, layers, BACKENDS[backend].low_bit)
     return BitField(config, network).to(device)
