@@ -18,10 +18,11 @@ from experiment import make_renderer
 from load_scene import load_scene
 from options import config_parser
 from rendering.renderer import RenderLimits
-from training.batches import RayBatches
+from training.batches import BatchSettings, RayBatches
 from training.checkpoints import load_checkpoint, load_newest
 from training.optimizers import bitnet_schedule, cosine_schedule, exponential_schedule
-from training.trainer import COLLAPSE_PATIENCE, LOOK_INTERVAL
+from training.trainer import LOOK_INTERVAL
+from training.watch import COLLAPSE_PATIENCE
 from utils.errors import Interrupted, TrainingFailed
 
 
@@ -66,8 +67,8 @@ def test_the_curve_does_not_depend_on_interruptions(scene, tmp_path, stops, kill
             trainer.train(60)
         if at and killed:  # what the signal saved was not, then
             (tmp_path / "parts" / f"{at:06d}.tar").unlink()
-    assert [step for step, _ in whole.curve] == [20, 40, 60]
-    assert trainer.curve == whole.curve and trainer.summary()["curve"] == whole.summary()["curve"]
+    assert [step for step, _ in whole.progress.curve] == [20, 40, 60]
+    assert trainer.progress.curve == whole.progress.curve and trainer.summary()["curve"] == whole.summary()["curve"]
 
 
 # Each kill comes at a random moment of start, training or saving (i_weights 2: half its time).
@@ -167,7 +168,7 @@ def test_batch_colours_are_the_pixels_their_rays_go_through(scene, tmp_path):
     """A ray's direction, projected back, lands in the pixel whose colour is its target."""
     args = config_parser().parse_args([*HIERARCHICAL, "--precrop_iters", "0"])
     renderer = make_renderer(args, scene, torch.device("cpu"))
-    batches = RayBatches(args, scene, torch.device("cpu"))
+    batches = RayBatches(BatchSettings.from_flags(args), scene, torch.device("cpu"))
     batch = batches.draw(renderer, 1)
     view = int((batches.cameras.c2w[:, :, 3] - batch.rays.origins[0]).norm(dim=-1).argmin())
     local = batch.rays.directions @ batches.cameras.c2w[view, :, :3]
@@ -190,7 +191,7 @@ def test_random_background_is_behind_prediction_and_target(scene, tmp_path):
 def test_precrop_sees_only_the_middle(scene, tmp_path):
     args = config_parser().parse_args([*HIERARCHICAL, "--precrop_frac", "0.5", "--N_rand", "500"])
     renderer = make_renderer(args, scene, torch.device("cpu"))
-    batches = RayBatches(args, scene, torch.device("cpu"))
+    batches = RayBatches(BatchSettings.from_flags(args), scene, torch.device("cpu"))
 
     def widest(step: int) -> float:
         rays = batches.draw(renderer, step).rays
@@ -204,15 +205,14 @@ def test_precrop_sees_only_the_middle(scene, tmp_path):
 
 
 def test_exponential_schedule_is_nerf_pytorchs():
-    args = config_parser().parse_args(["--lrate_decay", "2"])
-    schedule = exponential_schedule(args)
+    schedule = exponential_schedule(2)
     assert schedule(0) == 1.0 and schedule(2000) == pytest.approx(0.1) and schedule(4000) == pytest.approx(0.01)
-    later = exponential_schedule(args, first=0.3, start=500)
+    later = exponential_schedule(2, first=0.3, start=500)
     assert later(500) == 0.3 and later(2500) == pytest.approx(0.03)
 
 
 def test_warm_up_and_cosine():
-    warm = exponential_schedule(config_parser().parse_args(["--lrate_warmup", "10", "--lrate_decay", "1e9"]))
+    warm = exponential_schedule(1e9, warmup=10)
     assert [warm(0), warm(4), warm(9), warm(50)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
     cosine = cosine_schedule(0.2, start=100, length=50)
     assert [cosine(100), cosine(125), cosine(150)] == pytest.approx([0.2, 0.1, 0.0])
@@ -229,9 +229,9 @@ def test_bitnets_schedule():
 def test_a_phase_decays_the_matrices_of_muon(scene, tmp_path):
     trainer = make_trainer(scene, tmp_path, TINY, "--optimizer", "muon")
     trainer.phase.schedule = lambda step: 1e-12  # so that only a huge decay moves anything
-    trainer.phase.weight_decay = lambda step: 1e11 / trainer.args.muon_lrate
+    trainer.phase.weight_decay = lambda step: 1e11 / trainer.settings.optimizers.muon_lrate
     before = {name: p.clone() for name, p in trainer.renderer.named_parameters()}
-    trainer.train_step()
+    trainer.step()
     after = dict(trainer.renderer.named_parameters())
     hidden, bias = "field.network.pts_linears.1.weight", "field.network.pts_linears.1.bias"
     torch.testing.assert_close(after[hidden], 0.9 * before[hidden], rtol=1e-4, atol=1e-6)
