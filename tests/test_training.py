@@ -12,16 +12,21 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from helpers import HIERARCHICAL, TINY, make_trainer, same
+from helpers import CPU, HIERARCHICAL, SMALL_TENSOR, TINY, make_trainer, same
 
-from experiment import make_renderer
+from compressors.fake_quantize import fake_quantizers
+from compressors.kinds import COMPRESSORS
+from compressors.low_bit import bit_layers
+from experiment import Run, compression_trainer, make_renderer, trains_in_float
 from load_scene import load_scene
 from options import config_parser
 from rendering.renderer import RenderLimits
+from run_nerf_helpers import NeRF_qat
 from training.batches import BatchSettings, RayBatches
 from training.checkpoints import load_checkpoint, load_newest
 from training.optimizers import bitnet_schedule, cosine_schedule, exponential_schedule
-from training.trainer import LOOK_INTERVAL
+from training.phases import Progress
+from training.trainer import LOOK_INTERVAL, Trainer
 from training.watch import COLLAPSE_PATIENCE
 from utils.errors import Interrupted, TrainingFailed
 
@@ -154,6 +159,65 @@ def test_an_emptied_grid_stops_with_a_way_out(scene, tmp_path):
         trainer.train(3)
 
 
+# ---------------------------------------------------------------------------------- a step alone
+
+
+def check_steps_are_what_train_does(trained: Trainer, stepped: Trainer, steps: int) -> None:
+    """By `train()` and one by one they lead to the same, bit for bit: networks, grid, optimisers, random numbers."""
+    trained.train(trained.global_step + steps)
+    for _ in range(steps):
+        stepped.step()
+    a, b = (comparable(trainer.state_dict()) for trainer in (trained, stepped))
+    for state in (a, b):
+        state["trainer"] = {k: v for k, v in state["trainer"].items() if k != "recent"}  # of the loop's looks
+    assert same(a, b)
+    assert same(trained.renderer.state_dict(), stepped.renderer.state_dict())
+
+
+@pytest.mark.parametrize("more", [[], ["--filter_rays", "--tv_weight", "1", "1"]], ids=["plain", "filtered"])
+def test_a_step_alone_upsamples_and_shrinks_a_tensor_field(scene, tmp_path, more):
+    flags = [*TINY, *SMALL_TENSOR, "--field", "tensorf", "--optimizer", "adam", "--voxels_final", "2000", *more]
+    flags += ["--upsample_steps", "3", "9", "--shrink_step", "6", "--grid_interval", "4"]
+    trained, stepped = (make_trainer(scene, tmp_path / name, flags) for name in ("trained", "stepped"))
+    for grid in (trained.renderer.grid, stepped.renderer.grid):
+        grid.set_occupied(grid.occupied & (torch.arange(24) > 8)[:, None, None])  # so that the box will be smaller
+    resolution, box = stepped.renderer.field.network.resolution, stepped.renderer.field.network.aabb.clone()
+    check_steps_are_what_train_does(trained, stepped, 12)
+    network = stepped.renderer.field.network
+    assert network.resolution > resolution and not torch.equal(network.aabb, box)
+    parameters = [p for group in stepped.together.param_groups for p in group["params"]]
+    assert {id(p) for p in parameters} == {id(p) for p in network.parameters()}  # of new ones, too
+
+
+def make_compression_trainer(scene, folder, *more: str) -> Trainer:
+    """A trainer through rounding, from untrained networks."""
+    args = config_parser().parse_args([*TINY, "--N_iters", "0", "--qat_iters", "8", *more])
+    run = Run(args, scene, folder, make_renderer(args, scene, CPU, NeRF_qat), None)
+    compressor = COMPRESSORS[args.quant].from_flags(args, run.renderer, scene.render_path, trains_in_float(args))
+    compressor.prepare()
+    compressor.calibrate(RayBatches(BatchSettings.from_flags(args), scene, CPU))
+    return compression_trainer(run, compressor, Progress())
+
+
+def test_a_step_alone_ramps_the_rounding(scene, tmp_path):
+    flags = ["--quant", "ternary", "--bit_ramp", "0.75", "--qat_schedule", "bitnet"]
+    trained, stepped = (make_compression_trainer(scene, tmp_path / name, *flags) for name in ("trained", "stepped"))
+    for steps, rounding in ((4, 2 / 3), (3, 1.0)):
+        check_steps_are_what_train_does(trained, stepped, steps)
+        for trainer in (trained, stepped):
+            layers = bit_layers(trainer.renderer)
+            assert layers and all(layer.rounding == pytest.approx(rounding) for layer in layers)
+
+
+def test_a_step_alone_freezes_the_ranges(scene, tmp_path):
+    flags = ["--qat_freeze", "0.5"]
+    trained, stepped = (make_compression_trainer(scene, tmp_path / name, *flags) for name in ("trained", "stepped"))
+    for steps, observing in ((3, True), (3, False)):
+        check_steps_are_what_train_does(trained, stepped, steps)
+        for trainer in (trained, stepped):
+            assert {quantizer.observing for quantizer in fake_quantizers(trainer.renderer)} == {observing}
+
+
 # --------------------------------------------------------------------------------------- batches
 
 
@@ -236,6 +300,23 @@ def test_a_phase_decays_the_matrices_of_muon(scene, tmp_path):
     hidden, bias = "field.network.pts_linears.1.weight", "field.network.pts_linears.1.bias"
     torch.testing.assert_close(after[hidden], 0.9 * before[hidden], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(after[bias], before[bias])
+
+
+def test_muon_takes_the_hidden_matrices_of_a_tensor_fields_decoder(scene, tmp_path):
+    trainer = make_trainer(scene, tmp_path, [*TINY, *SMALL_TENSOR], "--field", "tensorf", "--optimizer", "muon")
+    network = trainer.renderer.field.network
+    (muons,) = trainer.optimizers["muon"].param_groups
+    matrices = [network.decoder[0].weight, network.decoder[2].weight]
+    assert [id(p) for p in muons["params"]] == [id(p) for p in matrices] and muons["lr"] == 0.04
+    decoder, tables = trainer.optimizers["optimizer"].param_groups
+    assert [id(p) for p in tables["params"]] == [id(p) for p in network.factors()]
+    rest = [p for part in (network.basis, network.decoder) for p in part.parameters()]
+    assert [id(p) for p in decoder["params"]] == [id(p) for p in rest if not any(p is m for m in matrices)]
+    assert (tables["lr"], decoder["lr"]) == (5e-3, pytest.approx(0.05 * 5e-3))
+    assert tables["eps"] == decoder["eps"] == 1e-15
+    before = [p.clone() for p in network.parameters()]
+    trainer.step()
+    assert not any(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))  # all learn
 
 
 # --------------------------------------------------------------------------------- real training
