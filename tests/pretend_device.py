@@ -86,8 +86,8 @@ def _place() -> str:
     frame = sys._getframe()
     while frame is not None:
         file = Path(frame.f_code.co_filename)
-        if file.parent == ROOT or (file.parent == ROOT / "tests" and file.name != Path(__file__).name):
-            return f"{file.name}:{frame.f_lineno}"
+        if file.is_relative_to(ROOT) and file != Path(__file__).resolve():
+            return f"{file.relative_to(ROOT)}:{frame.f_lineno}"
         frame = frame.f_back
     return "?"
 

@@ -7,9 +7,11 @@ import torch
 from helpers import HIERARCHICAL, TINY, fails_cleanly, make_trainer
 
 import run_nerf
+from experiment import make_renderer
 from load_scene import load_scene
 from options import config_parser
-from training.optimizers import learning_rate_scale
+from training.batches import BatchSettings
+from training.optimizers import OptimizerSettings
 
 ALONE = ["--optimizer", "adam", "--i_print", "1"]
 
@@ -24,24 +26,24 @@ def test_gradient_norm_is_that_of_full_precision(scene, tmp_path, amp):
     norms = {}
     for name in ("off", amp):
         trainer = make_trainer(scene, tmp_path, TINY, *ALONE, "--amp", name)
-        trainer.train_step()
+        trainer.step()
         norms[name] = float(trainer.gradient_norm)
     assert norms[amp] == pytest.approx(norms["off"], rel=0.1)  # and not 2^16 times it
 
 
 def test_scaled_gradients_are_clipped_in_their_own_units(scene, tmp_path):
     trainer = make_trainer(scene, tmp_path, TINY, *ALONE, "--amp", "fp16", "--grad_clip", "1e-4")
-    trainer.train_step()
+    trainer.step()
     norm = torch.stack([p.grad.norm() for p in trainer.parameters if p.grad is not None]).norm()
     assert float(norm) == pytest.approx(1e-4, rel=1e-2)
 
 
 def test_an_overflow_skips_the_step_and_lowers_the_scale(scene, tmp_path):
     trainer = make_trainer(scene, tmp_path, TINY, *ALONE, "--amp", "fp16")
-    trainer.train_step()
+    trainer.step()
     before, scale = [p.detach().clone() for p in trainer.parameters], trainer.scaler.get_scale()
     handle = trainer.parameters[0].register_hook(lambda gradient: gradient * math.inf)
-    trainer.train_step()
+    trainer.step()
     handle.remove()
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
     assert trainer.scaler.get_scale() == scale / 2
@@ -70,7 +72,8 @@ def test_learning_rate_rules(scene, tmp_path, flags, expected):
     assert trainer.base_rates["muon"] == [pytest.approx(0.04 * expected)]
 
 
-def test_a_hierarchical_batch_is_counted_in_network_queries():
+def test_a_hierarchical_batch_is_counted_in_network_queries(scene):
     # 64 rays, 8 coarse samples, and the fine network sees these and 8 more: 24 queries a ray.
     args = config_parser().parse_args([*HIERARCHICAL, "--lrate_rule", "linear", "--lrate_batch", "768"])
-    assert learning_rate_scale(args) == pytest.approx(64 * 24 / 768)
+    queries = BatchSettings.from_flags(args).queries_for(make_renderer(args, scene, torch.device("cpu")))
+    assert OptimizerSettings.from_flags(args).scale(queries) == pytest.approx(64 * 24 / 768)

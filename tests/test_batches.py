@@ -14,7 +14,7 @@ from load_scene import load_scene
 from options import config_parser
 from rendering.carving import make_grid
 from rendering.renderer import RenderLimits
-from training.batches import RayBatches, packed_bits, pixel_numbers
+from training.batches import BatchSettings, RayBatches, packed_bits, pixel_numbers
 from utils.errors import BadInput
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def random_mask(scene, share: float = 0.3) -> torch.Tensor:
 
 def make(scene, flags: list[str], *more: str) -> tuple[RayBatches, torch.nn.Module]:
     args = config_parser().parse_args([*flags, *more])
-    return RayBatches(args, scene, CPU), make_renderer(args, scene, CPU)
+    return RayBatches(BatchSettings.from_flags(args), scene, CPU), make_renderer(args, scene, CPU)
 
 
 def drawn(batches: RayBatches, renderer, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -8,14 +8,16 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from test_training import TINY, make_trainer, scene  # noqa: F401 (a fixture)
+from helpers import TINY, make_trainer
+from test_training import scene  # noqa: F401 (a fixture)
 
-from compressors.kinds import SCHEMES
-from compressors.vq import VQScheme
+from compressors.kinds import COMPRESSORS
+from compressors.vq import VQCompressor
 from fields.tensorf import TensorfConfig, TensorVM
 from fields.vq_tensorf import CODED, KEPT, VQTensorVM
-from training import checkpoint_checks
+from options import config_parser
 from training.checkpoints import load_checkpoint, load_newest, save_checkpoint
+from utils import checks
 from utils.errors import BrokenFile, UserError
 
 NAN = torch.full((3,), math.nan)
@@ -102,7 +104,7 @@ def test_odd_entries_of_the_trainer(tmp_path, entry, value):
 
 
 def test_lists_that_hold_lists_many_times_or_themselves(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint_checks, "MOST_VALUES", 10_000)
+    monkeypatch.setattr(checks, "MOST_VALUES", 10_000)
     many: list = []
     for _ in range(10):
         many = [many] * 10
@@ -174,7 +176,7 @@ def trained(scene, tmp_path_factory):  # noqa: F811
     """A trainer and what it saved after three steps."""
     trainer = make_trainer(scene, tmp_path_factory.mktemp("trained"), TINY)
     for _ in range(3):
-        trainer.train_step()
+        trainer.step()
     return trainer, copy.deepcopy(trainer.state_dict())
 
 
@@ -239,7 +241,7 @@ def test_what_a_file_says_of_rates_is_not_looked_at(trained):
     trainer.load_state_dict(state)
     again = trainer.state_dict()
     assert again["optimizer_state_dict"]["param_groups"] == saved["optimizer_state_dict"]["param_groups"]
-    trainer.train_step()
+    trainer.step()
 
 
 def test_a_grid_that_is_not_in_the_checkpoint_stays_as_it_was_carved(trained):
@@ -256,20 +258,21 @@ ODD_BITS = [None, {}, {"network_fn.other": 8}, "layers", {"network_fn.rgb_linear
 
 @pytest.mark.parametrize("quant", ["qat", "w4a8"])
 @pytest.mark.parametrize("bits", ODD_BITS)
-def test_bits_of_other_layers(trained, bits, quant):
-    trainer = trained[0]
-    scheme = SCHEMES[quant](trainer.args, trainer.scene, trainer.renderer)
+def test_bits_of_other_layers(trained, scene, bits, quant):  # noqa: F811
+    args = config_parser().parse_args(TINY)
+    compressor = COMPRESSORS[quant].from_flags(args, trained[0].renderer, scene.render_path, True)
     with pytest.raises(BrokenFile, match="weight_bits"):
-        scheme.load_state_dict({"weight_bits": bits})
+        compressor.load_state_dict({"weight_bits": bits})
 
 
 @pytest.mark.parametrize("name, value", [("weight", -1.0), ("pressure", math.nan), ("looked", None), ("first", "x")])
-def test_odd_control_of_the_rate(trained, name, value):
-    scheme = VQScheme(trained[0].args, trained[0].scene, trained[0].renderer)
-    state = scheme.state_dict()
-    scheme.load_state_dict(state)
+def test_odd_control_of_the_rate(trained, scene, name, value):  # noqa: F811
+    args = config_parser().parse_args(TINY)
+    compressor = VQCompressor.from_flags(args, trained[0].renderer, scene.render_path)
+    state = compressor.state_dict()
+    compressor.load_state_dict(state)
     with pytest.raises(BrokenFile, match=name):
-        scheme.load_state_dict(state | {name: value})
+        compressor.load_state_dict(state | {name: value})
 
 
 def test_planes_lines_and_rows_that_do_not_belong_together():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from training import checkpoints
+from utils import files
 from utils.errors import BrokenFile, SaveError
 
 
@@ -110,7 +111,7 @@ def test_full_disk_keeps_the_old_file_and_leaves_no_rest(tmp_path, monkeypatch, 
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, call, fail)
+    monkeypatch.setattr(files.os, call, fail)
     with pytest.raises(SaveError, match="No space left") as error:
         checkpoints.save_checkpoint(path, state(2))
     assert "\n" not in str(error.value)
@@ -120,7 +121,7 @@ def test_full_disk_keeps_the_old_file_and_leaves_no_rest(tmp_path, monkeypatch, 
 def test_partial_files_of_a_killed_run_are_swept(tmp_path):
     (tmp_path / ".000007.tar.x1.part").write_bytes(b"half")
     (tmp_path / "000006.tar").write_bytes(b"kept")
-    checkpoints.remove_partial_files(tmp_path)
+    files.remove_partial_files(tmp_path)
     assert os.listdir(tmp_path) == ["000006.tar"]
 
 
@@ -133,6 +134,6 @@ def test_digest_sees_every_kind_of_change():
         {**base, "b": [1, 2.6]},
         {**base, "c": {"e": "x"}},
     ]
-    digests = {checkpoints.digest(value) for value in [base, *changed]}
+    digests = {files.digest(value) for value in [base, *changed]}
     assert len(digests) == 6
-    assert checkpoints.digest(dict(reversed(base.items()))) == checkpoints.digest(base)
+    assert files.digest(dict(reversed(base.items()))) == files.digest(base)

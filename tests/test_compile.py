@@ -10,14 +10,15 @@ import torch
 from conftest import ROOT
 from helpers import HIERARCHICAL, TINY
 
+import experiment
 from compressors.fake_quantize import set_state
 from compressors.int8 import fuse, prepare
-from experiment import make_renderer
+from experiment import float_phase, make_renderer
 from load_scene import load_scene
 from options import config_parser
 from run_nerf_helpers import NeRF_qat
 from training.compiled import compile_fields
-from training.trainer import Trainer, float_phase
+from training.trainer import Trainer
 
 
 class CountingBackend:
@@ -44,11 +45,11 @@ def make_trainer(tmp_path, flags: list[str], quantized: bool) -> Trainer:
         for field in renderer.fields.values():
             field.network = prepare(fuse(field.network))
         set_state(renderer, observing=True, quantizing=True)
-    return Trainer(args, scene, renderer, tmp_path, float_phase(args))
+    return experiment.make_trainer(args, scene, renderer, tmp_path, float_phase(args))
 
 
 def train(trainer: Trainer, steps: int) -> list[float]:
-    return [float(trainer.train_step()[0]) for _ in range(steps)]
+    return [float(trainer.step().mse) for _ in range(steps)]
 
 
 @pytest.mark.parametrize("quantized", [False, True], ids=["float", "qat"])
@@ -98,7 +99,7 @@ def test_inductor_learns_the_same(tmp_path):
 
 
 def test_without_a_compiler_one_line_says_so(tmp_path):
-    code = "import sys, run_nerf; from errors import exit_cleanly; sys.exit(exit_cleanly(run_nerf.main))"
+    code = "import sys, run_nerf; from utils.errors import exit_cleanly; sys.exit(exit_cleanly(run_nerf.main))"
     command = [sys.executable, "-c", code, *TINY, "--compile", "--basedir", str(tmp_path)]
     environment = {**os.environ, "PATH": str(tmp_path), "CXX": "no-such-compiler"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)

@@ -14,8 +14,9 @@ import torch
 from helpers import run, same
 from pretend_device import MixedDevices, PretendDevice
 
+from fields.tensorf import TensorField
 from rendering import occupancy_renderer
-from training import batches
+from training.batches import RayBatches
 from training.checkpoints import load_checkpoint, load_newest, on_host
 from training.trainer import Trainer
 
@@ -34,7 +35,7 @@ HIERARCHICAL = [
     *BASE, "--N_samples", "8", "--N_importance", "8", "--netdepth_fine", "2", "--netwidth_fine", "16", "--N_rand", "32",
 ]  # fmt: skip
 TENSOR = [
-    *OCCUPANCY, "--model", "tensorf", "--density_ranks", "2", "2", "2", "--color_ranks", "3", "3", "3",
+    *OCCUPANCY, "--field", "tensorf", "--density_ranks", "2", "2", "2", "--color_ranks", "3", "3", "3",
     "--color_features", "4", "--decoder_width", "8", "--voxels", "512", "--voxels_final", "1000",
     "--upsample_steps", "8", "--shrink_step", "12",
 ]  # fmt: skip
@@ -57,8 +58,9 @@ RUNS = {
 
 @dataclass
 class Report:
-    """A command on the pretend device. For each step, and for each checkpoint, how often the device was waited
-    for; training: in all of it; from_host: by steps that brought numbers over, and where."""
+    """A command on the pretend device. For each step, but for what lets a tensor field grow, and for each checkpoint,
+    how often the device was waited for; training: in all of it; from_host: by steps that brought numbers over, and
+    where."""
 
     status: int = 0
     steps: list[int] = field(default_factory=list)
@@ -71,8 +73,9 @@ class Report:
 
 def watch(command: str, flags: list[str], slack: float | None) -> Report:
     """Runs a command on the pretend device. To be called in a process that has not run anything on the CPU:
-    torch asks which devices there are at the first backward pass. slack: of `batches`, if another."""
+    torch asks which devices there are at the first backward pass. slack: of rays' stretches, if another."""
     report, queries = Report(), 0
+    growing: set[int] = set()  # numbers of waits
 
     def counted(name: str, into: list[int]) -> None:
         method = getattr(Trainer, name)
@@ -80,12 +83,24 @@ def watch(command: str, flags: list[str], slack: float | None) -> Report:
         def wrapped(trainer: Trainer, *args):
             before = len(device.waits)
             result = method(trainer, *args)
-            into.append(len(device.waits) - before)
-            if name == "train_step":
-                report.from_host.extend(wait.place for wait in device.waits[before:] if wait.from_host)
+            waits = [device.waits[i] for i in range(before, len(device.waits)) if name != "step" or i not in growing]
+            into.append(len(waits))
+            if name == "step":
+                report.from_host.extend(wait.place for wait in waits if wait.from_host)
             return result
 
         patch.setattr(Trainer, name, wrapped)
+
+    def apart(owner: type, name: str) -> None:
+        method = getattr(owner, name)
+
+        def wrapped(*args):
+            before = len(device.waits)
+            result = method(*args)
+            growing.update(range(before, len(device.waits)))
+            return result
+
+        patch.setattr(owner, name, wrapped)
 
     def query(*args):
         nonlocal queries
@@ -104,9 +119,11 @@ def watch(command: str, flags: list[str], slack: float | None) -> Report:
         patch.setattr(occupancy_renderer, "query", query)
         patch.setattr(occupancy_renderer.OccupancyRenderer, "_render_front_to_back", render)
         if slack is not None:
-            patch.setattr(batches, "STRETCH_SLACK", slack)
-            patch.setattr(batches, "STRETCHES_AT_ONCE", 1)
-        counted("train_step", report.steps)
+            patch.setattr(occupancy_renderer, "STRETCH_SLACK", slack)
+            patch.setattr(occupancy_renderer, "STRETCHES_AT_ONCE", 1)
+        apart(TensorField, "after_step")
+        apart(RayBatches, "filter")
+        counted("step", report.steps)
         counted("save", report.saving)
         counted("train", report.training)
         report.status = run(importlib.import_module(command), *flags, "--device", "pretend")

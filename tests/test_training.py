@@ -12,16 +12,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from helpers import HIERARCHICAL, TINY, make_trainer, same
+from helpers import CPU, HIERARCHICAL, SMALL_TENSOR, TINY, make_trainer, same
 
-from experiment import make_renderer
+from compressors.fake_quantize import fake_quantizers
+from compressors.kinds import COMPRESSORS
+from compressors.low_bit import bit_layers
+from experiment import Run, compression_trainer, make_renderer, trains_in_float
 from load_scene import load_scene
 from options import config_parser
 from rendering.renderer import RenderLimits
-from training.batches import RayBatches
+from run_nerf_helpers import NeRF_qat
+from training.batches import BatchSettings, RayBatches
 from training.checkpoints import load_checkpoint, load_newest
 from training.optimizers import bitnet_schedule, cosine_schedule, exponential_schedule
-from training.trainer import COLLAPSE_PATIENCE, LOOK_INTERVAL
+from training.phases import Progress
+from training.trainer import LOOK_INTERVAL, Trainer
+from training.watch import COLLAPSE_PATIENCE
 from utils.errors import Interrupted, TrainingFailed
 
 
@@ -66,8 +72,8 @@ def test_the_curve_does_not_depend_on_interruptions(scene, tmp_path, stops, kill
             trainer.train(60)
         if at and killed:  # what the signal saved was not, then
             (tmp_path / "parts" / f"{at:06d}.tar").unlink()
-    assert [step for step, _ in whole.curve] == [20, 40, 60]
-    assert trainer.curve == whole.curve and trainer.summary()["curve"] == whole.summary()["curve"]
+    assert [step for step, _ in whole.progress.curve] == [20, 40, 60]
+    assert trainer.progress.curve == whole.progress.curve and trainer.summary()["curve"] == whole.summary()["curve"]
 
 
 # Each kill comes at a random moment of start, training or saving (i_weights 2: half its time).
@@ -153,6 +159,65 @@ def test_an_emptied_grid_stops_with_a_way_out(scene, tmp_path):
         trainer.train(3)
 
 
+# ---------------------------------------------------------------------------------- a step alone
+
+
+def check_steps_are_what_train_does(trained: Trainer, stepped: Trainer, steps: int) -> None:
+    """By `train()` and one by one they lead to the same, bit for bit: networks, grid, optimisers, random numbers."""
+    trained.train(trained.global_step + steps)
+    for _ in range(steps):
+        stepped.step()
+    a, b = (comparable(trainer.state_dict()) for trainer in (trained, stepped))
+    for state in (a, b):
+        state["trainer"] = {k: v for k, v in state["trainer"].items() if k != "recent"}  # of the loop's looks
+    assert same(a, b)
+    assert same(trained.renderer.state_dict(), stepped.renderer.state_dict())
+
+
+@pytest.mark.parametrize("more", [[], ["--filter_rays", "--tv_weight", "1", "1"]], ids=["plain", "filtered"])
+def test_a_step_alone_upsamples_and_shrinks_a_tensor_field(scene, tmp_path, more):
+    flags = [*TINY, *SMALL_TENSOR, "--field", "tensorf", "--optimizer", "adam", "--voxels_final", "2000", *more]
+    flags += ["--upsample_steps", "3", "9", "--shrink_step", "6", "--grid_interval", "4"]
+    trained, stepped = (make_trainer(scene, tmp_path / name, flags) for name in ("trained", "stepped"))
+    for grid in (trained.renderer.grid, stepped.renderer.grid):
+        grid.set_occupied(grid.occupied & (torch.arange(24) > 8)[:, None, None])  # so that the box will be smaller
+    resolution, box = stepped.renderer.field.network.resolution, stepped.renderer.field.network.aabb.clone()
+    check_steps_are_what_train_does(trained, stepped, 12)
+    network = stepped.renderer.field.network
+    assert network.resolution > resolution and not torch.equal(network.aabb, box)
+    parameters = [p for group in stepped.together.param_groups for p in group["params"]]
+    assert {id(p) for p in parameters} == {id(p) for p in network.parameters()}  # of new ones, too
+
+
+def make_compression_trainer(scene, folder, *more: str) -> Trainer:
+    """A trainer through rounding, from untrained networks."""
+    args = config_parser().parse_args([*TINY, "--N_iters", "0", "--qat_iters", "8", *more])
+    run = Run(args, scene, folder, make_renderer(args, scene, CPU, NeRF_qat), None)
+    compressor = COMPRESSORS[args.quant].from_flags(args, run.renderer, scene.render_path, trains_in_float(args))
+    compressor.prepare()
+    compressor.calibrate(RayBatches(BatchSettings.from_flags(args), scene, CPU))
+    return compression_trainer(run, compressor, Progress())
+
+
+def test_a_step_alone_ramps_the_rounding(scene, tmp_path):
+    flags = ["--quant", "ternary", "--bit_ramp", "0.75", "--qat_schedule", "bitnet"]
+    trained, stepped = (make_compression_trainer(scene, tmp_path / name, *flags) for name in ("trained", "stepped"))
+    for steps, rounding in ((4, 2 / 3), (3, 1.0)):
+        check_steps_are_what_train_does(trained, stepped, steps)
+        for trainer in (trained, stepped):
+            layers = bit_layers(trainer.renderer)
+            assert layers and all(layer.rounding == pytest.approx(rounding) for layer in layers)
+
+
+def test_a_step_alone_freezes_the_ranges(scene, tmp_path):
+    flags = ["--qat_freeze", "0.5"]
+    trained, stepped = (make_compression_trainer(scene, tmp_path / name, *flags) for name in ("trained", "stepped"))
+    for steps, observing in ((3, True), (3, False)):
+        check_steps_are_what_train_does(trained, stepped, steps)
+        for trainer in (trained, stepped):
+            assert {quantizer.observing for quantizer in fake_quantizers(trainer.renderer)} == {observing}
+
+
 # --------------------------------------------------------------------------------------- batches
 
 
@@ -167,7 +232,7 @@ def test_batch_colours_are_the_pixels_their_rays_go_through(scene, tmp_path):
     """A ray's direction, projected back, lands in the pixel whose colour is its target."""
     args = config_parser().parse_args([*HIERARCHICAL, "--precrop_iters", "0"])
     renderer = make_renderer(args, scene, torch.device("cpu"))
-    batches = RayBatches(args, scene, torch.device("cpu"))
+    batches = RayBatches(BatchSettings.from_flags(args), scene, torch.device("cpu"))
     batch = batches.draw(renderer, 1)
     view = int((batches.cameras.c2w[:, :, 3] - batch.rays.origins[0]).norm(dim=-1).argmin())
     local = batch.rays.directions @ batches.cameras.c2w[view, :, :3]
@@ -190,7 +255,7 @@ def test_random_background_is_behind_prediction_and_target(scene, tmp_path):
 def test_precrop_sees_only_the_middle(scene, tmp_path):
     args = config_parser().parse_args([*HIERARCHICAL, "--precrop_frac", "0.5", "--N_rand", "500"])
     renderer = make_renderer(args, scene, torch.device("cpu"))
-    batches = RayBatches(args, scene, torch.device("cpu"))
+    batches = RayBatches(BatchSettings.from_flags(args), scene, torch.device("cpu"))
 
     def widest(step: int) -> float:
         rays = batches.draw(renderer, step).rays
@@ -204,15 +269,14 @@ def test_precrop_sees_only_the_middle(scene, tmp_path):
 
 
 def test_exponential_schedule_is_nerf_pytorchs():
-    args = config_parser().parse_args(["--lrate_decay", "2"])
-    schedule = exponential_schedule(args)
+    schedule = exponential_schedule(2)
     assert schedule(0) == 1.0 and schedule(2000) == pytest.approx(0.1) and schedule(4000) == pytest.approx(0.01)
-    later = exponential_schedule(args, first=0.3, start=500)
+    later = exponential_schedule(2, first=0.3, start=500)
     assert later(500) == 0.3 and later(2500) == pytest.approx(0.03)
 
 
 def test_warm_up_and_cosine():
-    warm = exponential_schedule(config_parser().parse_args(["--lrate_warmup", "10", "--lrate_decay", "1e9"]))
+    warm = exponential_schedule(1e9, warmup=10)
     assert [warm(0), warm(4), warm(9), warm(50)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
     cosine = cosine_schedule(0.2, start=100, length=50)
     assert [cosine(100), cosine(125), cosine(150)] == pytest.approx([0.2, 0.1, 0.0])
@@ -229,13 +293,30 @@ def test_bitnets_schedule():
 def test_a_phase_decays_the_matrices_of_muon(scene, tmp_path):
     trainer = make_trainer(scene, tmp_path, TINY, "--optimizer", "muon")
     trainer.phase.schedule = lambda step: 1e-12  # so that only a huge decay moves anything
-    trainer.phase.weight_decay = lambda step: 1e11 / trainer.args.muon_lrate
+    trainer.phase.weight_decay = lambda step: 1e11 / trainer.settings.optimizers.muon_lrate
     before = {name: p.clone() for name, p in trainer.renderer.named_parameters()}
-    trainer.train_step()
+    trainer.step()
     after = dict(trainer.renderer.named_parameters())
     hidden, bias = "field.network.pts_linears.1.weight", "field.network.pts_linears.1.bias"
     torch.testing.assert_close(after[hidden], 0.9 * before[hidden], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(after[bias], before[bias])
+
+
+def test_muon_takes_the_hidden_matrices_of_a_tensor_fields_decoder(scene, tmp_path):
+    trainer = make_trainer(scene, tmp_path, [*TINY, *SMALL_TENSOR], "--field", "tensorf", "--optimizer", "muon")
+    network = trainer.renderer.field.network
+    (muons,) = trainer.optimizers["muon"].param_groups
+    matrices = [network.decoder[0].weight, network.decoder[2].weight]
+    assert [id(p) for p in muons["params"]] == [id(p) for p in matrices] and muons["lr"] == 0.04
+    decoder, tables = trainer.optimizers["optimizer"].param_groups
+    assert [id(p) for p in tables["params"]] == [id(p) for p in network.factors()]
+    rest = [p for part in (network.basis, network.decoder) for p in part.parameters()]
+    assert [id(p) for p in decoder["params"]] == [id(p) for p in rest if not any(p is m for m in matrices)]
+    assert (tables["lr"], decoder["lr"]) == (5e-3, pytest.approx(0.05 * 5e-3))
+    assert tables["eps"] == decoder["eps"] == 1e-15
+    before = [p.clone() for p in network.parameters()]
+    trainer.step()
+    assert not any(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))  # all learn
 
 
 # --------------------------------------------------------------------------------- real training

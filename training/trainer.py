@@ -155,7 +155,7 @@ class Trainer:
         self._last_mse = mse
         self.progress.rays += batch.total_rays
         self.progress.seconds += time.perf_counter() - started
-        return StepResult(mse, rendering, batch, losses)
+        return StepResult(mse, rendering, batch, {name: loss.detach() for name, loss in losses.items()})
 
     def _losses(self, batch: Batch, done: int) -> tuple[Rendering, torch.Tensor, torch.Tensor, dict]:
         """The picture, the error of its pixels, that with all that is added to it, and the latter by name; of losses
@@ -258,8 +258,9 @@ class Trainer:
                 self.reports.scalars(values | self._scalars(result), step)
 
     def _scalars(self, result: StepResult) -> dict[str, float]:
-        values = {"train/gradient_norm": float(self.gradient_norm)}
-        values |= {f"train/{name}": float(value.detach()) for name, value in result.losses.items()}
+        numbers = {"gradient_norm": self.gradient_norm, **result.losses}  # for one wait for the device
+        numbers = zip(numbers, torch.stack(list(numbers.values())).tolist(), strict=True)
+        values = {f"train/{name}": number for name, number in numbers}
         for name, optimizer in self.optimizers.items():
             values[f"train/learning_rate_{name}"] = optimizer.param_groups[0]["lr"]
         if result.batch.samples is not None:
