@@ -217,3 +217,43 @@ def write_nsvf(folder: Path, prefixes: str = "0000012222", channels: int = 4, ma
         (folder / "intrinsics.txt").write_text(f"{FX} {CX} {CY} 0.\n0. 0. 0.\n0.\n1.\n{HEIGHT} {WIDTH}\n")
     (folder / "bbox.txt").write_text(" ".join(map(str, [*(TARGET - [1, 2, 1]), *(TARGET + [1, 1, 3]), 0.4])))
     return folder
+
+
+# -------------------------------------------------------------------------------------------- LLFF
+
+FILE_HEIGHT, FILE_WIDTH, FILE_FOCAL = 96, 128, 150.0  # what COLMAP saw of the made-up scene
+NEAREST, FARTHEST = 3.0, 40.0  # its bounds, in COLMAP's units
+
+
+def made_up_poses(views: int = 6) -> np.ndarray:
+    """Camera-to-world `[views, 3, 4]`, OpenGL axes: all look roughly at one point, anywhere in space."""
+    rng = np.random.default_rng(3)
+    target, up = np.array([4.0, -7.0, 2.0]), np.array([0.2, 0.1, 1.0])
+    eyes = np.array([-5.0, -3.0, 6.0]) + rng.uniform(-1, 1, (views, 3))
+    return np.stack([look_at(eye, target + rng.uniform(-1, 1, 3), up) for eye in eyes])
+
+
+def as_llff(c2w: np.ndarray, bounds=(NEAREST, FARTHEST), focal: float = FILE_FOCAL) -> np.ndarray:
+    """Rows of poses_bounds.npy: LLFF's columns are down, right and backwards, position, size and focal."""
+    right, up, back, position = (c2w[:, :, i] for i in range(4))
+    hwf = np.broadcast_to([FILE_HEIGHT, FILE_WIDTH, focal], position.shape)
+    poses = np.stack([-up, right, back, position, hwf], axis=-1).reshape(len(c2w), 15)
+    return np.concatenate([poses, np.broadcast_to(bounds, (len(c2w), 2))], axis=1)
+
+
+def write_images(folder: Path, count: int, factor: int = 8, channels: int = 3, suffix: str = "png") -> None:
+    """Noise as photographs of an LLFF scene, `factor` times smaller than COLMAP saw them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(factor)
+    for i in range(count):
+        shape = (FILE_HEIGHT // factor, FILE_WIDTH // factor, channels)
+        imageio.imwrite(folder / f"image{i:03d}.{suffix}", rng.integers(0, 256, shape, dtype=np.uint8))
+
+
+def write_llff(folder: Path, c2w: np.ndarray | None = None, factor: int = 8, **file) -> Path:
+    """An LLFF folder of noise; `file`: of `as_llff`."""
+    c2w = made_up_poses() if c2w is None else c2w
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "poses_bounds.npy", as_llff(c2w, **file))
+    write_images(folder / ("images" if factor == 1 else f"images_{factor}"), len(c2w), factor)
+    return folder

@@ -106,3 +106,14 @@ def small_cluster():
     ray.shutdown()
     if given is not None:
         os.environ["RAY_ADDRESS"] = given
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """The built-in scene of the tiny runs."""
+    from helpers import TINY  # what takes seconds to import, for who needs it
+
+    from load_scene import load_scene
+    from options import config_parser
+
+    return load_scene(config_parser().parse_args(TINY))

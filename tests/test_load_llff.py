@@ -9,6 +9,16 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
+from capture_files import (
+    FARTHEST,
+    FILE_FOCAL,
+    FILE_HEIGHT,
+    FILE_WIDTH,
+    NEAREST,
+    made_up_poses,
+    write_images,
+    write_llff,
+)
 from PIL import Image
 
 from load_llff import circular_path, load_llff_scene, recenter_poses, spherify_poses, spiral_path
@@ -17,54 +27,19 @@ from scenes.images import area_downsample
 from scenes.poses import average_pose, look_at
 from utils.errors import BadInput
 
-FILE_HEIGHT, FILE_WIDTH, FILE_FOCAL = 96, 128, 150.0  # what COLMAP saw of the made-up scene
-NEAREST, FARTHEST = 3.0, 40.0  # its bounds, in COLMAP's units
-
-
-def made_up_poses(views: int = 6) -> np.ndarray:
-    """Camera-to-world `[views, 3, 4]`, OpenGL axes: all look roughly at one point, anywhere in space."""
-    rng = np.random.default_rng(3)
-    target, up = np.array([4.0, -7.0, 2.0]), np.array([0.2, 0.1, 1.0])
-    eyes = np.array([-5.0, -3.0, 6.0]) + rng.uniform(-1, 1, (views, 3))
-    return np.stack([look_at(eye, target + rng.uniform(-1, 1, 3), up) for eye in eyes])
-
-
-def as_llff(c2w: np.ndarray, bounds=(NEAREST, FARTHEST), focal: float = FILE_FOCAL) -> np.ndarray:
-    """Rows of poses_bounds.npy: LLFF's columns are down, right and backwards, position, size and focal."""
-    right, up, back, position = (c2w[:, :, i] for i in range(4))
-    hwf = np.broadcast_to([FILE_HEIGHT, FILE_WIDTH, focal], position.shape)
-    poses = np.stack([-up, right, back, position, hwf], axis=-1).reshape(len(c2w), 15)
-    return np.concatenate([poses, np.broadcast_to(bounds, (len(c2w), 2))], axis=1)
-
-
-def write_images(folder: Path, count: int, factor: int = 8, channels: int = 3, suffix: str = "png") -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(factor)
-    for i in range(count):
-        shape = (FILE_HEIGHT // factor, FILE_WIDTH // factor, channels)
-        imageio.imwrite(folder / f"image{i:03d}.{suffix}", rng.integers(0, 256, shape, dtype=np.uint8))
-
-
-def make_scene(folder: Path, c2w: np.ndarray | None = None, factor: int = 8, **file) -> Path:
-    c2w = made_up_poses() if c2w is None else c2w
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "poses_bounds.npy", as_llff(c2w, **file))
-    write_images(folder / ("images" if factor == 1 else f"images_{factor}"), len(c2w), factor)
-    return folder
-
 
 def test_map_coordinates_are_a_capture_like_any_other(tmp_path):
-    plain = load_llff_scene(make_scene(tmp_path / "a"))
+    plain = load_llff_scene(write_llff(tmp_path / "a"))
     poses = made_up_poses()
     poses[:, :, 3] += [441547.0, 5121946.0, 2345.0]
-    moved = load_llff_scene(make_scene(tmp_path / "b", poses))
+    moved = load_llff_scene(write_llff(tmp_path / "b", poses))
     torch.testing.assert_close(moved.cameras.c2w, plain.cameras.c2w, atol=1e-5, rtol=0)
     torch.testing.assert_close(moved.aabb, plain.aabb, atol=1e-4, rtol=0)
 
 
 def test_photographs_that_only_their_tag_puts_upright(tmp_path):
     """Stored turned by a quarter, which the sizes in poses_bounds.npy prove; by a half, which they cannot."""
-    plain = load_llff_scene(make_scene(tmp_path))
+    plain = load_llff_scene(write_llff(tmp_path))
     for tag, turn in ((6, Image.Transpose.ROTATE_90), (3, Image.Transpose.ROTATE_180)):
         exif = Image.Exif()
         exif[0x0112] = tag
@@ -101,7 +76,7 @@ def assert_rotations(c2w: np.ndarray) -> None:
 def test_a_point_seen_in_the_file_is_seen_at_the_same_place_in_the_scene(tmp_path):
     """Axes, focal, rescaling and recentring together: one similarity that no camera can notice."""
     poses = made_up_poses()
-    scene = load_llff_scene(make_scene(tmp_path, poses))
+    scene = load_llff_scene(write_llff(tmp_path, poses))
     points = np.array([4.0, -7.0, 2.0]) + np.random.default_rng(5).uniform(-2, 2, (9, 3))
     seen = np.stack([project(points, pose, FILE_FOCAL, FILE_HEIGHT, FILE_WIDTH) for pose in poses])
     columns, rows = torch.tensor(seen[..., 0] / 8).float(), torch.tensor(seen[..., 1] / 8).float()
@@ -119,7 +94,7 @@ def test_a_point_seen_in_the_file_is_seen_at_the_same_place_in_the_scene(tmp_pat
 
 
 def test_recentred_average_pose_is_the_identity(tmp_path):
-    scene = load_llff_scene(make_scene(tmp_path))
+    scene = load_llff_scene(write_llff(tmp_path))
     assert_rotations(scene.cameras.c2w)
     assert np.abs(average_pose(scene.cameras.c2w.double().numpy()) - np.eye(4)[:3]).max() < 1e-6
     poses = recenter_poses(made_up_poses())
@@ -128,7 +103,7 @@ def test_recentred_average_pose_is_the_identity(tmp_path):
 
 
 def test_focal_and_size_are_those_of_the_images_read(tmp_path):
-    scene = load_llff_scene(make_scene(tmp_path))
+    scene = load_llff_scene(write_llff(tmp_path))
     assert (scene.cameras.height, scene.cameras.width) == (12, 16)
     expected = [[150 / 8, 0, 8], [0, 150 / 8, 6], [0, 0, 1]]
     assert scene.cameras.K.tolist() == [expected] * 6
@@ -137,7 +112,7 @@ def test_focal_and_size_are_those_of_the_images_read(tmp_path):
 
 
 def test_sizes_that_do_not_divide_keep_the_field_of_view(tmp_path):
-    scene = load_llff_scene(make_scene(tmp_path, factor=1), factor=7)
+    scene = load_llff_scene(write_llff(tmp_path, factor=1), factor=7)
     assert (scene.cameras.height, scene.cameras.width) == (14, 18)  # 13.7, 18.3
     K = scene.cameras.K[0]
     assert 18 / K[0, 0] == pytest.approx(FILE_WIDTH / FILE_FOCAL)
@@ -147,7 +122,7 @@ def test_sizes_that_do_not_divide_keep_the_field_of_view(tmp_path):
 def test_bounds_and_boxes_in_world_space(tmp_path):
     """Two cameras at the identity with a frustum that can be worked out by hand."""
     poses = np.eye(4)[None, :3].repeat(2, 0)
-    scene = load_llff_scene(make_scene(tmp_path, poses), ndc=False, llffhold=2)
+    scene = load_llff_scene(write_llff(tmp_path, poses), ndc=False, llffhold=2)
     near, far = 0.9 / 0.75, FARTHEST / NEAREST / 0.75
     assert (scene.near, scene.far) == (pytest.approx(near), pytest.approx(far))
     x, y = far * 64 / 150, far * 48 / 150  # half the image over the focal length, at the far end
@@ -161,7 +136,7 @@ def test_bounds_and_boxes_in_world_space(tmp_path):
 def test_bounds_and_box_in_ndc(tmp_path):
     """A camera at the origin sees just the NDC cube; the box is that with 1 % of margin."""
     poses = np.eye(4)[None, :3].repeat(2, 0)
-    scene = load_llff_scene(make_scene(tmp_path, poses), llffhold=2, near=2.0, far=3.0)
+    scene = load_llff_scene(write_llff(tmp_path, poses), llffhold=2, near=2.0, far=3.0)
     assert scene.ndc and (scene.near, scene.far) == (0, 1)
     assert scene.aabb.tolist() == [pytest.approx([-1.02, -1.02, -1]), pytest.approx([1.02, 1.02, 1])]
 
@@ -172,7 +147,7 @@ def test_ndc_box_reaches_what_converging_cameras_see_at_infinity(tmp_path):
     eyes = np.array([[1.0, 0, 0], [-1.0, 0, 0]])  # 0.44 apart from the middle once rescaled
     ahead = [np.array([-eye[0] * np.sin(turn), 0, -np.cos(turn)]) for eye in eyes]
     poses = np.stack([look_at(e, e + a, np.array([0, 1.0, 0])) for e, a in zip(eyes, ahead, strict=True)])
-    scene = load_llff_scene(make_scene(tmp_path, poses), llffhold=2)
+    scene = load_llff_scene(write_llff(tmp_path, poses), llffhold=2)
     x = np.tan(turn + np.arctan(half_width)) / half_width  # the inner edge, where t = 1
     y = half_height / (np.cos(turn) - half_width * np.sin(turn)) / half_height  # its corners
     assert scene.aabb[1].tolist() == pytest.approx([1.02 * x, 1.02 * y, 1], rel=1e-5)
@@ -180,7 +155,7 @@ def test_ndc_box_reaches_what_converging_cameras_see_at_infinity(tmp_path):
 
 
 def test_ndc_box_holds_all_samples_and_little_else(tmp_path):
-    scene = load_llff_scene(make_scene(tmp_path))
+    scene = load_llff_scene(write_llff(tmp_path))
     cameras, lows, highs = scene.cameras, [], []
     for i in range(len(cameras)):
         rays = get_rays(cameras.height, cameras.width, cameras.K[i], cameras.c2w[i])
@@ -215,7 +190,7 @@ def test_ndc_rays_are_the_projection_of_world_rays():
     ("llffhold", "test"), [(8, [0]), (4, [0, 4]), (2, [0, 2, 4]), (100, [0])], ids=lambda value: str(value)
 )
 def test_splits(tmp_path, llffhold, test):
-    splits = load_llff_scene(make_scene(tmp_path), llffhold=llffhold).splits
+    splits = load_llff_scene(write_llff(tmp_path), llffhold=llffhold).splits
     assert splits["test"] == splits["val"] == test
     assert splits["train"] == [view for view in range(6) if view not in test]
 
@@ -224,7 +199,7 @@ def test_splits(tmp_path, llffhold, test):
 def test_without_holdout_the_most_central_view_is_tested(tmp_path, llffhold):
     poses = np.eye(4)[None, :3].repeat(5, 0)
     poses[:, 0, 3] = [-2, -1, 1, 0.1, 2]  # the mean is 0.02
-    scene = load_llff_scene(make_scene(tmp_path, poses), llffhold=llffhold)
+    scene = load_llff_scene(write_llff(tmp_path, poses), llffhold=llffhold)
     assert scene.splits == {"train": [0, 1, 2, 4], "val": [3], "test": [3]}
 
 
@@ -236,7 +211,7 @@ def listing(folder: Path) -> list[tuple[str, int]]:
 
 
 def test_other_sizes_are_made_in_memory(tmp_path):
-    make_scene(tmp_path, factor=8)
+    write_llff(tmp_path, factor=8)
     write_images(tmp_path / "images_2", 6, factor=2)
     before = listing(tmp_path)
     scene = load_llff_scene(tmp_path, factor=16)
@@ -257,13 +232,13 @@ def test_other_sizes_are_made_in_memory(tmp_path):
 
 @pytest.mark.parametrize("factor", [0, 1])
 def test_factor_one_is_full_size(tmp_path, factor):
-    scene = load_llff_scene(make_scene(tmp_path, factor=1), factor=factor)
+    scene = load_llff_scene(write_llff(tmp_path, factor=1), factor=factor)
     assert scene.images.shape == (6, FILE_HEIGHT, FILE_WIDTH, 3)
     assert scene.cameras.K[0, 0, 0] == FILE_FOCAL
 
 
 def test_images_are_read_in_order_of_name_whatever_their_suffix(tmp_path):
-    make_scene(tmp_path, made_up_poses(4))
+    write_llff(tmp_path, made_up_poses(4))
     folder = tmp_path / "images_8"
     for path in folder.iterdir():
         path.unlink()
@@ -276,7 +251,7 @@ def test_images_are_read_in_order_of_name_whatever_their_suffix(tmp_path):
 
 
 def test_alpha_of_photographs_is_composited_on_black(tmp_path):
-    make_scene(tmp_path)
+    write_llff(tmp_path)
     for path in (tmp_path / "images_8").iterdir():
         pixels = np.full((12, 16, 4), 200, np.uint8)
         pixels[..., 3] = 255
@@ -291,7 +266,7 @@ def test_alpha_of_photographs_is_composited_on_black(tmp_path):
 
 
 def test_spiral_path(tmp_path):
-    scene = load_llff_scene(make_scene(tmp_path))
+    scene = load_llff_scene(write_llff(tmp_path))
     path = scene.render_path.c2w.double().numpy()
     assert path.shape == (120, 3, 4)
     assert_rotations(path)
@@ -320,7 +295,7 @@ def ring(views: int = 10, radius: float = 5.0, height: float = 2.0, level: bool 
 
 
 def test_spherify_centres_and_scales_a_capture_all_round(tmp_path):
-    scene = load_llff_scene(make_scene(tmp_path, ring()), ndc=False, spherify=True)
+    scene = load_llff_scene(write_llff(tmp_path, ring()), ndc=False, spherify=True)
     c2w = scene.cameras.c2w.double().numpy()
     assert_rotations(c2w)
     assert np.linalg.norm(c2w[:, :, 3], axis=1) == pytest.approx(np.ones(10), abs=1e-5)  # on the unit sphere
@@ -398,7 +373,7 @@ BAD_TABLES = {
 @pytest.mark.parametrize("case", BAD_TABLES)
 def test_bad_poses_bounds_is_reported_in_one_line_that_names_it(tmp_path, case):
     change, said = BAD_TABLES[case]
-    edit_table(make_scene(tmp_path), change)
+    edit_table(write_llff(tmp_path), change)
     with pytest.raises(BadInput) as error:
         load_llff_scene(tmp_path)
     assert str(tmp_path / "poses_bounds.npy") in str(error.value)
@@ -411,7 +386,7 @@ def test_pickled_poses_bounds_is_not_executed(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "executed"),)
 
-    path = make_scene(tmp_path) / "poses_bounds.npy"
+    path = write_llff(tmp_path) / "poses_bounds.npy"
     np.save(path, np.array([Payload()], dtype=object), allow_pickle=True)
     with pytest.raises(BadInput, match="not a numeric .npy array"):
         load_llff_scene(tmp_path)
@@ -423,7 +398,7 @@ def test_pickled_poses_bounds_is_not_executed(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00", b"<html>404</html>"])
 def test_unreadable_poses_bounds(tmp_path, content):
-    path = make_scene(tmp_path) / "poses_bounds.npy"
+    path = write_llff(tmp_path) / "poses_bounds.npy"
     path.write_bytes(content)
     with pytest.raises(BadInput, match="not a numeric .npy array") as error:
         load_llff_scene(tmp_path)
@@ -431,7 +406,7 @@ def test_unreadable_poses_bounds(tmp_path, content):
 
 
 def test_truncated_poses_bounds(tmp_path):
-    path = make_scene(tmp_path) / "poses_bounds.npy"
+    path = write_llff(tmp_path) / "poses_bounds.npy"
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(BadInput, match="not a numeric .npy array"):
         load_llff_scene(tmp_path)
@@ -441,14 +416,14 @@ def test_missing_folder_or_file(tmp_path):
     with pytest.raises(BadInput, match="--datadir") as error:
         load_llff_scene(tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in str(error.value)
-    (make_scene(tmp_path) / "poses_bounds.npy").unlink()
+    (write_llff(tmp_path) / "poses_bounds.npy").unlink()
     with pytest.raises(BadInput, match="not found") as error:
         load_llff_scene(tmp_path)
     assert str(tmp_path / "poses_bounds.npy") in str(error.value)
 
 
 def test_images_and_poses_must_pair_up(tmp_path):
-    make_scene(tmp_path)
+    write_llff(tmp_path)
     (tmp_path / "images_8" / "image002.png").unlink()
     with pytest.raises(BadInput, match="5 images but poses_bounds.npy has 6 poses") as error:
         load_llff_scene(tmp_path)
@@ -456,7 +431,7 @@ def test_images_and_poses_must_pair_up(tmp_path):
 
 
 def test_no_images(tmp_path):
-    make_scene(tmp_path)
+    write_llff(tmp_path)
     with pytest.raises(BadInput, match="found images_8; expected images_4 .*--factor 4"):
         load_llff_scene(tmp_path, factor=4)
     with pytest.raises(BadInput, match="expected images with"):
@@ -472,7 +447,7 @@ def test_no_images(tmp_path):
 
 
 def test_a_broken_image_is_named(tmp_path):
-    path = make_scene(tmp_path) / "images_8" / "image003.png"
+    path = write_llff(tmp_path) / "images_8" / "image003.png"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(BadInput, match="not a readable image") as error:
         load_llff_scene(tmp_path)
@@ -480,7 +455,7 @@ def test_a_broken_image_is_named(tmp_path):
 
 
 def test_images_of_two_sizes(tmp_path):
-    path = make_scene(tmp_path) / "images_8" / "image005.png"
+    path = write_llff(tmp_path) / "images_8" / "image005.png"
     imageio.imwrite(path, np.zeros((12, 17, 3), np.uint8))
     with pytest.raises(BadInput, match="17x12") as error:
         load_llff_scene(tmp_path)
@@ -488,13 +463,13 @@ def test_images_of_two_sizes(tmp_path):
 
 
 def test_different_focal_lengths_are_kept_in_world_space(tmp_path):
-    edit_table(make_scene(tmp_path), set_entry(1, 14, 160))
+    edit_table(write_llff(tmp_path), set_entry(1, 14, 160))
     focals = load_llff_scene(tmp_path, ndc=False).cameras.K[:, 0, 0].tolist()
     assert focals == [150 / 8, 160 / 8, *[150 / 8] * 4]
 
 
 def test_wrong_flags(tmp_path):
-    make_scene(tmp_path)
+    write_llff(tmp_path)
     with pytest.raises(BadInput, match="--spherify.*--no_ndc"):
         load_llff_scene(tmp_path, ndc=True, spherify=True)
     with pytest.raises(BadInput, match="--factor -1"):
@@ -504,14 +479,14 @@ def test_wrong_flags(tmp_path):
 
 
 def test_ndc_of_a_capture_all_round_is_refused(tmp_path):
-    make_scene(tmp_path, ring())
+    write_llff(tmp_path, ring())
     with pytest.raises(BadInput, match="view .* looks sideways.*--no_ndc.*--spherify"):
         load_llff_scene(tmp_path)
     assert len(load_llff_scene(tmp_path, ndc=False).images) == 10
 
 
 def test_spherify_of_one_place_is_refused(tmp_path):
-    make_scene(tmp_path, np.stack([look_at(np.zeros(3), np.array(at)) for at in ([1.0, 0, 0], [0, 1.0, 0])]))
+    write_llff(tmp_path, np.stack([look_at(np.zeros(3), np.array(at)) for at in ([1.0, 0, 0], [0, 1.0, 0])]))
     with pytest.raises(BadInput, match="--spherify"):
         load_llff_scene(tmp_path, ndc=False, spherify=True, llffhold=2)
 

@@ -7,9 +7,8 @@ import sys
 from functools import partial
 
 import pytest
-from capture_files import write_colmap, write_nerfstudio
+from capture_files import write_colmap, write_llff, write_nerfstudio
 from conftest import ROOT
-from test_load_llff import make_scene as make_llff_scene
 
 import run_compare
 import run_nerf_qat
@@ -106,7 +105,7 @@ def test_the_map_has_every_folder():
 def test_the_command_for_an_own_scene_takes_photographs(tmp_path, monkeypatch, kind):
     """As it is written, and then without --plot_cameras but made short."""
     folder = tmp_path / "scene"
-    {"nerfstudio": write_nerfstudio, "colmap": write_colmap, "llff": partial(make_llff_scene, factor=4)}[kind](folder)
+    {"nerfstudio": write_nerfstudio, "colmap": write_colmap, "llff": partial(write_llff, factor=4)}[kind](folder)
     (line,) = [line for line in README.splitlines() if line.startswith("python") and "--plot_cameras" in line]
     script, *words = line.removeprefix("python ").split()
     assert script == "run_nerf_qat.py" and "PATH" in words

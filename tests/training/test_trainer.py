@@ -18,7 +18,6 @@ from compressors.fake_quantize import fake_quantizers
 from compressors.kinds import COMPRESSORS
 from compressors.low_bit import bit_layers
 from experiment import Run, compression_trainer, make_renderer, trains_in_float
-from load_scene import load_scene
 from options import config_parser
 from rendering.renderer import RenderLimits
 from run_nerf_helpers import NeRF_qat
@@ -29,11 +28,6 @@ from training.phases import Progress
 from training.trainer import LOOK_INTERVAL, Trainer
 from training.watch import COLLAPSE_PATIENCE
 from utils.errors import Interrupted, TrainingFailed
-
-
-@pytest.fixture(scope="module")
-def scene():
-    return load_scene(config_parser().parse_args(TINY))
 
 
 def comparable(state: dict) -> dict:

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from helpers import HIERARCHICAL, SMALL_TENSOR, TINY, calibrated, fails_cleanly, make_run
-from test_model_file import CPU
+from helpers import CPU, HIERARCHICAL, SMALL_TENSOR, TINY, calibrated, fails_cleanly, make_run
 
 import run_nerf
 import run_vq

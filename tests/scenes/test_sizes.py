@@ -20,13 +20,14 @@ from capture_files import (
     WIDTH,
     dot_places,
     edit_json,
+    made_up_poses,
     photograph,
     ring,
+    write_llff,
     write_model,
     write_nerfstudio,
 )
 from helpers import SHORT, TINY, run, seen_by
-from test_load_llff import made_up_poses, make_scene
 
 import run_nerf_qat
 from evaluation.measures import psnr, ssim
@@ -258,7 +259,7 @@ def test_a_run_on_views_of_several_sizes(tmp_path):
 
 def llff_of_two_sizes(folder):
     """The second image and its pose are twice as large, the third is turned, each with its pose's size."""
-    make_scene(folder, made_up_poses())
+    write_llff(folder, made_up_poses())
     table = np.load(folder / "poses_bounds.npy")
     table[1, [4, 9, 14]] *= 2
     table[2, [4, 9]] = table[2, [9, 4]]

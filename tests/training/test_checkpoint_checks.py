@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import TINY, make_trainer
-from test_training import scene  # noqa: F401 (a fixture)
 
 from compressors.kinds import COMPRESSORS
 from compressors.vq import VQCompressor
