@@ -11,11 +11,13 @@ import pytest
 from conftest import ROOT
 from helpers import TINY, fails_cleanly, run
 
+import experiment
 import run_nerf
 import run_nerf_qat
 from evaluation import videos, views
 from training import checkpoints, run_log
 from training.checkpoints import load_checkpoint
+from utils import files
 from utils.errors import Interrupted, exit_cleanly
 
 FEW = ["--N_iters", "4", "--i_weights", "2", "--testskip", "8"]
@@ -116,13 +118,13 @@ def test_a_teacher_whose_file_cannot_be_written_ends_the_run(tmp_path, capsys):
 def test_a_config_that_is_gone_at_the_end(tmp_path, monkeypatch):
     config = tmp_path / "c.txt"
     config.write_text("use_viewdirs = True\n")
-    evaluate = run_nerf.evaluate_views
+    evaluate = experiment.evaluate_views
 
-    def views(*args):
+    def views(*args, **options):
         config.unlink()
-        return evaluate(*args)
+        return evaluate(*args, **options)
 
-    monkeypatch.setattr(run_nerf, "evaluate_views", views)
+    monkeypatch.setattr(experiment, "evaluate_views", views)
     assert run(run_nerf, *TINY, *FEW, "--config", config, "--basedir", tmp_path) == 0
     assert json.loads((tmp_path / "nerf" / "metrics.json").read_text())["config_sha256"] is None
 
@@ -133,7 +135,7 @@ def test_a_config_that_is_gone_at_the_end(tmp_path, monkeypatch):
 def test_a_disk_that_is_full_while_training_does_not_end_it(tmp_path, capsys, monkeypatch):
     """Neither for pictures and TensorBoard nor for a checkpoint; the last of them finds room again."""
     full = [True]
-    write = checkpoints.os.fsync
+    write = files.os.fsync
 
     def fsync(handle: int) -> None:
         if full[0]:
@@ -145,7 +147,7 @@ def test_a_disk_that_is_full_while_training_does_not_end_it(tmp_path, capsys, mo
             raise FULL
 
     def evaluate(*args, **options):
-        monkeypatch.setattr(checkpoints.os, "fsync", fsync)
+        monkeypatch.setattr(files.os, "fsync", fsync)
         return views.evaluate_views(*args, **options)
 
     class LastSave:
@@ -157,7 +159,7 @@ def test_a_disk_that_is_full_while_training_does_not_end_it(tmp_path, capsys, mo
             self.save(path, state)
 
     monkeypatch.setattr(run_log, "SummaryWriter", FullLog)
-    monkeypatch.setattr("training.trainer.evaluate_views", evaluate)
+    monkeypatch.setattr("training.reports.evaluate_views", evaluate)
     monkeypatch.setattr("training.trainer.save_checkpoint", LastSave(checkpoints.save_checkpoint))
     flags = ["--N_iters", "40", "--i_weights", "20", "--i_testset", "10", "--i_img", "10", "--i_print", "20"]
     fails_cleanly(
@@ -245,7 +247,7 @@ def test_names_that_the_locale_cannot_print(tmp_path):
     names = ["風景", "\udcff\udcfe"]
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "OMP_NUM_THREADS": "1"}
     code = (
-        "import sys\nfrom errors import exit_cleanly, BadInput\n"
+        "import sys\nfrom utils.errors import exit_cleanly, BadInput\n"
         "def main():\n    print('note:', *sys.argv[1:])\n    raise BadInput(sys.argv[1])\n"
         "sys.exit(exit_cleanly(main))"
     )
@@ -300,7 +302,7 @@ def test_a_signal_before_and_after_training(tmp_path, capsys, monkeypatch, where
     def interrupted(*_, **__) -> None:
         signal.raise_signal(number)
 
-    monkeypatch.setattr(run_nerf, where, interrupted)
+    monkeypatch.setattr(experiment, where, interrupted)
     before = signal.getsignal(number)
     assert run(run_nerf, *TINY, *FEW, "--basedir", tmp_path) == 130
     assert capsys.readouterr().err.strip().splitlines()[-1] == "interrupted"
@@ -313,22 +315,22 @@ def test_a_signal_before_and_after_training(tmp_path, capsys, monkeypatch, where
 
 def test_a_signal_while_a_file_is_written_leaves_no_part_of_it(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text("old")
-    monkeypatch.setattr(checkpoints.os, "fsync", lambda handle: signal.raise_signal(signal.SIGTERM))
-    assert exit_cleanly(lambda: checkpoints.write_json(tmp_path / "a.json", {"new": 1})) == 130
+    monkeypatch.setattr(files.os, "fsync", lambda handle: signal.raise_signal(signal.SIGTERM))
+    assert exit_cleanly(lambda: files.write_json(tmp_path / "a.json", {"new": 1})) == 130
     assert os.listdir(tmp_path) == ["a.json"] and (tmp_path / "a.json").read_text() == "old"
 
 
 def test_a_closed_terminal_ends_training_with_a_checkpoint_but_not_under_nohup(tmp_path, capsys, monkeypatch):
     from training import trainer
 
-    train_step = trainer.Trainer.train_step
+    whole_step = trainer.Trainer.step
 
     def step(self):
-        if self.step == 2:
+        if self.global_step == 2:
             signal.raise_signal(signal.SIGHUP)
-        return train_step(self)
+        return whole_step(self)
 
-    monkeypatch.setattr(trainer.Trainer, "train_step", step)
+    monkeypatch.setattr(trainer.Trainer, "step", step)
     previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         assert run(run_nerf, *TINY, *FEW, "--basedir", tmp_path, "--expname", "closed") == 130

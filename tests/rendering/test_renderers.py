@@ -14,6 +14,7 @@ from rendering.crossing import Samples
 from rendering.hierarchical import HierarchicalRenderer
 from rendering.occupancy import OccupancyGrid
 from rendering.occupancy_renderer import OccupancyRenderer
+from rendering.points import FieldOutput
 from rendering.rays import RaySetup, make_rays
 from rendering.renderer import RenderLimits, render_image
 from scenes.scene import Cameras, pinhole
@@ -32,9 +33,9 @@ class Analytic(torch.nn.Module):
     def density(self, positions):
         return self.function(positions)
 
-    def forward(self, positions, directions, raw_noise=None):
-        self.points += len(positions)
-        return self.function(positions), self.color.expand(len(positions), 3)
+    def forward(self, points, raw_noise=None):
+        self.points += len(points)
+        return FieldOutput(self.function(points.positions), self.color.expand(len(points), 3))
 
 
 def slab(density: float, low: float, high: float):
@@ -224,6 +225,7 @@ import torch
 from rendering.occupancy import OccupancyGrid
 from rendering.occupancy_renderer import OccupancyRenderer
 from rendering.renderer import RenderLimits, render_image
+from rendering.points import FieldOutput
 from rendering.rays import RaySetup
 from fields.nerf import FieldConfig, make_field
 from scenes.scene import Cameras, pinhole

@@ -44,7 +44,7 @@ from scenes import images
 from scenes.captures import normalisation
 from scenes.images import area_downsample
 from scenes.scene import Cameras
-from training.batches import RayBatches
+from training.batches import BatchSettings, RayBatches
 from utils.errors import BadInput
 
 CPU = torch.device("cpu")
@@ -204,7 +204,7 @@ def test_padding_is_not_drawn_and_the_middle_is_each_images_own(padded, crop_ste
     valid[train[1], :, 10:] = False
     odd = dataclasses.replace(padded, cameras=dataclasses.replace(padded.cameras, sizes=sizes), valid=valid)
     args = config_parser().parse_args([*TINY, "--precrop_iters", str(crop_steps)])
-    batches = RayBatches(args, odd, CPU)
+    batches = RayBatches(BatchSettings.from_flags(args), odd, CPU)
     assert torch.equal(batches.drawable(), valid[train])
     if crop_steps:
         middle = torch.zeros_like(batches.drawable())

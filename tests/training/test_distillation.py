@@ -9,6 +9,7 @@ from experiment import make_renderer
 from load_scene import load_scene
 from options import config_parser
 from rendering.compositing import packed_weights
+from rendering.points import Points
 from training.batches import render_batch
 from training.distillation import DENSITY_WEIGHT, FADED, Distillation
 
@@ -35,7 +36,7 @@ def test_loss_is_what_it_says(setting):
     rays, samples = batch.rays, batch.samples
     positions = rays.origins[samples.ray] + samples.t[:, None] * rays.directions[samples.ray]
     with torch.no_grad():
-        density, rgb = teacher.field(positions, rays.viewdirs[samples.ray])
+        density, rgb, _ = teacher.field(Points(positions, rays.viewdirs[samples.ray]))
     alpha = 1 - torch.exp(-density * samples.length)
     students = 1 - torch.exp(-picture.density * samples.length)
     weights, _ = packed_weights(density, samples)

@@ -24,18 +24,16 @@ import sys, json, torch
 from pathlib import Path
 from utils import distributed
 from load_scene import load_scene
-from experiment import make_renderer
-from utils.devices import prepare_device
+from experiment import float_phase, make_renderer, make_trainer, prepare_device
 from options import config_parser
-from training.trainer import Trainer, float_phase
 folder, *flags = sys.argv[1:]
 args = config_parser().parse_args(flags)
 device = prepare_device(args)
 scene = load_scene(args)
-trainer = Trainer(args, scene, make_renderer(args, scene, device), Path(folder), float_phase(args))
+trainer = make_trainer(args, scene, make_renderer(args, scene, device), Path(folder), float_phase(args))
 losses, rays = [], []
 for _ in range(20):
-    mse, _, batch = trainer.train_step()
+    mse, _, batch, _ = trainer.step()
     losses.append(float(mse))
     rays.append([batch.total_rays, len(batch.rays), batch.rays.directions.sum().item()])
 trainer.save()
@@ -59,7 +57,7 @@ def test_two_processes_train_what_one_would(tmp_path, flags):
         assert total == total_too == mine + others and a != b  # disjoint parts of one batch
 
     one = make_trainer(load_scene(config_parser().parse_args(flags)), tmp_path, flags)
-    losses = [float(one.train_step()[0]) for _ in range(20)]
+    losses = [float(one.step().mse) for _ in range(20)]
     assert first[0] == pytest.approx(losses, rel=2e-3)
     assert load_newest(tmp_path)[1]["trainer"]["processes"] == 2
 

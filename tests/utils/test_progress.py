@@ -90,5 +90,5 @@ def test_a_run_writes_lines_to_its_log(tmp_path, capsys, monkeypatch):
     assert "\r" not in err
     assert re.search(r"^float: step 25 of 30, PSNR [\d.]+ dB, [\d.]+k rays/s, 0:0\d left$", err, re.MULTILINE)
     assert re.search(r"^float: step 30 of 30, PSNR [\d.]+ dB, [\d.]+k rays/s, took 0:0\d$", err, re.MULTILINE)
-    assert re.search(r"^test views: view \d+ of 10, ", err, re.MULTILINE)
+    assert re.search(r"^float32: view \d+ of 10, ", err, re.MULTILINE)
     assert re.search(r"^video: frame \d of 2, ", err, re.MULTILINE)
