@@ -21,6 +21,7 @@ from compressors.int8 import convert, fuse, prepare, remap_state_dict
 from deploy.backends.choose import has_onednn
 from deploy.backends.int8 import Int8Field, Int8Network
 from fields.nerf import FieldConfig, RadianceField, make_field
+from rendering.points import Points
 from run_nerf_helpers import NeRF_qat
 
 
@@ -37,9 +38,10 @@ def main() -> None:
     config = FieldConfig(depth=options.depth, width=options.width)
     positions = 2 * torch.rand(options.samples, 3, device=device) - 1
     directions = torch.nn.functional.normalize(torch.randn(options.samples, 3, device=device), dim=-1)
-    variants = make_variants(config, positions, directions)
+    points = Points(positions, directions)
+    variants = make_variants(config, points)
     with torch.inference_mode():
-        seconds, colours = measure(variants, positions, directions, options.rounds, device)
+        seconds, colours = measure(variants, points, options.rounds, device)
     results = {"facts": common.machine(device=options.device), "samples": options.samples}
     results |= {"depth": options.depth, "width": options.width, "variants": {}}
     for name, values in seconds.items():
@@ -57,19 +59,19 @@ def main() -> None:
             f"   error {entry['error']:.4f}"
         )
     if "int8 triton" in variants:
-        results["of_codes"] = disagreement(variants["int8 triton"], variants["int8 torch"], positions, directions)
+        results["of_codes"] = disagreement(variants["int8 triton"], variants["int8 torch"], points)
         print(f"samples on which the fused kernel differs from the torch backend: {results['of_codes']:.2%}")
     common.save_results(f"field_{device.type}", results)
 
 
-def make_variants(config: FieldConfig, positions: torch.Tensor, directions: torch.Tensor) -> dict[str, Callable]:
+def make_variants(config: FieldConfig, points: Points) -> dict[str, Callable]:
     """The same random weights as fp32, bf16 and int8 fields."""
-    device = positions.device
+    device = points.positions.device
     field = make_field(config, NeRF_qat).to(device)
     prepared = RadianceField(config, prepare(fuse(field.network)).to(device)).train()
     set_state(prepared, observing=True, quantizing=False, momentum=None)
     with torch.no_grad():
-        prepared(positions[:8192], directions[:8192])
+        prepared(points[:8192])
     prefix = "network_fn"
     state = {
         name.removeprefix(f"{prefix}."): tensor
@@ -80,7 +82,7 @@ def make_variants(config: FieldConfig, positions: torch.Tensor, directions: torc
     variants = {"fp32": field, "bf16": autocast(field), "bf16 compiled": autocast(compiled)}
     backends = ["torch"] * (device.type == "cuda") + ["onednn"] * (device.type == "cpu" and has_onednn())
     for backend in backends:
-        network = Int8Network(config, state, 8).to(device)
+        network = Int8Network(config.graph, config.input_widths, state, 8).to(device)
         network.use_backend(backend)
         variants[f"int8 {backend}"] = Int8Field(config, network).to(device)
     if device.type == "cuda" and find_spec("triton"):
@@ -91,14 +93,14 @@ def make_variants(config: FieldConfig, positions: torch.Tensor, directions: torc
     return variants
 
 
-def measure(variants: dict, positions, directions, rounds: int, device: torch.device) -> tuple[dict, dict]:
+def measure(variants: dict, points: Points, rounds: int, device: torch.device) -> tuple[dict, dict]:
     """Seconds of every round, and colours `[P, 3]`, by variant."""
     seconds = {name: [] for name in variants}
     colours = {}
     for turn in range(rounds + 2):
         for name, field in variants.items():
             started = time.perf_counter()
-            _, rgb = field(positions, directions)
+            rgb = field(points).rgb
             if device.type == "cuda":
                 torch.cuda.synchronize()
             if turn >= 2:  # the first compile and warm up
@@ -107,10 +109,10 @@ def measure(variants: dict, positions, directions, rounds: int, device: torch.de
     return seconds, colours
 
 
-def disagreement(fused, plain: Int8Field, positions: torch.Tensor, directions: torch.Tensor) -> float:
+def disagreement(fused, plain: Int8Field, points: Points) -> float:
     """The share of samples whose raw output differs by more than 1e-3."""
-    encoded = torch.cat([plain.embed(positions), plain.embed_views(directions)], -1)
-    difference = (fused.raw(positions, directions) - plain.network(encoded)).abs()
+    encoded = torch.cat([plain.embed(points.positions), plain.embed_views(points.directions)], -1)
+    difference = (fused.raw(points.positions, points.directions) - plain.network(encoded)).abs()
     return float((difference > 1e-3).any(-1).float().mean())
 
 

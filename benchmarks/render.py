@@ -19,17 +19,17 @@ import common
 import torch
 
 import run_nerf
-from compressors.int8 import Int8Scheme
+from compressors.int8 import Int8Compressor
 from deploy.backends.choose import has_onednn
 from deploy.model_file import load_renderer, save_float_model
 from evaluation.measures import psnr
-from experiment import make_renderer
+from experiment import make_renderer, prepare_device, trains_in_float
 from load_scene import load_scene
 from options import config_parser
 from rendering.renderer import render_image
 from run_nerf_helpers import NeRF_qat, to8b
+from training.batches import BatchSettings, RayBatches
 from training.checkpoints import load_networks, load_newest
-from utils.devices import prepare_device
 
 
 def main() -> None:
@@ -60,10 +60,10 @@ def make_variants(args, device: torch.device, run_folder: Path, work: Path) -> d
     renderer = make_renderer(args, scene, device, NeRF_qat)
     load_networks(renderer, *load_newest(run_folder))
     save_float_model(work / "float.safetensors", renderer, scene.render_path)
-    scheme = Int8Scheme(args, scene, renderer)
-    scheme.prepare()
-    scheme.calibrate()
-    scheme.save(work / "int8.safetensors")
+    compressor = Int8Compressor.from_flags(args, renderer, scene.render_path, trains_in_float(args))
+    compressor.prepare()
+    compressor.calibrate(RayBatches(BatchSettings.from_flags(args), scene, device))
+    (work / "int8.safetensors").write_bytes(compressor.to_bytes())
     on_cpu = device.type == "cpu"
     backends = ["onednn"] * (on_cpu and has_onednn()) + ["torch"] * (not (on_cpu and has_onednn()))
     backends += ["triton"] * (device.type == "cuda" and find_spec("triton") is not None)

@@ -17,18 +17,16 @@ from pathlib import Path
 import common
 import torch
 
-from experiment import make_renderer
-from fields.tensorf_training import tensorf_phase
+from experiment import float_phase, make_renderer, make_trainer, prepare_device
 from load_scene import load_scene
 from options import config_parser
 from training.batches import RayBatches
 from training.trainer import Trainer
-from utils.devices import prepare_device
 
 RAYS = 4096
 STEPS = 3  # of one variant before it is the next one's turn
 SETTINGS = [
-    "--model", "tensorf", "--sampler", "occupancy", "--white_bkgd", "--density_activation", "softplus",
+    "--field", "tensorf", "--sampler", "occupancy", "--white_bkgd", "--density_activation", "softplus",
     "--density_bias", "-10", "--density_scale", "25", "--voxels", str(128**3), "--upsample_steps", "--shrink_step", "0",
     "--grid_resolution", "128", "--lrate", "0.02", "--lrate_decay", "30", "--grid_start", "1000000",
 ]  # fmt: skip
@@ -48,7 +46,7 @@ def main() -> None:
     scene = load_scene(args)
     renderer = make_renderer(args, scene, device)
     with tempfile.TemporaryDirectory() as work:
-        trainer = Trainer(args, scene, renderer, Path(work), tensorf_phase(args, renderer))
+        trainer = make_trainer(args, scene, renderer, Path(work), float_phase(args))
         our_steps(trainer, options.warmup)
     sys.path.insert(0, str(options.checkout))
     theirs = their_field(renderer, scene, device)
@@ -79,8 +77,7 @@ def main() -> None:
 def our_steps(trainer: Trainer, count: int) -> None:
     for _ in range(count):
         trainer.batches.samples_per_ray = SAMPLES_PER_RAY
-        _, _, batch = trainer.train_step()
-        assert batch.total_rays == RAYS
+        assert trainer.step().batch.total_rays == RAYS
 
 
 def their_field(renderer: torch.nn.Module, scene, device: torch.device) -> torch.nn.Module:

@@ -17,16 +17,16 @@ import common
 import torch
 
 from compressors.fake_quantize import set_state
-from compressors.int8 import Int8Scheme
-from experiment import make_renderer
+from compressors.int8 import Int8Compressor
+from experiment import float_phase, make_renderer, make_trainer, prepare_device, trains_in_float
 from load_scene import load_scene
 from options import config_parser
 from run_nerf_helpers import NeRF_qat
+from training.batches import BatchSettings, RayBatches
 from training.compiled import compile_fields
-from training.trainer import Trainer, float_phase
-from utils.devices import prepare_device
+from training.trainer import Trainer
 
-PARTS = ("batch", "forward", "backward", "update")  # as `Trainer.train_step` marks them
+PARTS = ("batch", "forward", "backward", "update")  # as `Trainer.step` marks them
 STEPS = 20  # of one variant before it is the next one's turn
 
 
@@ -41,26 +41,27 @@ def main() -> None:
     scene = load_scene(args)
     renderer = make_renderer(args, scene, device, NeRF_qat)
     with tempfile.TemporaryDirectory() as work:
-        trainer = Trainer(args, scene, renderer, Path(work), float_phase(args))
+        trainer = make_trainer(args, scene, renderer, Path(work), float_phase(args))
         steps(trainer, options.warmup, device)
         quantizing = copy.deepcopy(renderer)
-        scheme = Int8Scheme(args, scene, quantizing)
-        scheme.prepare()
-        scheme.calibrate()
+        compressor = Int8Compressor.from_flags(args, quantizing, scene.render_path, trains_in_float(args))
+        compressor.prepare()
+        compressor.calibrate(RayBatches(BatchSettings.from_flags(args), scene, device))
         frozen = copy.deepcopy(quantizing)
         set_state(frozen, observing=False, quantizing=True)
         trainers = {"float": trainer}
         models = {"qat": quantizing, "qat_frozen": frozen}
         models |= {f"{name}_compiled": copy.deepcopy(m) for name, m in {"float": renderer, **models}.items()}
         for name, model in models.items():
-            trainers[name] = Trainer(args, scene, model, Path(work), float_phase(args))
+            trainers[name] = make_trainer(args, scene, model, Path(work), float_phase(args))
             trainers[name].batches.load_state_dict(trainer.batches.state_dict())
         for name in models:
             if name.endswith("_compiled"):
                 compile_fields(trainers[name].renderer, start_anew=False)
         seconds = {name: [] for name in trainers}
         for one in trainers.values():
-            steps(one, 60, device)  # compiled graphs: one for the first shape, one for any shape
+            # Compiled graphs: one for the first shape, one for any shape, of the step and of looks for the grid.
+            steps(one, max(60, 2 * args.grid_interval), device)
         for _ in range(options.rounds):
             for name, one in trainers.items():
                 seconds[name].append(steps(one, STEPS, device) / STEPS)
@@ -78,7 +79,7 @@ def steps(trainer: Trainer, count: int, device: torch.device) -> float:
     """Seconds for so many steps."""
     started = time.perf_counter()
     for _ in range(count):
-        trainer.train_step()
+        trainer.step()
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started

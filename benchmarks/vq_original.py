@@ -9,12 +9,11 @@ its own idea ours does not: codes are shared exactly, pruned entries are zero.
 import argparse
 import io
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from compressors.vq import VQScheme
+from compressors.vq import VQCompressor
 from fields.tensorf import TensorField
 from fields.vq_tensorf import CODED, KEPT, VQTensorVM
 
@@ -22,32 +21,39 @@ KEPT_SHARE, PRUNED_SHARE, CODES = 0.7, 0.001, 4096
 STEPS_IN_DEVIATION = 15
 
 
-class OriginalRecipe(VQScheme):
-    """A VQScheme whose network does not round while it is trained."""
+def set_flags(args: argparse.Namespace) -> None:
+    """Makes flags those of the recipe."""
+    args.vq_keep, args.vq_prune, args.codebook_size, args.target_bytes = KEPT_SHARE, PRUNED_SHARE, CODES, None
 
-    extra_loss = None
 
-    def __init__(self, args: argparse.Namespace, scene, renderer: torch.nn.Module):
-        super().__init__(args, scene, renderer)
-        args.vq_keep, args.vq_prune, args.codebook_size, args.target_bytes = KEPT_SHARE, PRUNED_SHARE, CODES, None
+class OriginalRecipe(VQCompressor):
+    """A VQCompressor whose network does not round while it is trained, and its file: zipped arrays."""
+
+    calibrated_file = None
+    file = "model_original.zip"
 
     def _take(self, network: VQTensorVM) -> None:
         super()._take(network)
         for tensor in network.rounded().values():
             tensor.forward = lambda tensor=tensor: tensor.value
 
-    def save(self, path: Path) -> int:
-        """Writes the zipped arrays, and puts what they hold into the renderer; returns their bytes."""
+    def losses(self, *_) -> dict[str, torch.Tensor]:
+        """Its bytes cost nothing."""
+        return {}
+
+    def finish(self) -> None:
+        """Puts what the arrays hold into the renderer."""
         network = self.renderer.field.network
-        arrays, dense = pack(network)
-        arrays["alpha_mask"] = np.packbits(self.renderer.grid.occupied.cpu().numpy())
+        self.arrays, dense = pack(network)
+        self.arrays["alpha_mask"] = np.packbits(self.renderer.grid.occupied.cpu().numpy())
+        self.renderer.field = TensorField(network.config, dense)
+
+    def to_bytes(self) -> bytes:
         content = io.BytesIO()
         with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, array in arrays.items():
+            for name, array in self.arrays.items():
                 archive.writestr(name, array.tobytes())
-        path.write_bytes(content.getvalue())
-        self.renderer.field = TensorField(network.config, dense)
-        return len(content.getvalue())
+        return content.getvalue()
 
 
 @torch.no_grad()

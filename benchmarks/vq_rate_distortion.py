@@ -12,20 +12,16 @@ from pathlib import Path
 
 import common
 import numpy as np
-import torch
-from vq_original import OriginalRecipe
+from vq_original import OriginalRecipe, set_flags
 
 import run_nerf
 import run_vq
 from evaluation.views import evaluate_views
-from experiment import make_renderer
-from fields.tensorf_training import tensorf_phase
-from load_scene import load_scene
+from experiment import prepare_device, set_up, train_and_compress
 from options import config_parser
-from quantized_runs import train_and_round
 from rendering.renderer import RenderLimits
-from training.checkpoints import checkpoint_files, find_checkpoint
-from utils.devices import prepare_device, select_device
+from training.checkpoints import checkpoint_files
+from utils.devices import select_device
 
 SIZES = (50_000, 75_000, 100_000, 200_000, 400_000, 800_000)
 
@@ -69,22 +65,17 @@ def bytes_for(psnr: float, points: list[tuple[float, int]]) -> float | None:
 def measure_original(flags: list[str]) -> None:
     """Finetunes by the original's recipe and writes a metrics.json of what its file holds."""
     args = config_parser().parse_args(flags)
-    device = prepare_device(args)
-    scene = load_scene(args)
-    folder = Path(args.basedir) / args.expname
-    folder.mkdir(parents=True, exist_ok=True)
-    renderer = make_renderer(args, scene, device)
-    scheme = OriginalRecipe(args, scene, renderer)
-    scheme.calibrated_file = None
-    found = find_checkpoint(args, scene, folder, scheme.phase)
-    train_and_round(args, scene, renderer, scheme, folder, tensorf_phase(args, renderer), found)
-    with torch.no_grad():
-        size = scheme.save(folder / "model_original.zip")
-    views = evaluate_views(
-        renderer.eval(), scene, scene.splits["test"], RenderLimits.from_flags(args), label="original"
-    )
-    entry = {**views.summary(), "bytes": size, "file": "model_original.zip"}
-    (folder / "metrics.json").write_text(json.dumps({"models": {"original": entry}}))
+    set_flags(args)
+    run = set_up(args, prepare_device(args), OriginalRecipe.phase)
+    recipe = OriginalRecipe.from_flags(args, run.renderer, run.scene.render_path)
+    train_and_compress(run, recipe)
+    recipe.finish()
+    content = recipe.to_bytes()
+    (run.folder / recipe.file).write_bytes(content)
+    test, limits = run.scene.splits["test"], RenderLimits.from_flags(args)
+    views = evaluate_views(run.renderer.eval(), run.scene, test, limits, label="original")
+    entry = {**views.summary(), "bytes": len(content), "file": recipe.file}
+    (run.folder / "metrics.json").write_text(json.dumps({"models": {"original": entry}}))
 
 
 if __name__ == "__main__":
