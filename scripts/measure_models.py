@@ -16,14 +16,13 @@ if __name__ == "__main__":  # before what takes seconds to import
 
 import torch  # noqa: E402 (the path is set just above)
 
-from deploy.backends.choose import FLOAT_BACKEND, select_backend  # noqa: E402
-from deploy.model_file import load_renderer  # noqa: E402
+from deploy.backends.choose import select_backend  # noqa: E402
 from evaluation.metrics_file import format_table, run_facts, write_metrics  # noqa: E402
 from evaluation.views import evaluate_views  # noqa: E402
+from experiment import load_file, prepare_device  # noqa: E402
 from load_scene import load_scene  # noqa: E402
 from options import config_parser  # noqa: E402
 from rendering.renderer import RenderLimits  # noqa: E402
-from utils.devices import prepare_device  # noqa: E402
 from utils.errors import exit_cleanly  # noqa: E402
 from utils.parser import Parser  # noqa: E402
 
@@ -45,10 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     scene = load_scene(args)
     models = {}
     for name, file in options.measure:
-        renderer, _, metadata = load_renderer(Path(file), device, backend)
+        renderer, _, executes = load_file(args, Path(file), device, backend)
         views = evaluate_views(renderer, scene, scene.splits["test"], RenderLimits.from_flags(args), label=name)
-        executed = FLOAT_BACKEND if metadata["precision"] in ("float32", "vq") else backend
-        models[name] = {**views.summary(), "bytes": Path(file).stat().st_size, "backend": executed}
+        models[name] = {**views.summary(), "bytes": Path(file).stat().st_size, "backend": executes}
         models[name]["file"] = Path(file).name
     write_metrics(options.out, run_facts(args.expname, args.config, device), {}, models)
     print(format_table(models))
