@@ -174,6 +174,16 @@ def test_missing_config_file_is_one_line_and_status_2(tmp_path, capsys):
     assert message.count("\n") == 1 and "none.txt" in message
 
 
+def test_what_is_trained_by_its_name_of_before(tmp_path):
+    (tmp_path / "c.txt").write_text("model = tensorf\n")
+    for words in (["--field", "tensorf"], ["--model", "tensorf"], ["--config", str(tmp_path / "c.txt")]):
+        args = parse(*words)
+        assert (args.field, args.model) == ("tensorf", None)
+    args = parse("--model", "tensorf", "--model", "a.safetensors")
+    assert (args.field, args.model) == ("tensorf", "a.safetensors")  # anything else is a file
+    assert (parse().field, parse().model) == ("nerf", None)
+
+
 def test_every_flag_is_read_somewhere(request):
     """A flag that is parsed and never read is a lie to the user."""
     root = request.config.rootpath
