@@ -15,8 +15,8 @@ import run_nerf_qat
 from fields.nerf import FieldConfig
 from options import config_parser
 from run_nerf_helpers import NeRF
-from training import checkpoints
 from training.checkpoints import load_checkpoint, save_checkpoint
+from utils import files
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_disk_that_fills_up_while_saving(finished, tmp_path, capsys, monkeypatch
     def no_space(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "fsync", no_space)
+    monkeypatch.setattr(files.os, "fsync", no_space)
     fails_cleanly(
         capsys, run_nerf_qat, *TINY, "--N_iters", "30", "--qat_iters", "40", "--i_weights", "10", "--basedir",
         tmp_path, "--expname", "full", says=("No space left",),

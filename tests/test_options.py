@@ -2,13 +2,11 @@
 
 import argparse
 import codecs
-import inspect
 import os
 import re
 
 import pytest
 
-import options
 from options import config_parser
 from utils.parser import Switch
 
@@ -176,11 +174,24 @@ def test_missing_config_file_is_one_line_and_status_2(tmp_path, capsys):
     assert message.count("\n") == 1 and "none.txt" in message
 
 
+def test_what_is_trained_by_its_name_of_before(tmp_path):
+    (tmp_path / "c.txt").write_text("model = tensorf\n")
+    for words in (["--field", "tensorf"], ["--model", "tensorf"], ["--config", str(tmp_path / "c.txt")]):
+        args = parse(*words)
+        assert (args.field, args.model) == ("tensorf", None)
+    args = parse("--model", "tensorf", "--model", "a.safetensors")
+    assert (args.field, args.model) == ("tensorf", "a.safetensors")  # anything else is a file
+    assert (parse().field, parse().model) == ("nerf", None)
+
+
 def test_every_flag_is_read_somewhere(request):
     """A flag that is parsed and never read is a lie to the user."""
     root = request.config.rootpath
-    code = "".join(path.read_text() for path in root.glob("*.py") if path.name != "options.py")
-    flags = re.findall(r'"--([A-Za-z_0-9]+)"', inspect.getsource(options))
+    folders = [root / "scripts", *(path.parent for path in root.glob("*/__init__.py"))]
+    files = [*root.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))]
+    code = "".join(path.read_text() for path in files if path != root / "options.py")
+    flags = [action.dest for action in config_parser()._actions if not isinstance(action, argparse._HelpAction)]
+    assert len(flags) > 100 and "def from_flags" in code
     unread = [flag for flag in flags if not re.search(rf"args\.{flag}\b", code)]
     assert unread == ["shape"]  # deepvoxels' own, accepted so that a config that names it parses
 
