@@ -1,11 +1,8 @@
-"""VQ-TensoRF: planes whose entries are pruned, shared from a codebook, or kept (Li et al. 2023, CVPR).
+"""What of a TensoRF's planes matters to the training rays, and codebooks for what matters less.
 
-An entry of a plane is a vector of channels. Those that hardly matter to the training rays are
+VQ-TensoRF (Li et al. 2023, CVPR): an entry of a plane is a vector of channels. Those that hardly matter are
 pruned, those that matter most are kept, and those between are replaced by codes of a codebook, one
-for their density channels and one for their colour channels. Sharing is exact: a plane is a table of
-row numbers into codes and kept vectors, so training moves all users of a code together. Every number
-is trained through its rounding, with a step that is learnt as well, and pays for the bits that an
-adaptive coder would spend on it.
+for their density channels and one for their colour channels. What is trained then is in `fields.vq_tensorf`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,12 +24,6 @@ from rendering.rays import Rays
 ITERATIONS = 60  # of fitting a codebook, one batch each
 CODEBOOK_DECAY = 0.9  # of the moving averages of a code, from one batch to the next
 DEAD = 0.05  # codes with less than this share of the mean weight start anew
-
-
-# ------------------------------------------------------------------------- rounding, and its price
-
-
-# ---------------------------------------------------------------------------------------- the field
 
 
 # -------------------------------------------------------------------------------- what matters most

@@ -1,4 +1,9 @@
-"""A TensoRF whose plane entries are pruned, shared from codebooks, or kept, all trained through their rounding."""
+"""A TensoRF whose plane entries are pruned, shared from codebooks, or kept, all trained through their rounding.
+
+Sharing is exact: a plane is a table of row numbers into codes and kept vectors, so training moves all users of a
+code together. Every number is trained through its rounding, with a step that is learnt as well, and pays for the bits
+that an adaptive coder would spend on it. How entries are split is in `compressors.codebooks`.
+"""
 
 import math
 

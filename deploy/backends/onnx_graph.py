@@ -134,13 +134,12 @@ def _columns(graph: _Graph, x: str, first: int, last: int, name: str) -> str:
 
 
 def _activate_density(graph: _Graph, raw: str, config: FieldConfig) -> None:
-    # Under names that are no layer's tensors, whatever a network calls its layers.
-    offset = graph.constant("density.offset", np.float32(config.density_bias))
-    biased = graph.add("Add", [raw, offset], "density.biased")
+    biased = graph.add("Add", [raw, graph.constant("density.bias", np.float32(config.density_bias))], "density.biased")
     activation = "Softplus" if config.density_activation == "softplus" else "Relu"
     active = graph.add(activation, [biased], "density.active")
-    factor = graph.constant("density.factor", np.float32(config.density_scale))
-    column = graph.add("Mul", [active, factor], "density.column")
+    column = graph.add(
+        "Mul", [active, graph.constant("density.scale", np.float32(config.density_scale))], "density.column"
+    )
     graph.add("Squeeze", [column, graph.constant("density.axis", np.array([1], np.int64))], "density")
 
 

@@ -44,9 +44,9 @@ OF_TWO_INPUTS = LayerGraph(
         Concat("both", ("quant_views", "quant_pts")),
         Linear("hidden", "both", relu=True),
         Linear("rgb", "hidden"),
-        Linear("density", "quant_pts"),
+        Linear("sigma", "quant_pts"),
     ),
-    ("rgb", "density"),
+    ("rgb", "sigma"),
 )
 WITH_A_SUM = LayerGraph(
     (
@@ -216,7 +216,7 @@ def int8_state(graph: LayerGraph, layers: dict[str, nn.Linear]) -> dict[str, tor
 
 
 def int8_network(backend: str = "reference") -> tuple[Int8Network, dict[str, torch.Tensor]]:
-    layers = layers_of(OF_TWO_INPUTS, CONFIG.input_widths, 24, {"rgb": 3, "density": 1})
+    layers = layers_of(OF_TWO_INPUTS, CONFIG.input_widths, 24, {"rgb": 3, "sigma": 1})
     state = int8_state(OF_TWO_INPUTS, layers)
     return Int8Network(OF_TWO_INPUTS, CONFIG.input_widths, state, 8, backend), state
 
@@ -237,7 +237,7 @@ def test_int8_follows_any_graph(backend):
     asked = points(500)
     pts, views = quantize(asked.positions, "quant_pts"), quantize(asked.directions, "quant_views")
     hidden = quantize(product("hidden", (views, "quant_views"), (pts, "quant_pts")).relu(), "hidden")
-    rgb, density = product("rgb", (hidden, "hidden")), product("density", (pts, "quant_pts"))
+    rgb, density = product("rgb", (hidden, "hidden")), product("sigma", (pts, "quant_pts"))
     assert len(hidden.unique()) > 50 and rgb.std(0).min() > 0.1 and density.std() > 0.01
     raw = network(torch.cat([asked.positions, asked.directions], -1))
     assert torch.equal(raw, torch.cat([rgb, density], -1))
