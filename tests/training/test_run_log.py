@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import run_nerf
 from training import run_log
 
-LOGGED = [*TINY, "--N_iters", "40", "--i_print", "20", "--i_img", "40", "--grad_clip", "0.5"]
+LOGGED = [*TINY, "--N_iters", "40", "--i_print", "20", "--i_img", "40", "--grad_clip", "0.5", "--empty_samples", "64"]
 LOGGED[LOGGED.index("--i_img") + 1] = "40"
 
 
@@ -24,7 +24,8 @@ def logged(tmp_path_factory):
 
 
 def test_scalars_are_logged_at_every_interval(logged):
-    for name in ("train/mse", "train/psnr", "train/gradient_norm", "train/rays_per_second", "grid/occupied"):
+    names = "train/mse", "train/psnr", "train/gradient_norm", "train/rays_per_second", "train/empty_space"
+    for name in (*names, "grid/occupied"):
         assert [event.step for event in logged.Scalars(name)] == [20, 40], name
     mse, psnr = (logged.Scalars(name)[-1].value for name in ("train/mse", "train/psnr"))
     assert psnr == pytest.approx(-10 * torch.log10(torch.tensor(mse)).item(), abs=1e-3)
