@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import autotask
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text()
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 NOT_OURS = {"--logdir", "--nproc_per_node"}  # of tensorboard and torchrun
@@ -89,7 +89,6 @@ def test_readme_is_short():
     assert max(len(line) for line in README.splitlines()) <= 250
 
 
-@pytest.mark.skipif(not (ROOT / "rendering").is_dir(), reason="the modules have not moved into folders yet")
 def test_the_map_has_every_folder():
     """And every file that it names is there. What git leaves out is no part of it."""
     tree = next(block for block in FENCE.findall(README) if "run_nerf_helpers.py" in block)
