@@ -1,0 +1,128 @@
+"""Cones: the frustum of a pixel's cone as a Gaussian, contracted space, and encodings of both.
+
+mip-NeRF (Barron et al. 2021) replaces a point of a ray by the frustum that its pixel sees there, and the frustum by a
+Gaussian. Here that is never a 3x3 matrix: a frustum's Gaussian has one variance along its ray and one across it, an
+encoding asks for variances along a few directions only, and both stay so under contraction.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+
+class Moments(NamedTuple):
+    """Of frusta: mean distance t_mean, its variance t_var, in multiples of the direction (squared), and r_var, the
+    variance along any axis across the ray, in world units squared."""
+
+    t_mean: torch.Tensor
+    t_var: torch.Tensor
+    r_var: torch.Tensor
+
+
+def frustum_moments(t_start: torch.Tensor, t_end: torch.Tensor, radii: torch.Tensor) -> Moments:
+    """Of conical frusta between two distances (mip-NeRF, eq. 7, in the stable form of eq. 8 about their middle).
+
+    radii: of each cone at t = 1; 2/sqrt(12) of a pixel's width there gives a disc the variance of the pixel.
+    """
+    middle, half = (t_start + t_end) / 2, (t_end - t_start) / 2
+    m2, h2 = middle.square(), half.square()
+    scale = (3 * m2 + h2).clamp_min(torch.finfo(middle.dtype).tiny)
+    t_mean = middle + 2 * middle * h2 / scale
+    # h^4 / scale^2 as a square of a ratio: the product of two small numbers would underflow first.
+    ratio = h2 / scale
+    t_var = h2 / 3 - (4 / 15) * ratio.square() * (12 * m2 - h2)
+    r_var = radii.square() * (m2 / 4 + (5 / 12) * h2 - (4 / 15) * ratio * h2)
+    return Moments(t_mean, t_var, r_var)
+
+
+class Projected(NamedTuple):
+    """Gaussians seen along the directions of a basis: mean and variance `[P, N]` of each."""
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+
+
+def project(
+    origins: torch.Tensor, directions: torch.Tensor, moments: Moments, basis: torch.Tensor, contracted: bool = False
+) -> Projected:
+    """The Gaussians of frusta along the directions of `basis [N, 3]`, unit vectors.
+
+    origins, directions: of each frustum's ray `[P, 3]`, directions of any length. contracted: after `contract`,
+    linearised at the mean (mip-NeRF 360, eq. 9). With the contraction's Jacobian J, which is symmetric, the variance
+    along b is t_var (b.Jd)^2 + r_var (|Jb|^2 - (b.Jd)^2 / |d|^2).
+    """
+    mean = origins + moments.t_mean[:, None] * directions
+    along = directions @ basis.T  # b.d
+    stretch = basis.square().sum(-1)  # |Jb|^2; of b alone, which is 1 but for rounding
+    if contracted:
+        mean, across, radial, unit = _contraction(mean)
+        towards = unit @ basis.T  # b.u
+        along = across * along + (radial - across) * towards * (unit * directions).sum(-1, keepdim=True)
+        stretch = across.square() * stretch + (radial.square() - across.square()) * towards.square()
+    length = directions.square().sum(-1, keepdim=True)
+    square = along.square()
+    t_var, r_var = moments.t_var[:, None], moments.r_var[:, None]
+    variance = t_var * square + r_var * (stretch - square / length).clamp_min(0)
+    return Projected(mean @ basis.T, variance)
+
+
+def contract(positions: torch.Tensor) -> torch.Tensor:
+    """All of space into a ball of radius 2; the unit ball stays as it is (mip-NeRF 360, eq. 10). `[..., 3]`."""
+    return _contraction(positions)[0]
+
+
+def _contraction(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Contracted positions; what the Jacobian multiplies vectors across x and along it by, `[..., 1]`; and x's unit
+    vector, zero inside the unit ball, where the Jacobian is the identity."""
+    square = x.square().sum(-1, keepdim=True)
+    outside = square > 1
+    radius = torch.where(outside, square, 1).sqrt()
+    across = torch.where(outside, (2 - 1 / radius) / radius, 1)
+    radial = torch.where(outside, 1 / radius.square(), 1)
+    return across * x, across, radial, torch.where(outside, x / radius, 0)
+
+
+def uncontract(contracted: torch.Tensor) -> torch.Tensor:
+    """The inverse of `contract`, of points inside the ball of radius 2."""
+    radius = contracted.norm(dim=-1, keepdim=True)
+    outside = radius > 1
+    safe = torch.where(outside, radius, 1.0)
+    return torch.where(outside, contracted / (safe * (2 - safe)), contracted)
+
+
+# -------------------------------------------------------------------------------------- encodings
+
+
+def integrated_encoding(mean: torch.Tensor, variance: torch.Tensor, octaves: int) -> torch.Tensor:
+    """The expected sine and cosine of `2^k x` for k < octaves, x normal with this mean and variance `[..., N]`.
+
+    E sin x = sin(mean) exp(-variance / 2) (mip-NeRF, eq. 14). What a frustum is too large to see fades out. Returns
+    `[..., 2 N octaves]`, laid out as `Embedder` has it, without the input: for each octave the sines, then cosines.
+    """
+    frequency = 2.0 ** torch.arange(octaves, dtype=mean.dtype, device=mean.device)[:, None]
+    angles = mean[..., None, :] * frequency
+    fading = torch.exp(-0.5 * variance[..., None, :] * frequency.square())
+    waves = torch.stack([angles.sin() * fading, angles.cos() * fading], dim=-2)
+    return waves.flatten(-3)
+
+
+def axes(count: int) -> torch.Tensor:
+    """The directions of an encoding, unit rows `[count, 3]`: 3 are the coordinate axes, 21 those of an icosahedron
+    tessellated twice, one of each opposite pair (mip-NeRF 360, sec. 2 of its supplement)."""
+    if count == 3:
+        return torch.eye(3, dtype=torch.float64)
+    if count != 21:
+        raise ValueError(f"{count} directions: expected 3 or 21")
+    golden = (1 + math.sqrt(5)) / 2
+    corners = torch.tensor([[0, s, t * golden] for s in (-1, 1) for t in (-1, 1)], dtype=torch.float64)
+    corners = torch.cat([corners, corners.roll(1, 1), corners.roll(2, 1)])  # 12, with edges of length 2
+    near = torch.cdist(corners, corners)
+    first, second = torch.nonzero((near > 1).logical_and(near < 2.1).triu(), as_tuple=True)
+    edges = (corners[first] + corners[second]) / 2  # 30: each edge's middle
+    points = torch.nn.functional.normalize(torch.cat([corners, edges]), dim=-1)
+    kept: list[torch.Tensor] = []
+    for point in points:
+        if not any(torch.allclose(point, -other, atol=1e-9) for other in kept):
+            kept.append(point)
+    return torch.stack(kept)

@@ -1,0 +1,96 @@
+"""Step functions along rays: masses in bins, resampled, dilated, and held against each other.
+
+Edges t `[R, n + 1]` ascend; masses w `[R, n]` of the bins between them are not negative and add up to at most 1.
+By these mip-NeRF 360 (Barron et al. 2022, sec. 3 and 4) learns where to sample.
+"""
+
+import torch
+
+
+def smallest(values: torch.Tensor) -> float:
+    """What sums and widths are held above: float32's epsilon, of whatever precision, so that both agree."""
+    return torch.finfo(torch.float32).eps
+
+
+def cumulative(w: torch.Tensor) -> torch.Tensor:
+    """The mass before each edge, `[R, n + 1]`, from 0 to 1."""
+    inner = w[..., :-1].cumsum(-1).clamp_max(1)
+    zero = torch.zeros_like(w[..., :1])
+    return torch.cat([zero, inner, zero + 1], -1)
+
+
+def invert_cdf(u: torch.Tensor, t: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """Where a share `u [R, m]`, in [0, 1), of the mass lies before; w adds up to 1."""
+    mass = cumulative(w)
+    above = torch.searchsorted(mass.detach(), u.contiguous(), right=True).clamp(1, mass.shape[-1] - 1)
+    low, high = mass.gather(-1, above - 1), mass.gather(-1, above)
+    left, right = t.gather(-1, above - 1), t.gather(-1, above)
+    share = ((u - low) / (high - low)).nan_to_num(0).clamp(0, 1)
+    return left + share * (right - left)
+
+
+def quantiles(count: int, t: torch.Tensor, jitter: torch.Tensor | None = None) -> torch.Tensor:
+    """Evenly spaced shares of mass in [0, 1), `[R, count]`: centred, or all of a ray shifted by one number of `jitter
+    [R, 1]` in [0, 1), which uses each ray's evenness and yet sees every place."""
+    eps = smallest(t)
+    if jitter is None:
+        pad = 1 / (2 * count)
+        return torch.linspace(pad, 1 - pad - eps, count, dtype=t.dtype, device=t.device).expand(len(t), count)
+    first = eps + (1 - eps) / count
+    room = (1 - first) / (count - 1) - eps
+    even = torch.linspace(0, 1 - first, count, dtype=t.dtype, device=t.device)
+    return even + jitter * room
+
+
+def sample_intervals(
+    t: torch.Tensor, w: torch.Tensor, count: int, jitter: torch.Tensor | None = None, domain: tuple = (0.0, 1.0)
+) -> torch.Tensor:
+    """Edges `[R, count + 1]` of bins whose centres are quantiles of (t, w): edges lie half way between centres, and the
+    outermost as far from theirs as the next ones, within the domain."""
+    centres = invert_cdf(quantiles(count, t, jitter), t, w)
+    middle = (centres[..., 1:] + centres[..., :-1]) / 2
+    first, last = 2 * centres[..., :1] - middle[..., :1], 2 * centres[..., -1:] - middle[..., -1:]
+    return torch.cat([first, middle, last], -1).clamp(*domain)
+
+
+def dilated(
+    t: torch.Tensor, w: torch.Tensor, reach: float, domain: tuple = (0.0, 1.0)
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest density within `reach` of every place, as edges `[R, 3n + 1]` and masses that add up to 1: what a
+    proposal saw in one view also holds a little to either side (mip-NeRF 360, supplement)."""
+    eps = smallest(t)
+    density = w / (t[..., 1:] - t[..., :-1]).clamp_min(eps**2)
+    starts, ends = t[..., :-1] - reach, t[..., 1:] + reach
+    edges = torch.cat([t, starts, ends], -1).sort(-1).values.clamp(*domain)
+    covers = (starts[..., None] <= edges[..., None, :-1]) & (ends[..., None] > edges[..., None, :-1])
+    highest = torch.where(covers, density[..., None], 0).amax(-2)
+    mass = highest * (edges[..., 1:] - edges[..., :-1])
+    return edges, mass / mass.sum(-1, keepdim=True).clamp_min(eps)
+
+
+def outer_measure(t: torch.Tensor, t_envelope: torch.Tensor, w_envelope: torch.Tensor) -> torch.Tensor:
+    """For each bin of t `[R, n]` the mass of all bins of an envelope that touch it (mip-NeRF 360, eq. 12)."""
+    mass = torch.cat([torch.zeros_like(w_envelope[..., :1]), w_envelope.cumsum(-1)], -1)
+    after = torch.searchsorted(t_envelope.contiguous(), t.contiguous(), right=True)  # the first edge beyond each
+    low = (after - 1).clamp(0, t_envelope.shape[-1] - 1)
+    high = after.clamp(0, t_envelope.shape[-1] - 1)
+    return mass.gather(-1, high)[..., 1:] - mass.gather(-1, low)[..., :-1]
+
+
+def interlevel_loss(
+    t: torch.Tensor, w: torch.Tensor, t_envelope: torch.Tensor, w_envelope: torch.Tensor
+) -> torch.Tensor:
+    """How far masses w stick out of an envelope, bin by bin `[R, n]` (mip-NeRF 360, eq. 13)."""
+    beyond = (w - outer_measure(t, t_envelope, w_envelope)).clamp_min(0)
+    return beyond.square() / (w + smallest(w))
+
+
+def distortion_loss(t: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """How spread out masses are along each ray `[R]` (mip-NeRF 360, eq. 15): the expected distance of two places drawn
+    by them. In one pass over the bins, from the masses before each: bins ascend, so no |m_i - m_j| is needed."""
+    middle = (t[..., 1:] + t[..., :-1]) / 2
+    before = w.cumsum(-1) - w
+    moment = (w * middle).cumsum(-1) - w * middle
+    between = 2 * (w * (middle * before - moment)).sum(-1)
+    within = (w.square() * (t[..., 1:] - t[..., :-1])).sum(-1) / 3
+    return between + within
