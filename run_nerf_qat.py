@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
 def check_flags(args: argparse.Namespace, device: torch.device) -> str:
     """The backend. Raises BadInput for flags that do not go together, before hours are spent on training."""
     backend = select_backend(args.backend, device)
-    if args.field != "nerf":
+    if args.field not in ("nerf", "mip"):
         raise BadInput(f"--field {args.field}: only a nerf is trained to --quant {args.quant}; see run_vq.py")
     if args.distill > 0 and args.sampler != "occupancy":
         raise BadInput("--distill compares fields at the same samples, which only --sampler occupancy has")

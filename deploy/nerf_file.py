@@ -4,7 +4,7 @@ import torch
 
 from deploy.backends.choose import check_executes, make_int8_field, make_low_bit_field
 from deploy.packing import FLOAT, TERNARY, stored_bytes, unpack, unpack_bits
-from fields.nerf import HEADS, FieldConfig, RadianceField, is_hidden, make_field
+from fields.nerf import HEADS, FieldConfig, RadianceField, is_hidden
 from utils.checks import check_keys, check_one_of, check_tensors, check_whole, is_whole, short
 from utils.errors import BrokenFile
 
@@ -13,15 +13,16 @@ Expected = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # of tensors by name:
 LOW_BIT = ("ternary", "w4a8")  # precisions of files that hold a BitNeRF
 
 
-def check(name: str, field: dict) -> None:
-    """Raises BrokenFile where the metadata of field `name` is not what a NeRF's can be."""
-    check_keys(
-        name, field,
-        {
-            "kind", "depth", "width", "skips", "use_viewdirs", "output_ch", "multires", "multires_views", "i_embed",
-            "density_activation", "density_bias", "density_scale", "residual",
-        },
-    )  # fmt: skip
+KEYS = {
+    "kind", "depth", "width", "skips", "use_viewdirs", "output_ch", "multires", "multires_views", "i_embed",
+    "density_activation", "density_bias", "density_scale", "residual",
+}  # fmt: skip
+
+
+def check(name: str, field: dict, more: frozenset[str] = frozenset()) -> None:
+    """Raises BrokenFile where the metadata of field `name` is not what a NeRF's can be. more: keys that it has
+    beyond."""
+    check_keys(name, field, KEYS | more)
     check_whole(name, field, "depth", 1, 256)
     check_whole(name, field, "width", 2, 8192)
     check_whole(name, field, "output_ch", 4, 5)
@@ -48,11 +49,23 @@ def load(
 ) -> RadianceField:
     """The field `name` of checked metadata. Raises BrokenFile where its tensors do not fit."""
     config = FieldConfig(**{**described, "skips": tuple(described["skips"])})
+    return load_network(name, config, state, metadata, device, backend)
+
+
+def load_network(
+    name: str,
+    config: FieldConfig,
+    state: dict[str, torch.Tensor],
+    metadata: dict,
+    device: torch.device,
+    backend: str,
+) -> RadianceField:
+    """The field that `config` describes, from the tensors of its network in whatever precision."""
     precision = metadata["precision"]
     if precision == "float32":
         expected = {key: (torch.float32, tuple(bare.shape)) for key, bare in config.skeleton().state_dict().items()}
         check_tensors("network", state, expected)
-        field = make_field(config)
+        field = config.make_field(config.make_network())
         field.network.load_state_dict(state)
         return field.to(device)
     check_executes(backend, precision)

@@ -31,6 +31,7 @@ class Field(nn.Module):
     """
 
     kind: ClassVar[str]
+    wants_cones: ClassVar[bool] = False  # whether `Points.cones` are looked at
     adam: ClassVar[dict] = {"betas": (0.9, 0.999)}
 
     def __init__(self, config, network: nn.Module):

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fields import nerf, tensorf_training
+from fields import mip_nerf, nerf, tensorf_training
 from fields.field import Field
 
 
@@ -23,7 +23,8 @@ class Kind:
 
 
 FIELDS = {
-    "nerf": Kind("network (--field nerf)", nerf.add_flags, nerf.from_flags),
+    "nerf": Kind("network (--field nerf, mip)", nerf.add_flags, nerf.from_flags),
+    "mip": Kind("pixels as cones (--field mip)", mip_nerf.add_flags, mip_nerf.from_flags),
     "tensorf": Kind(
         "tensor field (--field tensorf)",
         tensorf_training.add_flags,

@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch.profiler import record_function
@@ -36,6 +37,9 @@ class FieldConfig:
     density_bias: float = 0.0
     density_scale: float = 1.0
     residual: bool = False
+
+    # Whether positions alone are encoded, which integer backends do straight to codes.
+    encodes_positions: ClassVar[bool] = True
 
     @property
     def input_ch(self) -> int:
@@ -80,6 +84,10 @@ class FieldConfig:
             density_scale=args.density_scale,
             residual=args.residual,
         )
+
+    def make_field(self, network: torch.nn.Module) -> "RadianceField":
+        """The field of a network, or of what stands in its place."""
+        return RadianceField(self, network)
 
     def make_network(self, network: type[NeRF] = NeRF) -> NeRF:
         return network(
@@ -149,7 +157,7 @@ class RadianceField(Field):
 
     def forward(self, points: Points, raw_noise: torch.Tensor | None = None) -> FieldOutput:
         with record_function("encoding"):
-            encoded = self.embed(points.positions)
+            encoded = self.encode(points)
             if self.config.use_viewdirs:
                 encoded = torch.cat([encoded, self.embed_views(points.directions)], -1)
         with record_function("network"):
@@ -157,9 +165,13 @@ class RadianceField(Field):
         raw_density = raw[..., 3] if raw_noise is None else raw[..., 3] + raw_noise
         return FieldOutput(self.activate_density(raw_density), torch.sigmoid(raw[..., :3]))
 
+    def encode(self, points: Points) -> torch.Tensor:
+        """What the network gets of where points are, `[P, input_ch]`."""
+        return self.embed(points.positions)
+
     def density(self, positions: torch.Tensor) -> torch.Tensor:
         """Without the view branch."""
-        return self.activate_density(self.network.raw_density(self.embed(positions)).float())
+        return self.activate_density(self.network.raw_density(self.encode(Points(positions, positions))).float())
 
     def parameter_groups(self) -> list[Group]:
         """Muon may take every matrix but the heads'."""
@@ -171,7 +183,7 @@ class RadianceField(Field):
 
 def make_field(config: FieldConfig, network: type[NeRF] = NeRF) -> RadianceField:
     """An untrained field, with `network` as the class of its MLP."""
-    return RadianceField(config, config.make_network(network))
+    return config.make_field(config.make_network(network))
 
 
 # ---------------------------------------------------------------------------------------- by flags

@@ -36,6 +36,12 @@ def frustum_moments(t_start: torch.Tensor, t_end: torch.Tensor, radii: torch.Ten
     return Moments(t_mean, t_var, r_var)
 
 
+def cylinder_moments(t_start: torch.Tensor, t_end: torch.Tensor, radii: torch.Tensor) -> Moments:
+    """Of cylinders, where rays are parallel."""
+    half = (t_end - t_start) / 2
+    return Moments((t_start + t_end) / 2, half.square() / 3, radii.square() / 4)
+
+
 class Projected(NamedTuple):
     """Gaussians seen along the directions of a basis: mean and variance `[P, N]` of each."""
 

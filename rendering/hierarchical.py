@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 
 from rendering.compositing import finish, weights_from_density
-from rendering.points import Points
+from rendering.points import Cones, Points
 from rendering.rays import Rays, RaySetup
 from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rendering, ask
 from run_nerf_helpers import img2mse, iterate_chunks, sample_pdf
@@ -95,7 +95,7 @@ class HierarchicalRenderer(Renderer):
         noise = None
         if self.training and noise_std > 0:
             noise = noise_std * torch.randn(len(positions), device=t.device, generator=generator)
-        points = Points(positions, directions)
+        points = Points(positions, directions, self._cones(rays, t))
         parts = [
             ask(field, points[c], None if noise is None else noise[c])
             for c in iterate_chunks(len(positions), self.points_at_once)
@@ -108,6 +108,16 @@ class HierarchicalRenderer(Renderer):
         color = (weights[..., None] * rgb).sum(1)
         color, depth, opacity = finish(color, (weights.detach() * t).sum(1), leaving, rays, self.setup, background)
         return Rendering(color, depth, opacity, queries=len(positions)), weights
+
+    def _cones(self, rays: Rays, t: torch.Tensor) -> Cones | None:
+        """Each sample stands for what lies half way to its neighbours."""
+        if rays.radii is None:
+            return None
+        middle = 0.5 * (t[:, 1:] + t[:, :-1])
+        t_start, t_end = torch.cat([t[:, :1], middle], -1), torch.cat([middle, t[:, -1:]], -1)
+        number = torch.arange(len(rays), device=t.device).repeat_interleave(t.shape[1])
+        each = rays.take(number)
+        return Cones(each.origins, each.directions, t_start.view(-1), t_end.view(-1), each.radii, self.parallel)
 
     def losses(self, batch, rendering: Rendering, generator: torch.Generator) -> dict[str, torch.Tensor]:
         if rendering.coarse_rgb is None:

@@ -14,7 +14,7 @@ from rendering.compositing import finish, packed_weights, sum_per_ray
 from rendering.crossing import Crossing, OccupancyPlan, Samples
 from rendering.occupancy import LARGEST_GRID, MOST_STEPS, OccupancyGrid
 from rendering.points import Points
-from rendering.queries import ROWS_RENDERING, query, query_samples
+from rendering.queries import ROWS_RENDERING, cones_of_samples, query, query_samples
 from rendering.rays import Rays, RaySetup
 from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rendering
 from run_nerf_helpers import round_up
@@ -112,7 +112,7 @@ class OccupancyRenderer(Renderer):
         noise = None
         if noise_std > 0:
             noise = noise_std * torch.randn(len(samples), device=samples.t.device, generator=generator)
-        density, rgb, _ = query_samples(self.field, rays, samples, noise)
+        density, rgb, _ = query_samples(self.field, rays, samples, noise, self.parallel)
         weights, leaving = packed_weights(density, samples)
         color = sum_per_ray(weights[:, None] * rgb, samples.ray, len(rays))
         t_sum = sum_per_ray(weights.detach() * samples.t, samples.ray, len(rays))
@@ -145,7 +145,8 @@ class OccupancyRenderer(Renderer):
             t, length = samples.t.index_select(0, index), samples.length.index_select(0, index)
             live = rays.take(ray)
             positions = torch.addcmul(live.origins, t[:, None], live.directions)
-            density, rgb, _ = query(self.field, Points(positions, live.viewdirs), ROWS_RENDERING)
+            cones = cones_of_samples(live, t, length, self.parallel)
+            density, rgb, _ = query(self.field, Points(positions, live.viewdirs, cones), ROWS_RENDERING)
             with record_function("compositing"):
                 part = Samples(nth_alive, t, length, within.sum(-1), most=block)
                 weights, leaving[alive] = packed_weights(density, part, leaving[alive])

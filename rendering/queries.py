@@ -4,7 +4,7 @@ import torch
 import torch.nn as nn
 
 from rendering.crossing import Samples
-from rendering.points import FieldOutput, Points
+from rendering.points import Cones, FieldOutput, Points
 from rendering.rays import Rays
 from rendering.renderer import ask
 from run_nerf_helpers import round_up
@@ -25,8 +25,24 @@ def query(field: nn.Module, points: Points, block: int, raw_noise: torch.Tensor 
     return ask(field, points.padded(extra), raw_noise).first(count)
 
 
-def query_samples(field: nn.Module, rays: Rays, samples: Samples, raw_noise: torch.Tensor | None = None) -> FieldOutput:
-    """A field at packed samples of rays."""
+def query_samples(
+    field: nn.Module,
+    rays: Rays,
+    samples: Samples,
+    raw_noise: torch.Tensor | None = None,
+    parallel: bool = False,
+) -> FieldOutput:
+    """A field at packed samples of rays. parallel: as of `Cones`."""
     of_samples = rays.take(samples.ray)
     positions = of_samples.origins + samples.t[:, None] * of_samples.directions
-    return query(field, Points(positions, of_samples.viewdirs), ROWS_TRAINING, raw_noise)
+    cones = cones_of_samples(of_samples, samples.t, samples.length, parallel)
+    return query(field, Points(positions, of_samples.viewdirs, cones), ROWS_TRAINING, raw_noise)
+
+
+def cones_of_samples(rays: Rays, t: torch.Tensor, length: torch.Tensor, parallel: bool) -> Cones | None:
+    """What samples at `t`, of `length` in the units of the box, each on a ray of its own, stand for: half of the length
+    to either side. None where rays have no cones."""
+    if rays.radii is None:
+        return None
+    half = 0.5 * length / rays.directions.norm(dim=-1)
+    return Cones(rays.origins, rays.directions, t - half, t + half, rays.radii, parallel)

@@ -10,21 +10,24 @@ from run_nerf_helpers import ndc_rays
 @dataclass
 class Rays:
     """origins, directions `[R, 3]` (a direction's length is kept, `t` counts multiples of it),
-    viewdirs `[R, 3]` unit vectors in world space."""
+    viewdirs `[R, 3]` unit vectors in world space. radii: of their pixels' cones at t = 1 `[R]`, where someone asks."""
 
     origins: torch.Tensor
     directions: torch.Tensor
     viewdirs: torch.Tensor
+    radii: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.origins)
 
     def __getitem__(self, index: slice) -> "Rays":
-        return Rays(self.origins[index], self.directions[index], self.viewdirs[index])
+        radii = None if self.radii is None else self.radii[index]
+        return Rays(self.origins[index], self.directions[index], self.viewdirs[index], radii)
 
     def take(self, index: torch.Tensor) -> "Rays":
         """Rays by number; `index_select` is several times faster than indexing."""
-        return Rays(*(part.index_select(0, index) for part in (self.origins, self.directions, self.viewdirs)))
+        parts = self.origins, self.directions, self.viewdirs, self.radii
+        return Rays(*(None if part is None else part.index_select(0, index) for part in parts))
 
 
 @dataclass
@@ -43,13 +46,26 @@ class RaySetup:
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
-def make_rays(origins: torch.Tensor, directions: torch.Tensor, setup: RaySetup, cameras) -> Rays:
-    """World-space origins and directions `[R, 3]` as the renderers want them, warped if NDC."""
+# A disc of this share of a pixel's width as its radius has the pixel's variance (mip-NeRF, sec. 3.1).
+PIXEL_RADIUS = 2 / 12**0.5
+
+
+def make_rays(
+    origins: torch.Tensor, directions: torch.Tensor, setup: RaySetup, cameras, focal: torch.Tensor | None = None
+) -> Rays:
+    """World-space origins and directions `[R, 3]` as the renderers want them, warped if NDC.
+
+    focal: of each ray's camera, pixels, `[R]` or one for all, where their cones are wanted too. In NDC all rays of one
+    camera at the origin are parallel: there `radii` are those of cylinders.
+    """
     viewdirs = directions / directions.norm(dim=-1, keepdim=True)
+    radii = None if focal is None else (PIXEL_RADIUS / focal).expand(len(origins))
     if setup.ndc_near is not None:
+        if radii is not None:  # two units across are as many pixels as the frame has: the mean of both sides
+            radii = torch.full_like(radii, PIXEL_RADIUS * (1 / cameras.width + 1 / cameras.height))
         focal = cameras.K[0, 0, 0]
         origins, directions = ndc_rays(cameras.height, cameras.width, focal, setup.ndc_near, origins, directions)
-    return Rays(origins, directions, viewdirs)
+    return Rays(origins, directions, viewdirs, radii)
 
 
 def world_distance(t: torch.Tensor, rays: Rays, setup: RaySetup) -> torch.Tensor:

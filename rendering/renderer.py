@@ -97,6 +97,16 @@ class Renderer(nn.Module, ABC):
         self.register_buffer("background", torch.tensor(setup.background), persistent=False)
 
     @property
+    def wants_cones(self) -> bool:
+        """Whether a field asks for more of a pixel than its ray."""
+        return any(getattr(field, "wants_cones", False) for field in self.fields.values())
+
+    @property
+    def parallel(self) -> bool:
+        """Whether rays of one camera do not spread: their pixels are cylinders then."""
+        return self.setup.ndc_near is not None
+
+    @property
     def device(self) -> torch.device:
         """Where rays have to be, and where whatever is made for its fields belongs."""
         return self.background.device
@@ -218,7 +228,8 @@ def render_image(renderer: Renderer, camera, limits: RenderLimits = RenderLimits
     renderer.eval()
     setup = renderer.setup
     origins, directions = get_rays(camera.height, camera.width, camera.K[0], camera.c2w[0], setup.pixel_offset)
-    rays = make_rays(origins.reshape(-1, 3), directions.reshape(-1, 3), setup, camera)
+    focal = camera.K[0, 0, 0] if renderer.wants_cones else None
+    rays = make_rays(origins.reshape(-1, 3), directions.reshape(-1, 3), setup, camera, focal)
     at_once = max(1, min(limits.rays, (limits.memory - FIXED_BYTES) // renderer.bytes_per_ray()))
     parts = [renderer(rays[c], renderer.background) for c in iterate_chunks(len(rays), at_once)]
     renderer.train(was_training)

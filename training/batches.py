@@ -223,13 +223,18 @@ class RayBatches:
             self._uniform(count, 3)[distributed.share()] if self.settings.random_background else self.background
         )
         view, row, column = (numbers[distributed.share()] for numbers in (view, row, column))
-        rays = self._rays_through(view, row, column, renderer.setup)
+        rays = self._rays_through(view, row, column, renderer.setup, renderer.wants_cones)
         pixels = self.images[view, row, column].float() / 255
         return Batch(rays, composite_over(pixels, background), background, count)
 
-    def _rays_through(self, view: torch.Tensor, row: torch.Tensor, column: torch.Tensor, setup: RaySetup) -> Rays:
+    def _rays_through(
+        self, view: torch.Tensor, row: torch.Tensor, column: torch.Tensor, setup: RaySetup, cones: bool = False
+    ) -> Rays:
+        """cones: whether rays are to know their pixels' size."""
         at = column + setup.pixel_offset, row + setup.pixel_offset
-        return make_rays(*camera_rays(*at, self.cameras.K[view], self.cameras.c2w[view]), setup, self.cameras)
+        K = self.cameras.K[view]
+        focal = K[:, 0, 0] if cones else None
+        return make_rays(*camera_rays(*at, K, self.cameras.c2w[view]), setup, self.cameras, focal)
 
     def _middle_of(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Top, left, height and width of the part of an image that cropped steps see, pixels."""

@@ -31,7 +31,8 @@ class Distillation:
         if weight == 0:
             return rendering.rgb.new_zeros(())
         with torch.no_grad():
-            density, rgb, _ = query_samples(self.teacher.field, batch.rays, batch.samples)
+            parallel = self.teacher.parallel
+            density, rgb, _ = query_samples(self.teacher.field, batch.rays, batch.samples, parallel=parallel)
             importance = packed_weights(density, batch.samples)[0]
         length = batch.samples.length
         of_density = (torch.exp(-rendering.density * length) - torch.exp(-density * length)).square().mean()

@@ -7,8 +7,11 @@ from importlib.util import find_spec
 import torch
 import torch.nn as nn
 
+from deploy.backends.blocks import InBlocks
+from deploy.backends.int8 import ROWS_IN_CACHE as INT8_ROWS
 from deploy.backends.int8 import Int8Field, Int8Network
-from deploy.backends.low_bit import BitField, BitNetwork
+from deploy.backends.low_bit import ROWS_IN_CACHE as LOW_BIT_ROWS
+from deploy.backends.low_bit import BitNetwork
 from fields.nerf import FieldConfig, RadianceField
 from utils.errors import BadInput
 
@@ -46,21 +49,31 @@ def _int8(name: str) -> Callable[..., nn.Module]:
 
     def make(config: FieldConfig, network: Int8Network, device: torch.device) -> Int8Field:
         network.use_backend(name)
-        return Int8Field(config, network).to(device)
+        if config.encodes_positions:
+            return Int8Field(config, network).to(device)
+        return InBlocks(config.make_field(network), INT8_ROWS).to(device)
 
     return make
 
 
 def _int8_onnxruntime(config: FieldConfig, network: Int8Network, device: torch.device) -> nn.Module:
+    check_encodes(config, "onnxruntime")
     from deploy.backends.onnx_graph import OnnxField  # an extra
 
     return OnnxField(RadianceField(config, network))
 
 
 def _int8_triton(config: FieldConfig, network: Int8Network, device: torch.device) -> nn.Module:
+    check_encodes(config, "triton")
     from deploy.backends.triton_kernel import TritonField  # where there is Triton only
 
     return TritonField(Int8Field(config, network).to(device))
+
+
+def check_encodes(config: FieldConfig, backend: str) -> None:
+    """Raises BadInput for a backend that encodes positions itself, of a field that encodes more than these."""
+    if not config.encodes_positions:
+        raise BadInput(f"--backend {backend} encodes positions only, not pixels' cones; use auto, torch or reference")
 
 
 @dataclass(frozen=True)
@@ -114,7 +127,7 @@ def make_int8_field(
 
 def make_low_bit_field(
     config: FieldConfig, layers: dict[str, dict[str, torch.Tensor]], device: torch.device, backend: str
-) -> BitField:
+) -> InBlocks:
     """layers: tensors by layer, on the device, as `BitNetwork` takes them. backend: one that executes few bits."""
     network = BitNetwork(config.graph, config.input_widths, layers, BACKENDS[backend].low_bit)
-    return BitField(config, network).to(device)
+    return InBlocks(config.make_field(network), LOW_BIT_ROWS).to(device)

@@ -13,6 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.profiler import record_function
 
+from deploy.backends.blocks import rows_at_once
 from deploy.backends.integer_products import unsigned_product
 from fields.layer_graph import LayerGraph, Linear
 from fields.nerf import FieldConfig, RadianceField
@@ -223,13 +224,8 @@ class CodeEncoder(nn.Module):
         return codes.clamp_(0, self.stub.q_max).to(torch.uint8)
 
 
-def rows_at_once(positions: torch.Tensor, in_cache: int) -> int:
-    """How many rows go through a network before the next ones: what a CPU's cache holds, on a GPU all."""
-    return in_cache if positions.device.type == "cpu" else max(1, len(positions))
-
-
 class Int8Field(RadianceField):
-    """A radiance field of integers from the encoding to the heads; see `RadianceField`."""
+    """A NeRF of integers from the encoding to the heads; see `RadianceField`."""
 
     def __init__(self, config: FieldConfig, network: Int8Network):
         super().__init__(config, network)

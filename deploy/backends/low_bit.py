@@ -11,12 +11,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from deploy.backends.int8 import rows_at_once
 from deploy.backends.integer_products import integer_product
 from fields.layer_graph import LayerGraph, Linear
-from fields.nerf import RadianceField
-from rendering.points import FieldOutput, Points
-from run_nerf_helpers import iterate_chunks
 
 ACTIVATION_MAX = 127
 SMALLEST = 1e-5  # of a scale: a row of zeros, or weights of zeros, stay zeros
@@ -115,13 +111,3 @@ class BitNetwork(nn.Module):
     def _execute(self, node: Linear, x: torch.Tensor) -> torch.Tensor:
         y = self.layers[node.name.replace(".", "_")](x)
         return torch.relu_(y) if node.relu else y
-
-
-class BitField(RadianceField):
-    """A `RadianceField` over a BitNetwork, so many rows at a time as stay in cache."""
-
-    def forward(self, points: Points) -> FieldOutput:
-        rows = rows_at_once(points.positions, ROWS_IN_CACHE)
-        chunks = list(iterate_chunks(len(points), rows)) or [slice(0, 0)]
-        parts = [super(BitField, self).forward(points[c]) for c in chunks]
-        return FieldOutput(torch.cat([part.density for part in parts]), torch.cat([part.rgb for part in parts]))

@@ -24,7 +24,8 @@ from compressors.low_bit import (
     ternarize,
     to_bitnet,
 )
-from deploy.backends.low_bit import NORM_EPS, BitField, BitNetwork
+from deploy.backends.blocks import InBlocks
+from deploy.backends.low_bit import NORM_EPS, BitNetwork
 from deploy.model_file import load_renderer, read_model
 from deploy.nerf_file import unpacked_low_bit
 from deploy.packing import FLOAT, TERNARY, pack_ternary, unpack_ternary
@@ -147,7 +148,7 @@ def test_file_tensors_compute_what_was_trained(config, norms, hidden, ends):
     executed = {}
     for backend in ("reference", "torch", "onednn"):
         network = BitNetwork(config.graph, config.input_widths, layers, backend)
-        executed[backend] = BitField(config, network)(asked)[:2]
+        executed[backend] = InBlocks(config.make_field(network), 2048)(asked)[:2]
     for backend in ("torch", "onednn"):  # the integers are the same, and floats are taken in one order
         for value, expected in zip(executed[backend], executed["reference"], strict=True):
             torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
@@ -307,4 +308,4 @@ def test_rendering_loads_on_any_backend(ternary_run):
     folder, _ = ternary_run
     for backend in ("reference", "torch"):
         renderer, _, _ = load_renderer(folder / "model_ternary.safetensors", torch.device("cpu"), backend)
-        assert isinstance(renderer.field, BitField)
+        assert isinstance(renderer.field, InBlocks)

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from compressors.fake_quantize import set_state
 from compressors.int8 import fuse, prepare
+from deploy.backends.blocks import InBlocks
 from deploy.backends.int8 import Int8Field, Int8Network
-from deploy.backends.low_bit import BitField, BitNetwork
+from deploy.backends.low_bit import BitNetwork
 from fields.layer_graph import Add, Concat, Input, LayerGraph, Linear
 from fields.nerf import FieldConfig, RadianceField, graph_of
 from rendering.points import Points
@@ -272,7 +273,7 @@ def test_few_bits_follow_any_graph(backend):
     expected = raw(second(h).relu() + h)
     assert torch.equal(network(asked.positions), expected) and expected.std(0).min() > 0.01
     assert torch.equal(network.raw_density(asked.positions), expected[:, 3])
-    torch.testing.assert_close(BitField(config, network)(asked).rgb, torch.sigmoid(expected[:, :3]))
+    torch.testing.assert_close(InBlocks(config.make_field(network), 2048)(asked).rgb, torch.sigmoid(expected[:, :3]))
 
 
 def test_few_bits_follow_a_graph_of_many_sums_and_inputs():

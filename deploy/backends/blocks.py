@@ -1,0 +1,33 @@
+"""Rows that go through a whole network before the next ones start: as many as stay in cache."""
+
+import torch
+import torch.nn as nn
+
+from rendering.points import FieldOutput, Points
+from run_nerf_helpers import iterate_chunks
+
+
+def rows_at_once(positions: torch.Tensor, in_cache: int) -> int:
+    """How many rows go through a network before the next ones: what a CPU's cache holds, on a GPU all."""
+    return in_cache if positions.device.type == "cpu" else max(1, len(positions))
+
+
+class InBlocks(nn.Module):
+    """A field, so many rows at a time as stay in cache."""
+
+    def __init__(self, field: nn.Module, rows: int):
+        super().__init__()
+        self.field, self.rows = field, rows
+        self.config, self.wants_cones = field.config, field.wants_cones
+
+    @property
+    def network(self) -> nn.Module:
+        return self.field.network
+
+    def forward(self, points: Points) -> FieldOutput:
+        chunks = list(iterate_chunks(len(points), rows_at_once(points.positions, self.rows))) or [slice(0, 0)]
+        parts = [self.field(points[rows]) for rows in chunks]
+        return FieldOutput(torch.cat([part.density for part in parts]), torch.cat([part.rgb for part in parts]))
+
+    def density(self, positions: torch.Tensor) -> torch.Tensor:
+        return self.field.density(positions)

@@ -1,0 +1,81 @@
+"""mip-NeRF as a field: what a pixel's cone holds of a point's surroundings, encoded by its expectation.
+
+Barron et al. 2021 and 2022. The network is NeRF's; what it gets are expected sines and cosines, so detail that a
+pixel cannot see fades out instead of aliasing, and a scene seen from near and from far is one scene to it.
+"""
+
+import argparse
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fields.nerf import FieldConfig, RadianceField
+from rendering.cones import axes, contract, integrated_encoding
+from rendering.points import Points
+from run_nerf_helpers import NeRF
+
+
+@dataclass(frozen=True)
+class MipConfig(FieldConfig):
+    """directions: 3 or 21, along which positions are encoded. contracted: whether all of space is brought into a ball
+    first. point_size: standard deviation, units of the box, of a place that is asked for without a cone, as the
+    occupancy grid does."""
+
+    directions: int = 3
+    contracted: bool = False
+    point_size: float = 0.0
+
+    encodes_positions: ClassVar[bool] = False
+
+    @property
+    def input_ch(self) -> int:
+        return 2 * self.directions * self.multires
+
+    def make_field(self, network: torch.nn.Module) -> "MipField":
+        return MipField(self, network)
+
+
+class MipField(RadianceField):
+    """A network with integrated encodings of positions; see `RadianceField`."""
+
+    kind = "mip"
+    wants_cones = True
+
+    def __init__(self, config: MipConfig, network: torch.nn.Module):
+        super().__init__(config, network)
+        self.register_buffer("basis", axes(config.directions).float(), persistent=False)
+
+    def encode(self, points: Points) -> torch.Tensor:
+        if points.cones is not None:
+            seen = points.cones.along(self.basis, self.config.contracted)
+            return integrated_encoding(*seen, self.config.multires)
+        positions = contract(points.positions) if self.config.contracted else points.positions
+        mean = positions @ self.basis.T
+        variance = torch.full_like(mean, self.config.point_size**2)
+        return integrated_encoding(mean, variance, self.config.multires)
+
+
+def add_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--mip_directions",
+        type=int,
+        choices=[3, 21],
+        default=3,
+        help="directions along which positions are encoded: the axes, or those of an icosahedron",
+    )
+    add("--contract", action="store_true", help="bring all of space into a ball of radius 2 before encoding it")
+
+
+def from_flags(args: argparse.Namespace, box: torch.Tensor, fine: bool = False, network: type[NeRF] = NeRF) -> MipField:
+    """Untrained; the network's shape is that of the flags of a NeRF. A place without a cone is as large as a sample
+    of the occupancy grid, evenly filled."""
+    cell = float((box[1] - box[0]).max()) / args.grid_resolution
+    own = {
+        "directions": args.mip_directions,
+        "contracted": args.contract,
+        "point_size": args.march_step * cell / 12**0.5,
+    }
+    config = MipConfig(**vars(FieldConfig.from_flags(args, fine)), **own)
+    return config.make_field(config.make_network(network))
