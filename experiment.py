@@ -133,8 +133,8 @@ def make_renderer(args: argparse.Namespace, scene: Scene, device: torch.device, 
         raise BadInput(f"--field {args.field}: has one field in one box; add --sampler {' or '.join(kind.samplers)}")
     torch.manual_seed(args.seed)
 
-    def make_field(box: torch.Tensor, fine: bool = False) -> torch.nn.Module:
-        return kind.from_flags(args, box, fine, network)
+    def make_field(box: torch.Tensor, **which) -> torch.nn.Module:
+        return kind.from_flags(args, box, network=network, **which)
 
     return RENDERERS[args.sampler].from_flags(args, scene, ray_setup(args, scene), device, make_field)
 

@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 
 from deploy import description, mip_file, nerf_file, tensorf_file, vq_file
+from rendering.kinds import RENDERERS
 from rendering.renderer import Renderer
 from scenes.scene import Cameras
 from utils.bounds import FAR_AWAY
@@ -152,8 +153,9 @@ def check_metadata(metadata: dict) -> None:
     description.check(metadata)
     fields = metadata["fields"]
     names = set(fields) if isinstance(fields, dict) else set()
-    if "network_fn" not in names or not names <= {"network_fn", "network_fine"}:
-        raise BrokenFile("fields: expected network_fn, and network_fine where there is a fine pass")
+    known = RENDERERS[metadata["sampler"]["kind"]].field_names
+    if "network_fn" not in names or not names <= set(known):
+        raise BrokenFile(f"fields: expected network_fn, and of a {metadata['sampler']['kind']} none but {known}")
     for name in names:
         _check_field(name, fields[name], precision)
 

@@ -68,7 +68,13 @@ def add_flags(group: argparse._ArgumentGroup) -> None:
     add("--contract", action="store_true", help="bring all of space into a ball of radius 2 before encoding it")
 
 
-def from_flags(args: argparse.Namespace, box: torch.Tensor, fine: bool = False, network: type[NeRF] = NeRF) -> MipField:
+def from_flags(
+    args: argparse.Namespace,
+    box: torch.Tensor,
+    fine: bool = False,
+    small: int | None = None,
+    network: type[NeRF] = NeRF,
+) -> MipField:
     """Untrained; the network's shape is that of the flags of a NeRF. A place without a cone is as large as a sample
     of the occupancy grid, evenly filled."""
     cell = float((box[1] - box[0]).max()) / args.grid_resolution
@@ -77,5 +83,5 @@ def from_flags(args: argparse.Namespace, box: torch.Tensor, fine: bool = False, 
         "contracted": args.contract,
         "point_size": args.march_step * cell / 12**0.5,
     }
-    config = MipConfig(**vars(FieldConfig.from_flags(args, fine)), **own)
+    config = MipConfig(**vars(FieldConfig.from_flags(args, fine, small)), **own)
     return config.make_field(config.make_network(network))

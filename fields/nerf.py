@@ -1,7 +1,7 @@
 """A NeRF as a field: its network between encodings and activations, and the topology of that network."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -69,9 +69,9 @@ class FieldConfig:
             return self.make_network(NeRF)
 
     @classmethod
-    def from_flags(cls, args: argparse.Namespace, fine: bool = False) -> "FieldConfig":
-        """The coarse (or only) or the fine field that the flags describe."""
-        return cls(
+    def from_flags(cls, args: argparse.Namespace, fine: bool = False, small: int | None = None) -> "FieldConfig":
+        """The coarse (or only) or the fine field that the flags describe, or a small one of so many channels."""
+        config = cls(
             depth=args.netdepth_fine if fine else args.netdepth,
             width=args.netwidth_fine if fine else args.netwidth,
             use_viewdirs=args.use_viewdirs,
@@ -84,6 +84,9 @@ class FieldConfig:
             density_scale=args.density_scale,
             residual=args.residual,
         )
+        if small is None:
+            return config
+        return replace(config, depth=2, width=small, use_viewdirs=False, output_ch=4, residual=False)
 
     def make_field(self, network: torch.nn.Module) -> "RadianceField":
         """The field of a network, or of what stands in its place."""
@@ -207,7 +210,11 @@ def add_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def from_flags(
-    args: argparse.Namespace, box: torch.Tensor, fine: bool = False, network: type[NeRF] = NeRF
+    args: argparse.Namespace,
+    box: torch.Tensor,
+    fine: bool = False,
+    small: int | None = None,
+    network: type[NeRF] = NeRF,
 ) -> RadianceField:
     """Untrained; a NeRF knows of no box."""
-    return make_field(FieldConfig.from_flags(args, fine), network)
+    return make_field(FieldConfig.from_flags(args, fine, small), network)

@@ -124,9 +124,7 @@ def add_flags(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def from_flags(
-    args: argparse.Namespace, box: torch.Tensor, fine: bool = False, network: type | None = None
-) -> TensorField:
+def from_flags(args: argparse.Namespace, box: torch.Tensor, **unused) -> TensorField:
     """Untrained, over a box `[2, 3]`."""
     config = TensorfConfig(
         decomposition=args.tensor,

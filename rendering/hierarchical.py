@@ -26,6 +26,7 @@ class HierarchicalRenderer(Renderer):
     """
 
     kind = "hierarchical"
+    field_names = ("network_fn", "network_fine")
 
     def __init__(
         self,

@@ -2,6 +2,9 @@
 
 from rendering.hierarchical import HierarchicalRenderer
 from rendering.occupancy_renderer import OccupancyRenderer
+from rendering.proposal import ProposalRenderer
 from rendering.renderer import Renderer
 
-RENDERERS: dict[str, type[Renderer]] = {kind.kind: kind for kind in (HierarchicalRenderer, OccupancyRenderer)}
+RENDERERS: dict[str, type[Renderer]] = {
+    kind.kind: kind for kind in (HierarchicalRenderer, OccupancyRenderer, ProposalRenderer)
+}

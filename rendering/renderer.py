@@ -30,7 +30,8 @@ class Rendering:
     """What a ray sees. rgb `[R, 3]` over the background; depth `[R]`, the expected distance along
     the unit ray given that it hit something (the far bound where it did not), world units;
     opacity `[R]`; coarse_rgb `[R, 3]` where there is a coarse pass; queries: network rows spent;
-    density `[P]`, sample_rgb `[P, 3]`: what the field said of the samples it was given, if it was."""
+    density `[P]`, sample_rgb `[P, 3]`: what the field said of the samples it was given, if it was; levels: edges
+    `[R, S + 1]` and weights `[R, S]` of each network that rays were binned by, where there are proposals."""
 
     rgb: torch.Tensor
     depth: torch.Tensor
@@ -39,6 +40,7 @@ class Rendering:
     queries: int = 0
     density: torch.Tensor | None = None
     sample_rgb: torch.Tensor | None = None
+    levels: list[tuple[torch.Tensor, torch.Tensor]] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Renderer(nn.Module, ABC):
     """
 
     kind: ClassVar[str]
+    field_names: ClassVar[tuple[str, ...]] = ("network_fn",)  # that `fields` may have
     queries_per_ray: int | None = None
 
     def __init__(self, setup: RaySetup, points_at_once: int = POINTS_AT_ONCE):
@@ -210,7 +213,8 @@ class Renderer(nn.Module, ABC):
         device: torch.device,
         make_field: Callable[..., nn.Module],
     ) -> "Renderer":
-        """Untrained, for a scene. make_field: from `box [2, 3]`, and `fine=True` for a fine pass, to a field."""
+        """Untrained, for a scene. make_field: from `box [2, 3]` to a field; `fine=True` gives that of a fine pass,
+        `small=N` one of two layers of N channels, for densities alone."""
 
 
 def ask(field: nn.Module, points: Points, raw_noise: torch.Tensor | None) -> FieldOutput:

@@ -1,0 +1,261 @@
+"""Proposals: small networks that find out where along a ray the large one is worth asking.
+
+mip-NeRF 360 (Barron et al. 2022, sec. 3): a proposal network sees the whole ray in a few bins; the next, and in the
+end the field itself, sees bins drawn from what it found. Proposals learn from the field alone, by bounding its weights
+from above; no colour ever reaches them.
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+
+from rendering.compositing import finish, weights_from_density
+from rendering.points import Cones, Points
+from rendering.rays import Rays, RaySetup
+from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rendering, ask
+from rendering.step_functions import dilated, distortion_loss, interlevel_loss, sample_intervals
+from run_nerf_helpers import iterate_chunks
+from utils.checks import check_keys, check_one_of, check_whole
+from utils.errors import BadInput, BrokenFile
+from utils.parser import positive
+
+MOST_BINS = 4096  # of a ray, of each network
+MOST_PROPOSALS = 2
+# mip-NeRF 360's: what bins are widened by before they are drawn from, beyond half of a level's average bin; how fast
+# a field's weights come to be trusted; what is added to a weight so that no place is ruled out.
+DILATION, DILATION_SHARE, ANNEAL_SLOPE, PADDING = 0.0025, 0.5, 10.0, 1e-5
+
+
+@dataclass(frozen=True)
+class Warp:
+    """From s in [0, 1] to distances: evenly, or evenly in disparity, which ends where t is infinite."""
+
+    near: float
+    far: float
+    reciprocal: bool
+
+    def distances(self, s: torch.Tensor) -> torch.Tensor:
+        if not self.reciprocal:
+            return self.near + (self.far - self.near) * s
+        return 1 / (s / self.far + (1 - s) / self.near)
+
+
+@dataclass(frozen=True)
+class ProposalTraining:
+    """distortion, interlevel: weights of these losses. steps: after which weights are trusted in full, annealed from
+    none at all (0: at once). perturb: whether the bins of a ray are shifted at random."""
+
+    distortion: float = 0.01
+    interlevel: float = 1.0
+    steps: int = 0
+    perturb: bool = True
+
+
+class ProposalRenderer(Renderer):
+    """One or two small networks, then the field, each in the bins that the one before found worth it.
+
+    bins: of each proposal, and of the field. warp: what s means. opaque: nothing is seen behind the last bin.
+    """
+
+    kind = "proposal"
+    field_names = ("network_fn", *(f"proposal_{i}" for i in range(MOST_PROPOSALS)))
+
+    def __init__(
+        self,
+        field: nn.Module,
+        proposals: list[nn.Module],
+        setup: RaySetup,
+        bins: tuple[int, ...],
+        reciprocal: bool = False,
+        opaque: bool = False,
+        training: ProposalTraining = ProposalTraining(),  # noqa: B008 (frozen)
+        points_at_once: int = POINTS_AT_ONCE,
+    ):
+        super().__init__(setup, points_at_once)
+        self.field, self.proposals = field, nn.ModuleList(proposals)
+        self.bins, self.opaque = bins, opaque
+        self.warp = Warp(setup.near, setup.far, reciprocal)
+        self.proposal_training = training
+        self.queries_per_ray = sum(bins)
+        self.done = 0 if training.steps else 1  # of the annealing, as a share
+
+    @property
+    def fields(self) -> dict[str, nn.Module]:
+        return {"network_fn": self.field, **{f"proposal_{i}": field for i, field in enumerate(self.proposals)}}
+
+    def bytes_per_ray(self) -> int:
+        return sum(self.bins) * 2 * BYTES_PER_SAMPLE
+
+    def forward(
+        self,
+        rays: Rays,
+        background: torch.Tensor | None = None,
+        samples: None = None,
+        generator: torch.Generator | None = None,
+        noise_std: float = 0.0,
+    ) -> Rendering:
+        """One random number shifts all bins of a ray, while training."""
+        count, device = len(rays), rays.origins.device
+        s = torch.tensor([0.0, 1.0], device=device).expand(count, 2)
+        w = torch.ones(count, 1, device=device)
+        levels, bins_before = [], 1
+        for level, (field, bins) in enumerate(zip([*self.proposals, self.field], self.bins, strict=True)):
+            s = self._bins(s, w, bins, bins_before if level else 0, generator)
+            bins_before *= bins
+            last = level == len(self.bins) - 1
+            density, rgb = self._ask(field, rays, s, generator, noise_std if last else 0.0)
+            t = self.warp.distances(s)
+            length = (t[:, 1:] - t[:, :-1]) * rays.directions.norm(dim=-1, keepdim=True)
+            if self.opaque:
+                length = torch.cat([length[:, :-1], torch.full_like(length[:, :1], 1e10)], -1)
+            w, leaving = weights_from_density(density, length)
+            levels.append((s, w))
+        middle = 0.5 * (t[:, 1:] + t[:, :-1])
+        color, t_sum = (w[..., None] * rgb).sum(1), (w.detach() * middle).sum(1)
+        color, depth, opacity = finish(color, t_sum, leaving, rays, self.setup, background)
+        queries = count * sum(self.bins)
+        return Rendering(color, depth, opacity, queries=queries, levels=levels)
+
+    def _bins(
+        self, s: torch.Tensor, w: torch.Tensor, bins: int, bins_before: int, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        """Edges `[R, bins + 1]` drawn from what the level before saw, widened and annealed; no gradient goes back."""
+        s, w = s.detach(), w.detach()
+        if bins_before:
+            s, w = dilated(s, w, DILATION + DILATION_SHARE / bins_before)
+            s, w = s[:, 1:-1], w[:, 1:-1]
+        anneal = ANNEAL_SLOPE * self.done / ((ANNEAL_SLOPE - 1) * self.done + 1)
+        logits = torch.where(s[:, 1:] > s[:, :-1], anneal * (w + PADDING).log(), -math.inf)
+        jitter = None
+        if self.training and self.proposal_training.perturb:
+            jitter = torch.rand(len(s), 1, device=s.device, generator=generator)
+        return sample_intervals(s, torch.softmax(logits, -1), bins, jitter)
+
+    def _ask(
+        self, field: nn.Module, rays: Rays, s: torch.Tensor, generator: torch.Generator | None, noise_std: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Density `[R, S]` and colour `[R, S, 3]` of all bins."""
+        t = self.warp.distances(s)
+        count, bins = len(t), t.shape[1] - 1
+        middle = 0.5 * (t[:, 1:] + t[:, :-1])
+        each = rays.take(torch.arange(count, device=t.device).repeat_interleave(bins))
+        positions = each.origins + middle.reshape(-1, 1) * each.directions
+        cones = None
+        if each.radii is not None:
+            ends = t[:, :-1].reshape(-1), t[:, 1:].reshape(-1)
+            cones = Cones(each.origins, each.directions, *ends, each.radii, self.parallel)
+        noise = None
+        if self.training and noise_std > 0:
+            noise = noise_std * torch.randn(len(positions), device=t.device, generator=generator)
+        points = Points(positions, each.viewdirs, cones)
+        parts = [
+            ask(field, points[c], None if noise is None else noise[c])
+            for c in iterate_chunks(len(points), self.points_at_once)
+        ]
+        density = torch.cat([part.density for part in parts]).view(count, bins)
+        return density, torch.cat([part.rgb for part in parts]).view(count, bins, 3)
+
+    # ---------------------------------------------------------------------------------- in training
+
+    def losses(self, batch, rendering: Rendering, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Proposals are to bound the field's weights (eq. 13), and the field's to lie close together (eq. 15)."""
+        *proposed, (s, w) = rendering.levels
+        outer = sum(interlevel_loss(s.detach(), w.detach(), *level).mean() for level in proposed)
+        losses = {"interlevel": self.proposal_training.interlevel * batch.share * outer}
+        if self.proposal_training.distortion:
+            spread = distortion_loss(s, w).mean()
+            losses["distortion"] = self.proposal_training.distortion * batch.share * spread
+        return losses
+
+    def after_step(self, step: int, generator: torch.Generator) -> bool:
+        steps = self.proposal_training.steps
+        self.done = min(1.0, step / steps) if steps else 1
+        return super().after_step(step, generator)
+
+    def extra_state(self) -> dict:
+        return {"annealed": self.done}
+
+    def load_extra_state(self, state: dict, what: str) -> None:
+        done = state.get("annealed", 1)
+        if not isinstance(done, int | float) or not 0 <= done <= 1:
+            raise BrokenFile(f"{what}: its proposals are annealed by {done!r:.40}, expected a share of 1")
+        self.done = done
+
+    # ------------------------------------------------------------------------------- in model files
+
+    def describe(self) -> dict:
+        return {
+            "kind": self.kind,
+            "bins": list(self.bins),
+            "reciprocal": self.warp.reciprocal,
+            "opaque": self.opaque,
+        }
+
+    @staticmethod
+    def check(described: dict) -> None:
+        check_keys("sampler", described, {"kind", "bins", "reciprocal", "opaque"})
+        bins = described["bins"]
+        if not isinstance(bins, list) or not 2 <= len(bins) <= 1 + MOST_PROPOSALS:
+            raise BrokenFile(
+                f"sampler: bins of {len(bins) if isinstance(bins, list) else 'no'} levels, expected 2 or 3"
+            )
+        for number in bins:
+            check_whole("sampler", {"bins": number}, "bins", 2, MOST_BINS)
+        check_one_of("sampler", described, "reciprocal", (True, False))
+        check_one_of("sampler", described, "opaque", (True, False))
+
+    @classmethod
+    def from_description(
+        cls, described: dict, fields: dict[str, nn.Module], setup: RaySetup, tensors: dict[str, torch.Tensor]
+    ) -> "ProposalRenderer":
+        proposals = [fields[f"proposal_{i}"] for i in range(len(described["bins"]) - 1)]
+        how = described["reciprocal"], described["opaque"]
+        return cls(fields["network_fn"], proposals, setup, tuple(described["bins"]), *how)
+
+    # ------------------------------------------------------------------------------------- by flags
+
+    @staticmethod
+    def add_flags(group: argparse._ArgumentGroup) -> None:
+        add = group.add_argument
+        add(
+            "--proposal_bins",
+            type=positive(int),
+            nargs="+",
+            default=[64],
+            help="bins per ray of each proposal network, one or two",
+        )
+        add("--final_bins", type=positive(int), default=32, help="bins per ray of the field")
+        add("--proposal_width", type=positive(int), default=64, help="channels of a proposal network's two layers")
+        add("--ray_warp", default="linear", choices=["linear", "reciprocal"], help="bins even in depth or in disparity")
+        add("--opaque", action="store_true", help="nothing shines through what is farthest: for scenes without alpha")
+        add("--distortion_weight", type=float, default=0.01, help="of the loss that draws weights together; 0: none")
+        add(
+            "--anneal_share",
+            type=float,
+            default=0.1,
+            help="share of the steps over which what proposals find comes to be trusted, 0 to 1; 0: at once",
+        )
+
+    @classmethod
+    def from_flags(
+        cls, args: argparse.Namespace, scene, setup: RaySetup, device: torch.device, make_field: Callable
+    ) -> "ProposalRenderer":
+        """Raises BadInput for what no model file may ask for."""
+        bins = (*args.proposal_bins, args.final_bins)
+        if len(bins) > 1 + MOST_PROPOSALS or not all(2 <= number <= MOST_BINS for number in bins):
+            raise BadInput(f"--proposal_bins, --final_bins {bins}: give one or two proposals, of 2 to {MOST_BINS} bins")
+        if args.filter_rays:
+            raise BadInput("--filter_rays asks the occupancy grid; add --sampler occupancy")
+        proposals = [make_field(scene.aabb, small=args.proposal_width) for _ in args.proposal_bins]
+        training = ProposalTraining(
+            distortion=args.distortion_weight,
+            steps=round(args.anneal_share * args.N_iters),
+            perturb=args.perturb > 0,
+        )
+        reciprocal = args.ray_warp == "reciprocal"
+        field = make_field(scene.aabb)
+        return cls(field, proposals, setup, bins, reciprocal, args.opaque, training, args.netchunk).to(device)
