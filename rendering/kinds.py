@@ -6,5 +6,7 @@ from rendering.proposal import ProposalRenderer
 from rendering.renderer import Renderer
 
 RENDERERS: dict[str, type[Renderer]] = {
-    kind.kind: kind for kind in (HierarchicalRenderer, OccupancyRenderer, ProposalRenderer)
+    HierarchicalRenderer.kind: HierarchicalRenderer,
+    OccupancyRenderer.kind: OccupancyRenderer,
+    ProposalRenderer.kind: ProposalRenderer,
 }
