@@ -19,7 +19,7 @@ from rendering.rays import Rays, RaySetup
 from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rendering, ask
 from rendering.step_functions import dilated, distortion_loss, interlevel_loss, sample_intervals
 from run_nerf_helpers import iterate_chunks
-from utils.checks import check_keys, check_one_of, check_whole
+from utils.checks import check_keys, check_one_of, check_whole, short
 from utils.errors import BadInput, BrokenFile
 from utils.parser import positive
 
@@ -200,9 +200,7 @@ class ProposalRenderer(Renderer):
         check_keys("sampler", described, {"kind", "bins", "reciprocal", "opaque"})
         bins = described["bins"]
         if not isinstance(bins, list) or not 2 <= len(bins) <= 1 + MOST_PROPOSALS:
-            raise BrokenFile(
-                f"sampler: bins of {len(bins) if isinstance(bins, list) else 'no'} levels, expected 2 or 3"
-            )
+            raise BrokenFile(f"sampler: bins is {short(bins)}, expected those of 2 or 3 networks")
         for number in bins:
             check_whole("sampler", {"bins": number}, "bins", 2, MOST_BINS)
         check_one_of("sampler", described, "reciprocal", (True, False))

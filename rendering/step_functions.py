@@ -62,10 +62,28 @@ def dilated(
     density = w / (t[..., 1:] - t[..., :-1]).clamp_min(eps**2)
     starts, ends = t[..., :-1] - reach, t[..., 1:] + reach
     edges = torch.cat([t, starts, ends], -1).sort(-1).values.clamp(*domain)
-    covers = (starts[..., None] <= edges[..., None, :-1]) & (ends[..., None] > edges[..., None, :-1])
-    highest = torch.where(covers, density[..., None], 0).amax(-2)
-    mass = highest * (edges[..., 1:] - edges[..., :-1])
+    at = edges[..., :-1].contiguous()
+    first = torch.searchsorted(ends.contiguous(), at, right=True)  # of the bins that reach so far
+    last = torch.searchsorted(starts.contiguous(), at, right=True) - 1
+    mass = largest_between(density, first, last) * (edges[..., 1:] - edges[..., :-1])
     return edges, mass / mass.sum(-1, keepdim=True).clamp_min(eps)
+
+
+def largest_between(values: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    """The largest of `values [R, n]` from place `first` to `last`, both `[R, m]`; 0 where there is none. From the maxima
+    of all stretches of 1, 2, 4, ... values: two of them cover any stretch."""
+    tables, step = [values], 1
+    while 2 * step <= values.shape[-1]:
+        table = tables[-1]
+        tables.append(torch.cat([torch.maximum(table[..., :-step], table[..., step:]), table[..., -step:]], -1))
+        step *= 2
+    count = last - first + 1
+    level = (count.clamp_min(1) * 1.0).log2().floor().long()  # exact: powers of two are
+    flat, n = torch.cat(tables, -1), values.shape[-1]
+    left = (level * n + first).clamp(0, flat.shape[-1] - 1)
+    right = (level * n + last + 1 - 2**level).clamp(0, flat.shape[-1] - 1)
+    largest = torch.maximum(flat.gather(-1, left), flat.gather(-1, right))
+    return torch.where(count > 0, largest, 0)
 
 
 def outer_measure(t: torch.Tensor, t_envelope: torch.Tensor, w_envelope: torch.Tensor) -> torch.Tensor:

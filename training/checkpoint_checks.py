@@ -41,7 +41,10 @@ def check_checkpoint(state: dict) -> None:
         raise BrokenFile(f"phase is {short(phase)}, expected the name of a phase of training")
     if "global_step" in state:
         check_whole("checkpoint", state, "global_step", 0, LARGEST_WHOLE)
-    for name in ("network_fn_state_dict", "network_fine_state_dict", "grid_state_dict"):
+    ours = [
+        name for name in state if name.endswith("_state_dict") and name.startswith(("network_", "proposal_", "grid_"))
+    ]
+    for name in ours:
         no_fine_network = name == "network_fine_state_dict" and state.get(name) is None  # forks write it as None
         if name in state and not no_fine_network:
             _check_tensors(name, state[name])

@@ -1,0 +1,137 @@
+"""Proposal networks: where bins come to lie, what teaches whom, resume, files."""
+
+import json
+
+import pytest
+import torch
+from helpers import CPU, TINY, make_run, make_trainer, run, same
+
+import run_nerf_qat
+from deploy.model_file import load_renderer
+from rendering.points import FieldOutput
+from rendering.proposal import ProposalRenderer, ProposalTraining, Warp
+from rendering.rays import RaySetup, make_rays
+from rendering.renderer import render_image
+from training.checkpoints import load_checkpoint
+
+PROPOSAL = [
+    *TINY, "--sampler", "proposal", "--proposal_bins", "24", "--final_bins", "12", "--N_rand", "128",
+    "--proposal_width", "16",
+]  # fmt: skip
+MIP = [*PROPOSAL, "--field", "mip"]
+TWO = [*MIP, "--proposal_bins", "24", "16", "--ray_warp", "reciprocal"]
+KINDS = pytest.mark.parametrize("flags", [PROPOSAL, MIP, TWO], ids=["nerf", "mip", "two_levels"])
+
+
+class Shell(torch.nn.Module):
+    """A surface of some thickness at distance 2 from the origin."""
+
+    def __init__(self, density: float = 200.0):
+        super().__init__()
+        self.raw = torch.nn.Parameter(torch.tensor(density))
+
+    def forward(self, points):
+        inside = (points.positions.norm(dim=-1) - 2).abs() < 0.05
+        return FieldOutput(self.raw * inside, torch.full((len(points), 3), 0.25) * self.raw / self.raw.detach())
+
+
+def shells(bins: tuple[int, ...] = (64, 32), **options) -> ProposalRenderer:
+    proposals = [Shell() for _ in bins[:-1]]
+    return ProposalRenderer(Shell(), proposals, RaySetup(near=0.5, far=6.0), bins, **options).eval()
+
+
+def some_rays(count: int = 16):
+    directions = torch.nn.functional.normalize(
+        torch.randn(count, 3, generator=torch.Generator().manual_seed(0)), dim=-1
+    )
+    return make_rays(torch.zeros(count, 3), directions, RaySetup(near=0.5, far=6.0), None)
+
+
+@pytest.mark.parametrize("reciprocal", [False, True])
+def test_bins_gather_where_something_is(reciprocal):
+    renderer = shells(reciprocal=reciprocal)
+    rendering = renderer(some_rays(), torch.zeros(3))
+    t = renderer.warp.distances(rendering.levels[-1][0])
+    middle = 0.5 * (t[:, 1:] + t[:, :-1])
+    near_surface = ((middle - 2).abs() < 0.2).float().mean()
+    assert near_surface > 0.6
+    torch.testing.assert_close(rendering.depth, torch.full_like(rendering.depth, 2.0), atol=0.05, rtol=0)
+    torch.testing.assert_close(rendering.rgb, torch.full_like(rendering.rgb, 0.25), atol=2e-3, rtol=0)
+    assert rendering.queries == 16 * 96
+
+
+def test_warps_by_hand():
+    s = torch.tensor([[0.0, 0.5, 1.0]])
+    assert Warp(2.0, 6.0, False).distances(s)[0].tolist() == [2, 4, 6]
+    torch.testing.assert_close(Warp(2.0, 6.0, True).distances(s), torch.tensor([[2.0, 3.0, 6.0]]))
+    far = Warp(0.1, 1e6, True).distances(torch.tensor([[0.0, 1 - 1e-6, 1.0]], dtype=torch.float64))
+    assert far[0, 2] == pytest.approx(1e6) and far[0, 1] == pytest.approx(1 / (1e-6 - 1e-12 + 1e-5), rel=1e-3)
+
+
+def test_an_opaque_end_leaves_nothing():
+    renderer = shells(opaque=True)
+    for shell in (renderer.field, *renderer.proposals):
+        shell.raw.data.fill_(1e-6)
+    setup = RaySetup(near=2.0 - 0.04, far=2.04)
+    renderer.warp = Warp(setup.near, setup.far, False)
+    assert renderer(some_rays(), torch.ones(3)).opacity.min() > 0.999
+
+
+def test_colours_teach_the_field_and_weights_the_proposals():
+    renderer = shells(training=ProposalTraining(distortion=0.0)).train()
+
+    class Batch:
+        share = 1.0
+
+    rendering = renderer(some_rays(), torch.zeros(3), generator=torch.Generator().manual_seed(0))
+    losses = renderer.losses(Batch, rendering, None)
+    assert set(losses) == {"interlevel"}
+    of_color = torch.autograd.grad(
+        rendering.rgb.sum(), [renderer.proposals[0].raw], allow_unused=True, retain_graph=True
+    )
+    assert of_color == (None,)
+    of_bound = torch.autograd.grad(
+        losses["interlevel"], [renderer.field.raw, renderer.proposals[0].raw], allow_unused=True
+    )
+    assert of_bound[0] is None and of_bound[1] is not None
+
+
+@KINDS
+def test_resume_is_bit_for_bit(scene, tmp_path, flags):
+    whole = make_trainer(scene, tmp_path / "whole", flags, "--N_iters", "40")
+    whole.train(14)
+    first = make_trainer(scene, tmp_path / "parts", flags, "--N_iters", "40")
+    first.train(9)
+    second = make_trainer(scene, tmp_path / "parts", flags, "--N_iters", "40")
+    second.load_state_dict(load_checkpoint(tmp_path / "parts" / "000009.tar"))
+    second.train(14)
+    a, b = (load_checkpoint(tmp_path / name / "000014.tar") for name in ("whole", "parts"))
+    networks = [name for name in a if name.startswith(("network_", "proposal_"))]
+    assert len(networks) == len(whole.renderer.fields) >= 2
+    assert all(same(a[name], b[name]) for name in networks)
+
+
+@KINDS
+def test_it_learns_and_its_int8_file_is_what_was_trained(tmp_path, flags):
+    flags = [*flags, "--N_iters", "300", "--qat_iters", "40", "--basedir", tmp_path, "--expname", "p"]
+    assert run(run_nerf_qat, *flags) == 0
+    models = json.loads((tmp_path / "p" / "metrics.json").read_text())["models"]
+    assert models["float32"]["psnr"] > 17
+    assert models["int8"]["psnr"] > models["float32"]["psnr"] - 0.4
+    assert models["int8"]["psnr"] == pytest.approx(models["fake_quant"]["psnr"], abs=0.05)
+    renderer, path, metadata = load_renderer(tmp_path / "p" / "model_int8.safetensors", CPU)
+    assert len(metadata["fields"]) == len(metadata["sampler"]["bins"])
+    assert torch.isfinite(render_image(renderer, path[0]).rgb).all()
+
+
+def test_annealing_goes_from_even_bins_to_what_was_found(scene):
+    _, _, renderer = make_run([*PROPOSAL, "--N_iters", "100", "--anneal_share", "0.5"])
+    assert renderer.done == 0
+    rays = some_rays(4)
+    w = torch.rand(4, 24)
+    s = torch.linspace(0, 1, 25).expand(4, 25)
+    renderer.eval()
+    even = renderer._bins(s, w / w.sum(-1, keepdim=True), 10, 0, None)
+    torch.testing.assert_close(even.diff(dim=-1), torch.full((4, 10), 0.1), atol=1e-5, rtol=0)
+    renderer.after_step(50, torch.Generator())
+    assert renderer.done == 1 and len(rays) == 4
