@@ -20,7 +20,7 @@ PATH = os.path.expanduser  # what a shell does, for paths in config files and be
 NOT_READ = {
     "run_nerf": ("compression",),
     "run_nerf_qat": ("tensor field", "compression of a tensor field"),
-    "run_vq": ("network", "hierarchical", "compression of a network"),
+    "run_vq": ("network", "pixels", "hierarchical", "proposal", "compression of a network"),
 }
 
 
@@ -172,7 +172,8 @@ def add_sampling_flags(group: argparse._ArgumentGroup) -> None:
         "--sampler",
         default="hierarchical",
         choices=list(RENDERERS),
-        help="NeRF's coarse and fine pass, or one network and a grid that skips empty space",
+        help="NeRF's coarse and fine pass; one network and a grid that skips empty space; or small networks that find "
+        "where along a ray to ask the large one",
     )
     add("--perturb", type=float, default=1.0, help="0 for no jitter of the training samples, 1 for jitter")
     add("--raw_noise_std", type=float, default=0.0, help="std of the noise added to raw density in training; 0: none")

@@ -70,8 +70,9 @@ def dilated(
 
 
 def largest_between(values: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-    """The largest of `values [R, n]` from place `first` to `last`, both `[R, m]`; 0 where there is none. From the maxima
-    of all stretches of 1, 2, 4, ... values: two of them cover any stretch."""
+    """The largest of `values [R, n]` from place `first` to `last`, both `[R, m]`; 0 where there is none.
+
+    From the maxima of all stretches of 1, 2, 4, ... values: two of them cover any stretch."""
     tables, step = [values], 1
     while 2 * step <= values.shape[-1]:
         table = tables[-1]
