@@ -299,7 +299,7 @@ def measure(run: Run, trainer: Trainer, files: dict[str, str | None], backend: s
     unsaved.attempt(write_views, pictures[final], folder / f"testset_{trainer.global_step:06d}")
     columns = {name: pictures[name].images for name in ("float32", final) if name in pictures}
     unsaved.attempt(write_strip, folder / "strip.png", {"ground truth": pictures[final].targets, **columns})
-    stem = folder / f"{args.expname}_spiral_{trainer.global_step:06d}"
+    stem = folder / f"{folder.name}_spiral_{trainer.global_step:06d}"
     unsaved.attempt(render_video, model, scene.render_path, stem, limits, args.render_factor)
     print(format_table(models))
     if lpips_missing_reason():
