@@ -35,6 +35,10 @@ TENSOR = [
     "--color_features", "4", "--decoder_width", "8", "--voxels", "512", "--voxels_final", "1000",
     "--upsample_steps", "8", "--shrink_step", "12",
 ]  # fmt: skip
+PROPOSAL = [
+    *BASE, "--sampler", "proposal", "--proposal_bins", "12", "8", "--final_bins", "6", "--proposal_width", "8",
+    "--N_rand", "64", "--ray_warp", "reciprocal",
+]  # fmt: skip
 FLOAT = ["--N_iters", "30"]
 MUON = ["--optimizer", "muon", "--muon_lrate", "0.04"]
 RUNS = {
@@ -48,6 +52,8 @@ RUNS = {
     "int8_no_views": ("run_nerf_qat", [*HIERARCHICAL, "--no_use_viewdirs", "--quant_budget", "9000"]),
     "w4a8": ("run_nerf_qat", [*OCCUPANCY, *MUON, "--quant", "w4a8", "--bit_ends", "float", "--amp", "bf16"]),
     "ternary": ("run_nerf_qat", [*OCCUPANCY, *MUON, "--quant", "ternary", "--residual", "--bit_ramp", "0.5"]),
+    "mip": ("run_nerf_qat", [*OCCUPANCY, *MUON, "--field", "mip"]),
+    "proposal": ("run_nerf_qat", [*PROPOSAL, "--field", "mip", "--mip_directions", "21", "--contract"]),
     "vq": ("run_vq", [*TENSOR, "--codebook_size", "8", "--importance_rays", "500", "--vq_keep", "0.5"]),
 }
 MORE = 10  # steps after the checkpoint
