@@ -1,6 +1,7 @@
 """What every field is: density and colour of places, how it is trained, and what a file says of it."""
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,7 +23,7 @@ class Group:
     muon: bool = False
 
 
-class Field(nn.Module):
+class Field(nn.Module, ABC):
     """A network with its encodings and activations.
 
     kind: in model files and flags. adam: options of the optimiser that suit it. config: a dataclass of all that says
@@ -38,13 +39,13 @@ class Field(nn.Module):
         super().__init__()
         self.config, self.network = config, network
 
+    @abstractmethod
     def forward(self, points: Points, raw_noise: torch.Tensor | None = None) -> FieldOutput:
         """raw_noise: `[P]`, added to densities before their activation."""
-        raise NotImplementedError
 
+    @abstractmethod
     def density(self, positions: torch.Tensor) -> torch.Tensor:
         """Density `[P]` alone, 1/world unit, at `[P, 3]`."""
-        raise NotImplementedError
 
     def activate_density(self, raw: torch.Tensor) -> torch.Tensor:
         """`scale * activation(raw + bias)`, as the config has them."""
