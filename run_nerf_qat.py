@@ -18,7 +18,7 @@ import torch
 from compressors.kinds import COMPRESSORS
 from deploy.backends.choose import check_executes, select_backend
 from deploy.backends.onnx_graph import export_onnx
-from deploy.model_file import load_renderer
+from deploy.model_file import KINDS, load_renderer
 from experiment import CPU, measure, prepare_device, render_file, set_up, train_and_compress, trains_in_float
 from options import config_parser
 from run_nerf_helpers import NeRF_qat
@@ -57,8 +57,9 @@ def main(argv: list[str] | None = None) -> None:
 def check_flags(args: argparse.Namespace, device: torch.device) -> str:
     """The backend. Raises BadInput for flags that do not go together, before hours are spent on training."""
     backend = select_backend(args.backend, device)
-    if args.field not in ("nerf", "mip"):
-        raise BadInput(f"--field {args.field}: only a nerf is trained to --quant {args.quant}; see run_vq.py")
+    precision = COMPRESSORS[args.quant].name
+    if args.field not in KINDS or precision not in KINDS[args.field].precisions:
+        raise BadInput(f"--field {args.field}: is not trained to --quant {args.quant}; a tensor field is by run_vq.py")
     if args.distill > 0 and args.sampler != "occupancy":
         raise BadInput("--distill compares fields at the same samples, which only --sampler occupancy has")
     if args.distill > 0 and not trains_in_float(args):
@@ -67,7 +68,6 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> str:
         raise BadInput("--quant ptq calibrates a float model, which --N_iters 0 does not train; give --ft_path")
     if args.qat_schedule == "bitnet" and args.optimizer != "muon":
         raise BadInput("--qat_schedule bitnet decays the matrices that Muon holds; add --optimizer muon")
-    precision = COMPRESSORS[args.quant].name
     check_executes(backend, precision)
     if precision == "int8" and args.residual:
         raise BadInput(f"--residual: int8 files have no sum of two layers; use --quant w4a8, not {args.quant}")

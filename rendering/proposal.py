@@ -100,7 +100,7 @@ class ProposalRenderer(Renderer):
     ) -> Rendering:
         """One random number shifts all bins of a ray, while training."""
         count, device = len(rays), rays.origins.device
-        s = torch.tensor([0.0, 1.0], device=device).expand(count, 2)
+        s = torch.linspace(0.0, 1.0, 2, device=device).expand(count, 2)
         w = torch.ones(count, 1, device=device)
         levels, bins_before = [], 1
         for level, (field, bins) in enumerate(zip([*self.proposals, self.field], self.bins, strict=True)):
@@ -210,6 +210,8 @@ class ProposalRenderer(Renderer):
     def from_description(
         cls, described: dict, fields: dict[str, nn.Module], setup: RaySetup, tensors: dict[str, torch.Tensor]
     ) -> "ProposalRenderer":
+        if described["reciprocal"] and not setup.near > 0:
+            raise BrokenFile("sampler: reciprocal, where distances begin at 0")
         proposals = [fields[f"proposal_{i}"] for i in range(len(described["bins"]) - 1)]
         how = described["reciprocal"], described["opaque"]
         return cls(fields["network_fn"], proposals, setup, tuple(described["bins"]), *how)
@@ -246,6 +248,8 @@ class ProposalRenderer(Renderer):
         bins = (*args.proposal_bins, args.final_bins)
         if len(bins) > 1 + MOST_PROPOSALS or not all(2 <= number <= MOST_BINS for number in bins):
             raise BadInput(f"--proposal_bins, --final_bins {bins}: give one or two proposals, of 2 to {MOST_BINS} bins")
+        if args.ray_warp == "reciprocal" and not setup.near > 0:
+            raise BadInput("--ray_warp reciprocal: in NDC distances begin at 0; leave it out, or add --no_ndc")
         if args.filter_rays:
             raise BadInput("--filter_rays asks the occupancy grid; add --sampler occupancy")
         proposals = [make_field(scene.aabb, small=args.proposal_width) for _ in args.proposal_bins]

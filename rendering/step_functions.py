@@ -6,10 +6,8 @@ By these mip-NeRF 360 (Barron et al. 2022, sec. 3 and 4) learns where to sample.
 
 import torch
 
-
-def smallest(values: torch.Tensor) -> float:
-    """What sums and widths are held above: float32's epsilon, of whatever precision, so that both agree."""
-    return torch.finfo(torch.float32).eps
+# What masses and widths are held above: float32's, whatever the precision, so that both agree.
+EPS = torch.finfo(torch.float32).eps
 
 
 def cumulative(w: torch.Tensor) -> torch.Tensor:
@@ -32,12 +30,11 @@ def invert_cdf(u: torch.Tensor, t: torch.Tensor, w: torch.Tensor) -> torch.Tenso
 def quantiles(count: int, t: torch.Tensor, jitter: torch.Tensor | None = None) -> torch.Tensor:
     """Evenly spaced shares of mass in [0, 1), `[R, count]`: centred, or all of a ray shifted by one number of `jitter
     [R, 1]` in [0, 1), which uses each ray's evenness and yet sees every place."""
-    eps = smallest(t)
     if jitter is None:
         pad = 1 / (2 * count)
-        return torch.linspace(pad, 1 - pad - eps, count, dtype=t.dtype, device=t.device).expand(len(t), count)
-    first = eps + (1 - eps) / count
-    room = (1 - first) / (count - 1) - eps
+        return torch.linspace(pad, 1 - pad - EPS, count, dtype=t.dtype, device=t.device).expand(len(t), count)
+    first = EPS + (1 - EPS) / count
+    room = (1 - first) / (count - 1) - EPS
     even = torch.linspace(0, 1 - first, count, dtype=t.dtype, device=t.device)
     return even + jitter * room
 
@@ -58,15 +55,14 @@ def dilated(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The largest density within `reach` of every place, as edges `[R, 3n + 1]` and masses that add up to 1: what a
     proposal saw in one view also holds a little to either side (mip-NeRF 360, supplement)."""
-    eps = smallest(t)
-    density = w / (t[..., 1:] - t[..., :-1]).clamp_min(eps**2)
+    density = w / (t[..., 1:] - t[..., :-1]).clamp_min(EPS**2)
     starts, ends = t[..., :-1] - reach, t[..., 1:] + reach
     edges = torch.cat([t, starts, ends], -1).sort(-1).values.clamp(*domain)
     at = edges[..., :-1].contiguous()
     first = torch.searchsorted(ends.contiguous(), at, right=True)  # of the bins that reach so far
     last = torch.searchsorted(starts.contiguous(), at, right=True) - 1
     mass = largest_between(density, first, last) * (edges[..., 1:] - edges[..., :-1])
-    return edges, mass / mass.sum(-1, keepdim=True).clamp_min(eps)
+    return edges, mass / mass.sum(-1, keepdim=True).clamp_min(EPS)
 
 
 def largest_between(values: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
@@ -101,7 +97,7 @@ def interlevel_loss(
 ) -> torch.Tensor:
     """How far masses w stick out of an envelope, bin by bin `[R, n]` (mip-NeRF 360, eq. 13)."""
     beyond = (w - outer_measure(t, t_envelope, w_envelope)).clamp_min(0)
-    return beyond.square() / (w + smallest(w))
+    return beyond.square() / (w + EPS)
 
 
 def distortion_loss(t: torch.Tensor, w: torch.Tensor) -> torch.Tensor:

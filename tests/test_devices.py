@@ -52,6 +52,26 @@ RUNS = {
     "qat_hierarchical": ("run_nerf_qat", HIERARCHICAL),
     "w4a8": ("run_nerf_qat", [*OCCUPANCY, "--quant", "w4a8", "--optimizer", "muon", "--amp", "bf16"]),
     "ternary": ("run_nerf_qat", [*OCCUPANCY, "--quant", "ternary", "--residual", "--N_iters", "0"]),
+    "mip": ("run_nerf_qat", [*OCCUPANCY, "--field", "mip"]),
+    "proposal": (
+        "run_nerf_qat",
+        [
+            *BASE,
+            "--field",
+            "mip",
+            "--contract",
+            "--sampler",
+            "proposal",
+            "--proposal_bins",
+            "8",
+            "--final_bins",
+            "6",
+            "--proposal_width",
+            "8",
+            "--N_rand",
+            "32",
+        ],
+    ),
     "vq": ("run_vq", [*TENSOR, *VQ]),
 }
 

@@ -28,7 +28,7 @@ from training.optimizers import OptimizerSettings, Together, make_optimizers
 from training.phases import Phase, Progress
 from training.reports import Reports, due
 from training.run_log import gpu_watts
-from training.watch import CollapseWatch, fail_if_empty, fail_if_not_finite, look
+from training.watch import CollapseWatch, emptied, fail_if_not_finite, look
 from utils import distributed
 from utils.checks import WAY_OUT
 from utils.errors import BrokenFile, Interrupted
@@ -137,7 +137,7 @@ class Trainer:
             batch = self.batches.draw(self.renderer, done + 1)
         if batch.total_samples == 0:
             fail_if_not_finite(float(self._last_mse), done)  # what empties a grid may be NaN
-            fail_if_empty(batch.total_samples, done + 1)
+            raise emptied(done + 1)
         with record_function("forward"):
             rendering, mse, total, losses = self._losses(batch, done)
         with record_function("backward"):

@@ -41,14 +41,13 @@ def fail_if_not_finite(mse: float, step: int) -> None:
         )
 
 
-def fail_if_empty(total_samples: int | None, step: int) -> None:
-    """total_samples: of a batch, of all processes; None where the renderer does not count them."""
-    if total_samples == 0:
-        raise TrainingFailed(
-            f"step {step}: no ray meets an occupied cell, the field has emptied; "
-            "go on with a lower --grid_threshold, or start anew (--no_reload) with a lower --lrate or another "
-            "--aabb, which --plot_cameras shows"
-        )
+def emptied(step: int) -> TrainingFailed:
+    """What to raise where a whole batch has nothing to query."""
+    return TrainingFailed(
+        f"step {step}: no ray meets an occupied cell, the field has emptied; "
+        "go on with a lower --grid_threshold, or start anew (--no_reload) with a lower --lrate or another "
+        "--aabb, which --plot_cameras shows"
+    )
 
 
 class CollapseWatch:
