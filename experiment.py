@@ -16,7 +16,7 @@ from evaluation.frame_times import stage_table
 from evaluation.measures import lpips_missing_reason
 from evaluation.metrics_file import format_table, run_facts, write_metrics
 from evaluation.videos import render_video
-from evaluation.views import RenderedViews, evaluate_views, write_strip, write_views
+from evaluation.views import RenderedViews, evaluate_scales, evaluate_views, write_strip, write_views
 from fields.kinds import FIELDS
 from load_scene import load_scene
 from rendering.kinds import RENDERERS
@@ -291,6 +291,8 @@ def measure(run: Run, trainer: Trainer, files: dict[str, str | None], backend: s
             model, _, executes = load_file(args, folder / file, device, backend)
         pictures[name] = evaluate_views(model, scene, scene.splits["test"], limits, label=name)
         models[name] = pictures[name].summary()
+        if len(args.scales) > 1:
+            models[name]["scales"] = evaluate_scales(model, scene, scene.splits["test"], args.scales, limits)
         if file and model is not run.renderer:
             models[name] |= {"file": file, "bytes": (folder / file).stat().st_size, "backend": executes}
     models[final] |= noted or {}

@@ -14,6 +14,7 @@ from load_nerfstudio import load_nerfstudio_scene
 from load_nsvf import load_nsvf_scene
 from load_procedural import load_procedural_scene
 from load_tiny_nerf import load_tiny_nerf_scene
+from scenes.scales import check_scales
 from scenes.scene import Scene
 from utils.bounds import FAR_AWAY, box_problem
 from utils.errors import BadInput, one_line
@@ -39,6 +40,9 @@ def load_scene(args: argparse.Namespace) -> Scene:
     problem = box_problem(scene.aabb) or ("" if scene.far <= FAR_AWAY else f"--far is beyond {FAR_AWAY:g} world units")
     if problem:
         raise BadInput(f"--datadir {args.datadir}: {problem}; give --aabb and --far, and look with --plot_cameras")
+    check_scales(args.scales, scene)
+    if args.scale_weights and len(args.scale_weights) != len(args.scales):
+        raise BadInput(f"--scale_weights: {len(args.scale_weights)} of them for {len(args.scales)} of --scales")
     if args.path_frames:
         keep = torch.linspace(0, len(scene.render_path), args.path_frames + 1)[:-1].long()
         scene.render_path = scene.render_path[keep]

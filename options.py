@@ -104,6 +104,19 @@ def add_data_flags(group: argparse._ArgumentGroup) -> None:
         help="auto looks at what is in --datadir (deepvoxels and LINEMOD are named only to say so: not supported)",
     )
     add("--factor", type=positive(float), help="downsample images by this on each side (LLFF: 8 unless given)")
+    add(
+        "--scales",
+        type=positive(float),
+        nargs="+",
+        default=[1.0],
+        help="train on images shrunk by each of these, and measure each: as if seen from as many times farther away",
+    )
+    add(
+        "--scale_weights",
+        type=positive(float),
+        nargs="+",
+        help="of each scale in the loss, by its share of the rays (default: equal)",
+    )
     add("--white_bkgd", action="store_true", help="composite RGBA images on white, else on black (NSVF: always white)")
     add("--random_bkgd", action="store_true", help="train RGBA images on a random colour per ray: no white fog")
     add("--plot_cameras", action="store_true", help="write cameras.png (cameras, near and far, box) and exit")

@@ -85,6 +85,13 @@ def format_table(models: dict[str, dict]) -> str:
             f"{name:<16}{_number(entry['psnr'], 2):>9}{_number(entry['ssim'], 4):>8}{_number(entry['lpips'], 4):>8}"
             f"{size if size else '-':>12}{ratio:>10}{_number(entry['seconds_per_frame'], 3):>10}"
         )
+    for name, entry in models.items():
+        if "scales" in entry:
+            each = ", ".join(
+                f"{_number(seen['psnr'], 2)} {'on average' if scale == 'mean' else f'at 1/{scale}'}"
+                for scale, seen in entry["scales"].items()
+            )
+            lines.append(f"{name} by scale, PSNR dB: {each}")
     return "\n".join(lines)
 
 

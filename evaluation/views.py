@@ -13,6 +13,7 @@ from evaluation.measures import lpips, psnr, ssim
 from rendering.renderer import RenderLimits, render_image
 from run_nerf_helpers import BEST_PSNR, to8b
 from scenes.images import write_png
+from scenes.scales import scaled
 from scenes.scene import Scene, most_common
 from utils.progress import progress_bar
 
@@ -92,6 +93,19 @@ def evaluate_views(
         result.targets.append(target)
         progress.set_postfix_str(f"PSNR {result.mean_psnr:.2f} dB")
     return result
+
+
+def evaluate_scales(
+    renderer: torch.nn.Module, scene: Scene, views: Sequence[int], scales: Sequence[float], limits: RenderLimits
+) -> dict[str, dict]:
+    """Measures of some views at each scale, by what their images are shrunk by, and `mean`, of their measures."""
+    measured = {}
+    for scale in scales:
+        seen = evaluate_views(renderer, scaled(scene, scale), views, limits, label=f"test views 1/{scale:g}")
+        measured[f"{scale:g}"] = {key: value for key, value in seen.summary().items() if key != "per_view"}
+    keys = "psnr", "ssim", "lpips"
+    measured["mean"] = {key: _mean([entry[key] for entry in measured.values()]) for key in keys}
+    return measured
 
 
 def write_views(views: RenderedViews, folder: Path) -> None:

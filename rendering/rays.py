@@ -61,10 +61,11 @@ def make_rays(
     viewdirs = directions / directions.norm(dim=-1, keepdim=True)
     radii = None if focal is None else (PIXEL_RADIUS / focal).expand(len(origins))
     if setup.ndc_near is not None:
+        fx, fy = cameras.K[0, 0, 0], cameras.K[0, 1, 1]
         if radii is not None:  # two units across are as many pixels as the frame has: the mean of both sides
-            radii = torch.full_like(radii, PIXEL_RADIUS * (1 / cameras.width + 1 / cameras.height))
-        focal = cameras.K[0, 0, 0]
-        origins, directions = ndc_rays(cameras.height, cameras.width, focal, setup.ndc_near, origins, directions)
+            radii = radii * fx * (1 / cameras.width + 1 / cameras.height)
+        sides = cameras.height * (fx / fy), cameras.width  # as if of square pixels
+        origins, directions = ndc_rays(*sides, fx, setup.ndc_near, origins, directions)
     return Rays(origins, directions, viewdirs, radii)
 
 

@@ -103,7 +103,8 @@ class Scene:
     splits: view numbers of `train`, `val` and `test`. near, far: along the optical axis, world
     units (for `ndc` scenes: in NDC, 0 and 1). aabb: `[2, 3]`, the box that holds the content, in
     the space the field is queried in. background: colour behind everything, `[3]` in [0, 1].
-    depth: exact z-depth `[N, H, W]` where a reader knows it, inf where nothing was hit.
+    depth: exact z-depth `[N, H, W]` where a reader knows it, inf where nothing was hit. normals: of what was hit,
+    likewise, `[N, H, W, 3]`, unit vectors in world space.
     valid: bool `[N, H, W]`, the pixels to learn from and to measure on; None: all.
     """
 
@@ -118,6 +119,7 @@ class Scene:
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     ndc: bool = False
     depth: torch.Tensor | None = None
+    normals: torch.Tensor | None = None
     valid: torch.Tensor | None = None
     notes: list[str] = field(default_factory=list)
 

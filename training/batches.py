@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from rendering.rays import Rays, RaySetup, make_rays
 from rendering.renderer import Plan, Renderer, Rendering
 from run_nerf_helpers import camera_rays
+from scenes.scales import pyramid
 from scenes.scene import Scene, composite_over
 from utils import distributed
 from utils.errors import BadInput
@@ -28,7 +29,8 @@ PIXELS_AT_ONCE = 2**22  # of all training pixels, likewise
 class BatchSettings:
     """rays: of a batch, where each ray asks networks alike; queries: of a batch, where rays differ (`--N_rand` and
     `--samples_per_batch`). random_background: behind RGBA pixels, a colour for each ray. one_image: is all that a
-    batch sees. precrop_steps, precrop_share: steps that see only the middle of images, and its share of each side."""
+    batch sees. precrop_steps, precrop_share: steps that see only the middle of images, and its share of each side.
+    scales: what images are shrunk by, and scale_weights: of each in the loss, in proportion; equal if None."""
 
     rays: int = 4096
     queries: int = 32_768
@@ -37,6 +39,8 @@ class BatchSettings:
     one_image: bool = False
     precrop_steps: int = 0
     precrop_share: float = 0.5
+    scales: tuple[float, ...] = (1,)
+    scale_weights: tuple[float, ...] | None = None
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace) -> "BatchSettings":
@@ -48,6 +52,8 @@ class BatchSettings:
             one_image=args.no_batching,
             precrop_steps=args.precrop_iters,
             precrop_share=args.precrop_frac,
+            scales=tuple(args.scales),
+            scale_weights=args.scale_weights and tuple(args.scale_weights),
         )
 
     def queries_for(self, renderer: Renderer) -> int:
@@ -99,12 +105,14 @@ class RayBatches:
 
     A renderer that asks networks alike for each ray gets so many rays a batch. Any other gets as many rays
     as fill so many network queries, so a step costs the same early and late.
-    Where a scene says which pixels are valid, only those are drawn.
+    Where a scene says which pixels are valid, only those are drawn. Of several scales each gets its share of the
+    rays, whatever its pixels: as a weight of its loss, but without the noise that weighing few rays would bring.
     """
 
     def __init__(self, settings: BatchSettings, scene: Scene, device: torch.device):
-        train = scene.splits["train"]
         self.settings = settings
+        scene = scene if settings.scales == (1,) else pyramid(scene, settings.scales)
+        train = scene.splits["train"]
         self.images = scene.images[train].to(device)
         self.cameras = scene.cameras[train].to(device)
         self.background = torch.tensor(scene.background, device=device)
@@ -255,14 +263,38 @@ class RayBatches:
     def _kept_pixels(self, count: int, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The same, of those that `keep_only` names. A view is as likely as it has pixels left."""
         candidates = self._middle if step <= self.settings.precrop_steps else self.candidates
+        if len(self.settings.scales) > 1:
+            return self._pixels_of_scales(count, candidates)
         if not self.settings.one_image:
             return self._places(candidates[self._integers(len(candidates), count)])
         view, _, _ = self._places(candidates[self._integers(len(candidates), 1)])
-        pixels = self.images.shape[1] * self.images.shape[2]
-        ends = torch.cat([view, view + 1]) * pixels
-        first, end = torch.searchsorted(candidates, ends.to(candidates.dtype))
+        first, end = self._places_of_views(candidates, torch.cat([view, view + 1]))
         # A remainder instead of a bound: where the view ends is known on the device only.
         return self._places(candidates[first + self._integers(2**62, count) % (end - first)])
+
+    def _pixels_of_scales(
+        self, count: int, candidates: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The same, each of a scale drawn by the scales' weights; with `one_image` all of one image."""
+        number = len(self.settings.scales)
+        weights = torch.tensor(self.settings.scale_weights or (1.0,) * number, device=candidates.device)
+        views = torch.arange(number + 1, device=candidates.device) * (len(self.images) // number)
+        ends = self._places_of_views(candidates, views)
+        first, left = ends[:-1], ends.diff()
+        shares = torch.cumsum(weights * (left > 0), 0)  # the middle of a small copy may hold no pixel
+        at_once = 1 if self.settings.one_image else count
+        scale = torch.searchsorted(shares, self._uniform(at_once) * shares[-1], right=True).clamp_max(number - 1)
+        chosen = candidates[first[scale] + self._integers(2**62, at_once) % left[scale]]
+        if not self.settings.one_image:
+            return self._places(chosen)
+        view, _, _ = self._places(chosen)
+        first, end = self._places_of_views(candidates, torch.cat([view, view + 1]))
+        return self._places(candidates[first + self._integers(2**62, count) % (end - first)])
+
+    def _places_of_views(self, candidates: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        """How many of the candidates come before each of these views."""
+        pixels = self.images.shape[1] * self.images.shape[2]
+        return torch.searchsorted(candidates, (views * pixels).to(candidates.dtype))
 
     def _places(self, number: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """View, row and column, int64, of flat pixel numbers."""

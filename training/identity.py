@@ -28,8 +28,9 @@ OF_DATA = {
 OF_RAYS = {"background": "--white_bkgd", "near": "--near", "far": "--far", "box": "--aabb"}
 # Flags that must stay: random numbers, colours behind, what a density means, where samples are, the schedule.
 FIXED = (
-    "seed", "random_bkgd", "density_activation", "density_bias", "density_scale",
+    "seed", "scales", "scale_weights", "random_bkgd", "density_activation", "density_bias", "density_scale",
     "sampler", "N_samples", "lindisp", "perturb", "raw_noise_std", "grid_resolution", "march_step",
+    "proposal_bins", "final_bins", "ray_warp", "opaque", "anneal_share",
     "optimizer", "lrate", "muon_lrate", "lrate_decay", "lrate_warmup", "lrate_rule", "lrate_batch",
     "voxels", "voxels_final", "upsample_steps", "shrink_step",
 )  # fmt: skip
@@ -43,6 +44,7 @@ FIXED_IN_ROUNDING = (
 NOTED = (
     "samples_per_batch", "N_rand", "empty_samples", "no_batching", "precrop_iters", "precrop_frac", "filter_rays",
     "grad_clip", "amp", "grid_interval", "grid_start", "grid_threshold", "min_transmittance", "l1_weight", "tv_weight",
+    "distortion_weight",
 )  # fmt: skip
 
 
