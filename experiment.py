@@ -134,6 +134,7 @@ def make_renderer(args: argparse.Namespace, scene: Scene, device: torch.device, 
     torch.manual_seed(args.seed)
 
     def make_field(box: torch.Tensor, **which) -> torch.nn.Module:
+        which |= {"ball": scene.ball} if scene.ball else {}
         return kind.from_flags(args, box, network=network, **which)
 
     return RENDERERS[args.sampler].from_flags(args, scene, ray_setup(args, scene), device, make_field)

@@ -70,6 +70,7 @@ def load_llff_scene(
         far=1.0 if ndc else far,
         aabb=_ndc_box(cameras, file) if ndc else _frustum_box(cameras, near, far),
         render_path=cameras.along(path),
+        ball=float(cameras.c2w[:, :, 3].norm(dim=-1).max()) if spherify else None,
         ndc=ndc,
         valid=covered(sizes),
         notes=notes + turn_notes,

@@ -1,8 +1,8 @@
-"""A small still life, computed: the data set that needs no download.
+"""Small scenes, computed: the data sets that need no download.
 
-The scene is a signed distance function (SDF), sphere-traced (Hart 1996) in torch; no file and no random
-number is involved. Points and directions are `[3, P]`, world units: elementwise work on whole rows is
-many times faster than on three columns.
+A still life is a signed distance function (SDF), sphere-traced (Hart 1996) in torch; the other, of glossy spheres, is
+in `scenes.glossy`. No file and no random number is involved. Points and directions are `[3, P]`, world units:
+elementwise work on whole rows is many times faster than on three columns.
 """
 
 import math
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from run_nerf_helpers import camera_rays, iterate_chunks, to8b
+from scenes import glossy
 from scenes.poses import look_at, orbit_path
 from scenes.scene import Cameras, Scene, pinhole
 from utils.errors import BadInput
@@ -68,8 +69,9 @@ def load_procedural_scene(
     path_frames: int = 40,
     supersample: int = 3,
     white_background: bool = True,
+    kind: str = "still_life",
 ) -> Scene:
-    """Renders the still life from cameras on a hemisphere; some 7 s on one core at the defaults.
+    """Renders a scene of KINDS from cameras on a hemisphere; the still life in some 7 s on one core at the defaults.
 
     size: image width and height, pixels. supersample: rays on each side of a pixel; alpha is the
     fraction of them that hit. white_background: what the images are composited over, else black.
@@ -86,21 +88,23 @@ def load_procedural_scene(
     K = pinhole(0.5 * size / math.tan(0.5 * FIELD_OF_VIEW), size, size)
     cameras = Cameras(camera_poses(numbers), K.repeat(len(numbers), 1, 1), size, size)
     views_at_once = max(1, RAYS_AT_ONCE // size**2)
-    views = [render(cameras[part], supersample) for part in iterate_chunks(len(numbers), views_at_once)]
+    views = [render(cameras[part], supersample, kind) for part in iterate_chunks(len(numbers), views_at_once)]
+    images, depth, normal = (torch.cat(parts) for parts in zip(*views, strict=True))
     path = orbit_path(CAMERA_RADIUS, elevation=28.0, frames=path_frames)
     views_of = iter(range(len(numbers)))
     counts = {"train": train_views, "val": val_views, "test": test_views}
     return Scene(
-        name="procedural",
-        images=torch.cat([images for images, _ in views]),
+        name="procedural" if kind == "still_life" else kind,
+        images=images,
         cameras=cameras,
         splits={split: list(islice(views_of, count)) for split, count in counts.items()},
         near=NEAR,
         far=FAR,
-        aabb=torch.tensor(AABB),
+        aabb=torch.tensor(AABB if kind == "still_life" else glossy.AABB),
         render_path=Cameras(path, K.repeat(len(path), 1, 1), size, size),
         background=(1.0, 1.0, 1.0) if white_background else (0.0, 0.0, 0.0),
-        depth=torch.cat([depth for _, depth in views]),
+        depth=depth,
+        normals=normal,
     )
 
 
@@ -123,15 +127,17 @@ def camera_poses(numbers: list[int]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def render(cameras: Cameras, supersample: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images uint8 `[N, H, W, 4]`, straight alpha, and z-depth `[N, H, W]` at the pixel centres.
+def render(
+    cameras: Cameras, supersample: int, kind: str = "still_life"
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images uint8 `[N, H, W, 4]`, straight alpha, and at the pixel centres z-depth `[N, H, W]` and normals `[..., 3]`.
 
     One ray through a pixel's centre is enough where the picture is smooth. Only where it is not, in
     the 3x3 pixels around an edge of shape, colour or shadow, are supersample^2 rays averaged.
     """
     count, height, width = len(cameras), cameras.height, cameras.width
     center = torch.tensor([0.5])
-    rgba, depth = render_rays(cameras, torch.arange(count * height * width), center, center)
+    rgba, depth, normal = render_rays(cameras, torch.arange(count * height * width), center, center, kind)
     planes = rgba.view(4, count, height, width)
     spread = F.max_pool2d(planes, 3, 1, 1) + F.max_pool2d(-planes, 3, 1, 1)  # largest minus smallest
     rough = (spread > EDGE_CONTRAST).any(0).flatten().nonzero()[:, 0]
@@ -140,16 +146,17 @@ def render(cameras: Cameras, supersample: int) -> tuple[torch.Tensor, torch.Tens
     for part in iterate_chunks(rough.numel(), max(1, RAYS_AT_ONCE // supersample**2)):
         pixels = rough[part]
         rays = [pixels.repeat(len(x)), x.repeat_interleave(len(pixels)), y.repeat_interleave(len(pixels))]
-        rgba[:, pixels] = render_rays(cameras, *rays)[0].view(4, len(x), -1).mean(1)
+        rgba[:, pixels] = render_rays(cameras, *rays, kind)[0].view(4, len(x), -1).mean(1)
 
     rgba[:3] /= rgba[3].clamp_min(1e-6)  # averaged premultiplied, stored straight
-    return to8b(rgba.T).view(count, height, width, 4), depth.view(count, height, width)
+    shape = count, height, width
+    return to8b(rgba.T).view(*shape, 4), depth.view(shape), normal.T.reshape(*shape, 3)
 
 
 def render_rays(
-    cameras: Cameras, pixels: torch.Tensor, x: torch.Tensor, y: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Premultiplied sRGB and alpha (0 or 1) `[4, P]`, and z-depth `[P]`, of one ray a pixel.
+    cameras: Cameras, pixels: torch.Tensor, x: torch.Tensor, y: torch.Tensor, kind: str = "still_life"
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Premultiplied sRGB and alpha (0 or 1) `[4, P]`, z-depth `[P]` and normals `[3, P]`, of one ray a pixel.
 
     pixels: `[P]`, numbered through all cameras. x, y: where in the pixel, 0 to 1, `[P]` or `[1]`.
     """
@@ -159,13 +166,17 @@ def render_rays(
     origins, directions = origins.T.contiguous(), directions.T.contiguous()
     length = _length(*directions)
     directions /= length
-    distance = trace(origins, directions)
+    trace_rays, shade_points, normals_at = KINDS[kind]
+    distance = trace_rays(origins, directions)
     hit = distance.isfinite().nonzero()[:, 0]
     rgba = torch.zeros(4, pixels.numel())
     seen_along = directions[:, hit]
-    rgba[:3, hit] = shade(origins[:, hit] + distance[hit] * seen_along, seen_along)
+    points = origins[:, hit] + distance[hit] * seen_along
+    rgba[:3, hit] = shade_points(points, seen_along)
     rgba[3, hit] = 1.0
-    return rgba, distance / length
+    normal = torch.zeros(3, pixels.numel())
+    normal[:, hit] = normals_at(points)
+    return rgba, distance / length, normal
 
 
 # ----------------------------------------------------------------------------------------- shape
@@ -340,3 +351,7 @@ def shade(points: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
     highlight = reflectance * (exponent + 2) / 8 * halfway**exponent * facing
     reflection = fresnel * open_sky * torch.lerp(ground, 2 * sky, (0.4 + mirrored[2]).clamp(0, 1))
     return (albedo * irradiance + key * highlight + reflection).clamp(0, 1) ** (1 / 2.2)
+
+
+# Of each scene: where a ray hits it, what is seen there, and the normal there.
+KINDS = {"still_life": (trace, shade, normals), "glossy": (glossy.trace, glossy.shade, glossy.normals)}

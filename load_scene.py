@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from fields.kinds import FIELDS
 from load_blender import load_blender_scene
 from load_colmap import is_model, load_colmap_scene
 from load_llff import load_llff_scene
@@ -19,16 +20,19 @@ from scenes.scene import Scene
 from utils.bounds import FAR_AWAY, box_problem
 from utils.errors import BadInput, one_line
 
+UNBOUNDED_FAR = 1000.0  # world units, where there is no end: cameras stand within a few
 DATASETS = ("procedural", "blender", "llff", "tiny_nerf", "nsvf", "nerfstudio", "colmap", "deepvoxels", "LINEMOD")
 
 
 def load_scene(args: argparse.Namespace) -> Scene:
     """The scene that the data flags name. Raises BadInput where it cannot be read."""
     name, notes = recognise(args)
+    flags = args
     args = argparse.Namespace(**vars(args))
     args.datadir = args.datadir and str(_place(args.datadir, name))
     scene = READERS[name](args)
-    for note in dict.fromkeys(notes + scene.notes):  # files of one folder may say the same
+    notes += scene.notes + open_up(flags, scene)
+    for note in dict.fromkeys(notes):  # files of one folder may say the same
         print(f"note: {one_line(note)}")
     if not scene.near < scene.far:
         raise BadInput(f"--near {scene.near:g} is not below --far {scene.far:g}; distances are in world units")
@@ -47,6 +51,22 @@ def load_scene(args: argparse.Namespace) -> Scene:
         keep = torch.linspace(0, len(scene.render_path), args.path_frames + 1)[:-1].long()
         scene.render_path = scene.render_path[keep]
     return scene
+
+
+def open_up(args: argparse.Namespace, scene: Scene) -> list[str]:
+    """Decides by `--contract` whether space is contracted. Where it is, `scene.ball` says from where on, and far is far
+    away; where not, there is no ball. Returns what to say of it. Raises BadInput where it cannot be."""
+    can = FIELDS[args.field].contracts and not scene.ndc
+    auto = args.contract == "auto" and can and scene.ball is not None and args.sampler == "proposal" and not args.aabb
+    if not auto and args.contract != "on":
+        scene.ball = None
+        return []
+    if not can:
+        raise BadInput("--contract on: is of --field mip and ref, and in NDC infinity is near as it is; leave it out")
+    scene.ball = scene.ball or float(scene.cameras.c2w[:, :, 3].norm(dim=-1).max())
+    scene.far = args.far or max(scene.far, UNBOUNDED_FAR)
+    why = "asked for" if args.contract == "on" else "a capture with a background; --contract off keeps to its box"
+    return [f"space beyond {scene.ball:.3g} units from the origin is contracted, far is {scene.far:g} ({why})"]
 
 
 def dataset_type(args: argparse.Namespace) -> str:
@@ -108,7 +128,7 @@ def known_marks() -> str:
 
 
 def _procedural(args: argparse.Namespace) -> Scene:
-    scene = load_procedural_scene(args.procedural_size, white_background=args.white_bkgd)
+    scene = load_procedural_scene(args.procedural_size, white_background=args.white_bkgd, kind=args.procedural_scene)
     scene.near, scene.far = args.near or scene.near, args.far or scene.far
     return scene
 

@@ -20,7 +20,7 @@ PATH = os.path.expanduser  # what a shell does, for paths in config files and be
 NOT_READ = {
     "run_nerf": ("compression",),
     "run_nerf_qat": ("tensor field", "compression of a tensor field"),
-    "run_vq": ("network", "pixels", "hierarchical", "proposal", "compression of a network"),
+    "run_vq": ("network", "pixels", "reflections", "hierarchical", "proposal", "compression of a network"),
 }
 
 
@@ -128,6 +128,12 @@ def add_data_flags(group: argparse._ArgumentGroup) -> None:
     add("--half_res", action="store_true", help="load Blender data at half resolution (400x400 of 800x800)")
     add("--no_ndc", action="store_true", help="LLFF: world space instead of normalised device coordinates")
     add("--spherify", action="store_true", help="LLFF: a capture all round the subject; needs --no_ndc")
+    add(
+        "--procedural_scene",
+        default="still_life",
+        choices=["still_life", "glossy"],
+        help="the built-in scene: objects on a plinth, or mirrors and rough spheres for --field ref",
+    )
     add("--procedural_size", type=positive(int), default=100, help="side of the procedural images, pixels")
     add("--corner_rays", action="store_true", help="rays through pixel corners, as nerf-pytorch has them")
     add("--shape", default="greek", help=argparse.SUPPRESS)  # deepvoxels only; nerf-pytorch's configs may name it

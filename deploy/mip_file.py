@@ -8,14 +8,17 @@ from fields.nerf import RadianceField
 from utils.bounds import FAR_AWAY
 from utils.checks import check_number, check_one_of, check_whole
 
+OWN = frozenset({"directions", "ball", "point_size"})
 
-def check(name: str, field: dict) -> None:
-    """Raises BrokenFile where the metadata of field `name` is not what a mip-NeRF's can be."""
-    nerf_file.check(name, field, frozenset({"directions", "contracted", "point_size"}))
+
+def check(name: str, field: dict, more: frozenset[str] = frozenset()) -> None:
+    """Raises BrokenFile where the metadata of field `name` is not what a mip-NeRF's can be. more: keys that it has
+    beyond."""
+    nerf_file.check(name, field, OWN | more)
     check_whole(name, field, "directions", 3, 21)
     check_one_of(name, {"directions": str(field["directions"])}, "directions", ("3", "21"))
     check_whole(name, field, "multires", 1, 32)
-    check_one_of(name, field, "contracted", (True, False))
+    check_number(name, field, "ball", 0, FAR_AWAY)
     check_number(name, field, "point_size", 0, FAR_AWAY)
 
 

@@ -18,7 +18,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from deploy import description, mip_file, nerf_file, tensorf_file, vq_file
+from deploy import description, mip_file, nerf_file, ref_file, tensorf_file, vq_file
 from rendering.kinds import RENDERERS
 from rendering.renderer import Renderer
 from scenes.scene import Cameras
@@ -43,6 +43,7 @@ class FileKind:
 KINDS = {
     "nerf": FileKind(("float32", "int8", *nerf_file.LOW_BIT), nerf_file.check, nerf_file.load),
     "mip": FileKind(("float32", "int8", *nerf_file.LOW_BIT), mip_file.check, mip_file.load),
+    "ref": FileKind(("float32",), ref_file.check, ref_file.load),
     "tensorf": FileKind(("float32",), tensorf_file.check, tensorf_file.load),
     "vq_tensorf": FileKind(("vq",), vq_file.check, vq_file.load),
 }

@@ -33,6 +33,7 @@ class Field(nn.Module, ABC):
 
     kind: ClassVar[str]
     wants_cones: ClassVar[bool] = False  # whether `Points.cones` are looked at
+    extras: ClassVar[dict[str, int]] = {}  # channels of what else it says of points while rendering, by name
     adam: ClassVar[dict] = {"betas": (0.9, 0.999)}
 
     def __init__(self, config, network: nn.Module):
@@ -58,8 +59,9 @@ class Field(nn.Module, ABC):
         """All parameters of the network, in its order."""
         return [Group(tuple(self.network.parameters()))]
 
-    def losses(self, step: int) -> dict[str, torch.Tensor]:
-        """What is added to the error of the pictures, by name. step: how many are done."""
+    def losses(self, step: int, seen: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+        """What is added to the error of the pictures, by name. step: how many are done. seen: what rays saw of the
+        extras of its outputs, `Rendering.extras`."""
         return {}
 
     def after_step(self, step: int, content_box: Callable[[], torch.Tensor | None]) -> bool:

@@ -18,12 +18,12 @@ from run_nerf_helpers import NeRF
 
 @dataclass(frozen=True)
 class MipConfig(FieldConfig):
-    """directions: 3 or 21, along which positions are encoded. contracted: whether all of space is brought into a ball
-    first. point_size: standard deviation, units of the box, of a place that is asked for without a cone, as the
-    occupancy grid does."""
+    """directions: 3 or 21, along which positions are encoded. ball: radius around the origin, world units, within which
+    space is as it is, and becomes the unit ball; what is beyond is contracted into a shell. 0: nothing is. point_size:
+    standard deviation, units of the box, of a place that is asked for without a cone, as the occupancy grid does."""
 
     directions: int = 3
-    contracted: bool = False
+    ball: float = 0.0
     point_size: float = 0.0
 
     encodes_positions: ClassVar[bool] = False
@@ -47,12 +47,13 @@ class MipField(RadianceField):
         self.register_buffer("basis", axes(config.directions).float(), persistent=False)
 
     def encode(self, points: Points) -> torch.Tensor:
+        ball = self.config.ball
         if points.cones is not None:
-            seen = points.cones.along(self.basis, self.config.contracted)
-            return integrated_encoding(*seen, self.config.multires)
-        positions = contract(points.positions) if self.config.contracted else points.positions
+            cones = points.cones.scaled(1 / ball) if ball else points.cones
+            return integrated_encoding(*cones.along(self.basis, contracted=bool(ball)), self.config.multires)
+        positions = contract(points.positions / ball) if ball else points.positions
         mean = positions @ self.basis.T
-        variance = torch.full_like(mean, self.config.point_size**2)
+        variance = torch.full_like(mean, (self.config.point_size / (ball or 1)) ** 2)
         return integrated_encoding(mean, variance, self.config.multires)
 
 
@@ -65,7 +66,13 @@ def add_flags(group: argparse._ArgumentGroup) -> None:
         default=3,
         help="directions along which positions are encoded: the axes, or those of an icosahedron",
     )
-    add("--contract", action="store_true", help="bring all of space into a ball of radius 2 before encoding it")
+    add(
+        "--contract",
+        default="auto",
+        choices=["auto", "on", "off"],
+        help="bring all of space into a ball before encoding it, the cameras' own part as it is; auto: for captures "
+        "with a background, by --sampler proposal",
+    )
 
 
 def from_flags(
@@ -74,13 +81,14 @@ def from_flags(
     fine: bool = False,
     small: int | None = None,
     network: type[NeRF] = NeRF,
+    ball: float = 0.0,
 ) -> MipField:
-    """Untrained; the network's shape is that of the flags of a NeRF. A place without a cone is as large as a sample
-    of the occupancy grid, evenly filled."""
+    """Untrained; the network's shape is that of the flags of a NeRF. ball: as of MipConfig. A place without a cone is
+    as large as a sample of the occupancy grid, evenly filled."""
     cell = float((box[1] - box[0]).max()) / args.grid_resolution
     own = {
         "directions": args.mip_directions,
-        "contracted": args.contract,
+        "ball": ball,
         "point_size": args.march_step * cell / 12**0.5,
     }
     config = MipConfig(**vars(FieldConfig.from_flags(args, fine, small)), **own)

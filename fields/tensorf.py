@@ -326,7 +326,7 @@ class TensorField(Field):
         """The decoder learns slower than planes and lines (TensoRF: 0.001 and 0.02)."""
         return 0.05 if name.startswith(("basis", "decoder")) else 1.0
 
-    def losses(self, step: int) -> dict[str, torch.Tensor]:
+    def losses(self, step: int, seen: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
         return self.training_plan.losses(self.network, step) if self.training_plan else {}
 
     def after_step(self, step: int, content_box: Callable[[], torch.Tensor | None]) -> bool:

@@ -47,6 +47,11 @@ def sum_per_ray(values: torch.Tensor, ray: torch.Tensor, num_rays: int) -> torch
     return values.new_zeros(num_rays, *values.shape[1:]).index_add(0, ray, values)
 
 
+def seen_of(extras: dict[str, torch.Tensor] | None, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What rays see of their samples' extras `[R S, C]`, `[R, C]`, by weights `[R, S]`."""
+    return {name: (weights[..., None] * part.view(*weights.shape, -1)).sum(1) for name, part in (extras or {}).items()}
+
+
 def finish(
     color: torch.Tensor, t_sum: torch.Tensor, leaving: torch.Tensor, rays: Rays, setup: RaySetup, background
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 import torch
 import torch.nn as nn
 
-from rendering.compositing import finish, weights_from_density
+from rendering.compositing import finish, seen_of, weights_from_density
 from rendering.points import Cones, Points
 from rendering.rays import Rays, RaySetup
-from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rendering, ask
-from run_nerf_helpers import img2mse, iterate_chunks, sample_pdf
+from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rendering
+from run_nerf_helpers import img2mse, sample_pdf
 from utils.checks import check_keys, check_one_of, check_whole
 from utils.errors import BadInput
 from utils.parser import positive
@@ -97,18 +97,15 @@ class HierarchicalRenderer(Renderer):
         if self.training and noise_std > 0:
             noise = noise_std * torch.randn(len(positions), device=t.device, generator=generator)
         points = Points(positions, directions, self._cones(rays, t))
-        parts = [
-            ask(field, points[c], None if noise is None else noise[c])
-            for c in iterate_chunks(len(positions), self.points_at_once)
-        ]
-        density = torch.cat([part.density for part in parts]).view(num_rays, per_ray)
-        rgb = torch.cat([part.rgb for part in parts]).view(num_rays, per_ray, 3)
+        answer = self.ask_all(field, points, noise)
+        density, rgb = answer.density.view(num_rays, per_ray), answer.rgb.view(num_rays, per_ray, 3)
         # The last sample stands for all that lies behind it.
         gaps = torch.cat([t[:, 1:] - t[:, :-1], torch.full_like(t[:, :1], 1e10)], -1)
         weights, leaving = weights_from_density(density, gaps * rays.directions.norm(dim=-1, keepdim=True))
         color = (weights[..., None] * rgb).sum(1)
         color, depth, opacity = finish(color, (weights.detach() * t).sum(1), leaving, rays, self.setup, background)
-        return Rendering(color, depth, opacity, queries=len(positions)), weights
+        extras = seen_of(answer.extras, weights)
+        return Rendering(color, depth, opacity, queries=len(positions), extras=extras), weights
 
     def _cones(self, rays: Rays, t: torch.Tensor) -> Cones | None:
         """Each sample stands for what lies half way to its neighbours."""

@@ -12,15 +12,16 @@ from torch.profiler import record_function
 from rendering.carving import make_grid
 from rendering.compositing import finish, packed_weights, sum_per_ray
 from rendering.crossing import Crossing, OccupancyPlan, Samples
+from rendering.grid_description import KEYS, check_grid, describe_grid, read_grid
 from rendering.occupancy import LARGEST_GRID, MOST_STEPS, OccupancyGrid
 from rendering.points import Points
 from rendering.queries import ROWS_RENDERING, cones_of_samples, query, query_samples
 from rendering.rays import Rays, RaySetup
-from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rendering
+from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rendering, extras_of
 from run_nerf_helpers import round_up
 from utils import distributed
 from utils.bounds import FAR_AWAY, box_problem
-from utils.checks import WAY_OUT, check_keys, check_number, check_numbers, check_whole, describe_mismatch
+from utils.checks import WAY_OUT, check_keys, check_number, describe_mismatch
 from utils.errors import BadInput, BrokenFile
 from utils.parser import positive
 
@@ -112,12 +113,15 @@ class OccupancyRenderer(Renderer):
         noise = None
         if noise_std > 0:
             noise = noise_std * torch.randn(len(samples), device=samples.t.device, generator=generator)
-        density, rgb, _ = query_samples(self.field, rays, samples, noise, self.parallel)
+        density, rgb, extras = query_samples(self.field, rays, samples, noise, self.parallel)
         weights, leaving = packed_weights(density, samples)
         color = sum_per_ray(weights[:, None] * rgb, samples.ray, len(rays))
         t_sum = sum_per_ray(weights.detach() * samples.t, samples.ray, len(rays))
         color, depth, opacity = finish(color, t_sum, leaving, rays, self.setup, background)
-        return Rendering(color, depth, opacity, queries=len(samples), density=density, sample_rgb=rgb)
+        seen = {
+            name: sum_per_ray(weights[:, None] * part, samples.ray, len(rays)) for name, part in (extras or {}).items()
+        }
+        return Rendering(color, depth, opacity, None, len(samples), density, rgb, extras=seen)
 
     def _render_front_to_back(self, rays: Rays, background: torch.Tensor | None) -> Rendering:
         """Evaluation: a few samples of every ray at a time, until it is opaque or out of samples."""
@@ -129,6 +133,7 @@ class OccupancyRenderer(Renderer):
         color = torch.zeros(num_rays, 3, device=device)
         t_sum = torch.zeros(num_rays, device=device)
         leaving = torch.ones(num_rays, device=device)
+        seen = {name: torch.zeros(num_rays, width, device=device) for name, width in extras_of(self.field).items()}
         queries = 0
         while True:
             # A device is waited for twice a round: to tell which rays go on, and how many samples there are.
@@ -146,16 +151,18 @@ class OccupancyRenderer(Renderer):
             live = rays.take(ray)
             positions = torch.addcmul(live.origins, t[:, None], live.directions)
             cones = cones_of_samples(live, t, length, self.parallel)
-            density, rgb, _ = query(self.field, Points(positions, live.viewdirs, cones), ROWS_RENDERING)
+            density, rgb, extras = query(self.field, Points(positions, live.viewdirs, cones), ROWS_RENDERING)
             with record_function("compositing"):
                 part = Samples(nth_alive, t, length, within.sum(-1), most=block)
                 weights, leaving[alive] = packed_weights(density, part, leaving[alive])
                 color.index_add_(0, ray, weights[:, None] * rgb)
                 t_sum.index_add_(0, ray, weights * t)
+                for name, total in seen.items():
+                    total.index_add_(0, ray, weights[:, None] * extras[name])
             next_sample[alive] += block
             queries += len(index)
         color, depth, opacity = finish(color, t_sum, leaving, rays, self.setup, background)
-        return Rendering(color, depth, opacity, queries=queries)
+        return Rendering(color, depth, opacity, queries=queries, extras=seen)
 
     # ---------------------------------------------------------------------------------- in training
 
@@ -245,8 +252,7 @@ class OccupancyRenderer(Renderer):
             "kind": self.kind,
             "step": self.step,
             "min_transmittance": self.min_transmittance,
-            "grid_resolution": self.grid.resolution,
-            "aabb": self.grid.aabb.cpu().tolist(),
+            **describe_grid(self.grid),
         }
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -254,34 +260,18 @@ class OccupancyRenderer(Renderer):
 
     @staticmethod
     def check(described: dict) -> None:
-        check_keys("sampler", described, {"kind", "step", "min_transmittance", "grid_resolution", "aabb"})
-        check_whole("sampler", described, "grid_resolution", 1, LARGEST_GRID)
+        check_keys("sampler", described, {"kind", "step", "min_transmittance"} | KEYS)
         check_number("sampler", described, "min_transmittance", 0, 1)
-        box = described["aabb"]
-        if not isinstance(box, list) or len(box) != 2:
-            raise BrokenFile("sampler: aabb is not two corners")
-        for corner in box:
-            check_numbers("sampler aabb", corner, 3, -FAR_AWAY, FAR_AWAY)
-        problem = box_problem(torch.tensor(box))
-        if problem:
-            raise BrokenFile(f"sampler: {problem}")
-        sides = [high - low for low, high in zip(*box, strict=True)]
+        check_grid(described)
+        sides = [high - low for low, high in zip(*described["aabb"], strict=True)]
         check_number("sampler", described, "step", math.hypot(*sides) / MOST_STEPS, FAR_AWAY)
 
     @classmethod
     def from_description(
         cls, described: dict, fields: dict[str, nn.Module], setup: RaySetup, tensors: dict[str, torch.Tensor]
     ) -> "OccupancyRenderer":
-        """tensors: `occupancy` packed as uint8, or as booleans `[X, Y, Z]` where a file codes it otherwise."""
-        aabb = torch.tensor(described["aabb"], dtype=torch.float32)
-        cells = tensors.pop("occupancy")
-        if cells.dtype == torch.bool:
-            grid = OccupancyGrid(aabb, described["grid_resolution"])
-            grid.set_occupied(cells)
-        elif cells.dtype == torch.uint8 and cells.ndim == 1:
-            grid = OccupancyGrid.unpack(cells, aabb, described["grid_resolution"])
-        else:
-            raise BrokenFile(f"occupancy is {cells.dtype} {tuple(cells.shape)}, expected uint8 of one dimension")
+        """tensors: `occupancy`, as `read_grid` takes it."""
+        grid = read_grid(described, tensors.pop("occupancy"))
         return cls(fields["network_fn"], grid, setup, described["step"], described["min_transmittance"])
 
     # ------------------------------------------------------------------------------------- by flags

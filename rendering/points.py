@@ -26,6 +26,14 @@ class Cones:
     def __getitem__(self, rows: slice) -> "Cones":
         return Cones(*(part[rows] for part in self._tensors()), self.parallel)
 
+    def scaled(self, by: float) -> "Cones":
+        """In a world so many times larger."""
+        return Cones(self.origins * by, self.directions * by, self.t_start, self.t_end, self.radii * by, self.parallel)
+
+    def shifted(self, by: torch.Tensor) -> "Cones":
+        """Moved by `[P, 3]`."""
+        return Cones(self.origins + by, *self._tensors()[1:], self.parallel)
+
     def padded(self, extra: int) -> "Cones":
         """With so many more: of no size, and a direction of length 1."""
         parts = [with_zeros(part, extra) for part in self._tensors()]
@@ -64,6 +72,10 @@ class Points:
     def __getitem__(self, rows: slice) -> "Points":
         return Points(self.positions[rows], self.directions[rows], self.cones and self.cones[rows])
 
+    def shifted(self, by: torch.Tensor) -> "Points":
+        """Moved by `[P, 3]`."""
+        return Points(self.positions + by, self.directions, self.cones and self.cones.shifted(by))
+
     def padded(self, extra: int) -> "Points":
         """With so many points more, of zeros."""
         parts = with_zeros(self.positions, extra), with_zeros(self.directions, extra)
@@ -82,3 +94,11 @@ class FieldOutput(NamedTuple):
         """Of so many points from the first."""
         extras = self.extras and {name: part[:count] for name, part in self.extras.items()}
         return FieldOutput(self.density[:count], self.rgb[:count], extras)
+
+
+def joined(parts: list[FieldOutput]) -> FieldOutput:
+    """Answers to parts of some points as the answer to all."""
+    extras = None
+    if parts[0].extras is not None:
+        extras = {name: torch.cat([part.extras[name] for part in parts]) for name in parts[0].extras}
+    return FieldOutput(torch.cat([part.density for part in parts]), torch.cat([part.rgb for part in parts]), extras)

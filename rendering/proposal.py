@@ -13,18 +13,21 @@ from dataclasses import dataclass
 import torch
 import torch.nn as nn
 
-from rendering.compositing import finish, weights_from_density
-from rendering.points import Cones, Points
+from rendering.carving import make_grid
+from rendering.compositing import finish, seen_of, weights_from_density
+from rendering.grid_description import KEYS, check_grid, describe_grid, read_grid
+from rendering.occupancy import OccupancyGrid
+from rendering.points import Cones, FieldOutput, Points
 from rendering.rays import Rays, RaySetup
-from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rendering, ask
+from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rendering
 from rendering.step_functions import dilated, distortion_loss, interlevel_loss, sample_intervals
-from run_nerf_helpers import iterate_chunks
 from utils.checks import check_keys, check_one_of, check_whole, short
 from utils.errors import BadInput, BrokenFile
 from utils.parser import positive
 
 MOST_BINS = 4096  # of a ray, of each network
 MOST_PROPOSALS = 2
+BYTES_PER_PLACE = 60  # of a ray where the hull is looked up
 # mip-NeRF 360's: what bins are widened by before they are drawn from, beyond half of a level's average bin; how fast
 # a field's weights come to be trusted; what is added to a weight so that no place is ruled out.
 DILATION, DILATION_SHARE, ANNEAL_SLOPE, PADDING = 0.0025, 0.5, 10.0, 1e-5
@@ -32,10 +35,11 @@ DILATION, DILATION_SHARE, ANNEAL_SLOPE, PADDING = 0.0025, 0.5, 10.0, 1e-5
 
 @dataclass(frozen=True)
 class Warp:
-    """From s in [0, 1] to distances: evenly, or evenly in disparity, which ends where t is infinite."""
+    """From s `[R, S]` in [0, 1] to distances between near and far, numbers or `[R, 1]`: evenly, or evenly in disparity,
+    which may end where t is infinite."""
 
-    near: float
-    far: float
+    near: float | torch.Tensor
+    far: float | torch.Tensor
     reciprocal: bool
 
     def distances(self, s: torch.Tensor) -> torch.Tensor:
@@ -58,7 +62,9 @@ class ProposalTraining:
 class ProposalRenderer(Renderer):
     """One or two small networks, then the field, each in the bins that the one before found worth it.
 
-    bins: of each proposal, and of the field. warp: what s means. opaque: nothing is seen behind the last bin.
+    bins: of each proposal, and of the field. reciprocal: whether bins are even in disparity. opaque: nothing is seen
+    behind the last bin. hull: a grid that holds all there is; rays are binned between its first and last occupied
+    cell. None: between near and far.
     """
 
     kind = "proposal"
@@ -72,13 +78,14 @@ class ProposalRenderer(Renderer):
         bins: tuple[int, ...],
         reciprocal: bool = False,
         opaque: bool = False,
+        hull: OccupancyGrid | None = None,
         training: ProposalTraining = ProposalTraining(),  # noqa: B008 (frozen)
         points_at_once: int = POINTS_AT_ONCE,
     ):
         super().__init__(setup, points_at_once)
         self.field, self.proposals = field, nn.ModuleList(proposals)
-        self.bins, self.opaque = bins, opaque
-        self.warp = Warp(setup.near, setup.far, reciprocal)
+        self.bins, self.reciprocal, self.opaque = bins, reciprocal, opaque
+        self.hull = hull
         self.proposal_training = training
         self.queries_per_ray = sum(bins)
         self.done = 0 if training.steps else 1  # of the annealing, as a share
@@ -88,7 +95,20 @@ class ProposalRenderer(Renderer):
         return {"network_fn": self.field, **{f"proposal_{i}": field for i, field in enumerate(self.proposals)}}
 
     def bytes_per_ray(self) -> int:
-        return sum(self.bins) * 2 * BYTES_PER_SAMPLE
+        """Bins, of which those of two networks are there at once, and what the hull is looked up at."""
+        return sum(self.bins) * 2 * BYTES_PER_SAMPLE + (self.hull.resolution * BYTES_PER_PLACE if self.hull else 0)
+
+    def warp(self, rays: Rays) -> tuple[Warp, torch.Tensor | None]:
+        """What s means on each ray, and which rays `[R]` meet the hull, where there is one."""
+        near, far, hit = self.setup.near, self.setup.far, None
+        if self.hull is not None:
+            near, far, hit = self.hull.span(rays.origins, rays.directions, near, far)
+            near, far = near[:, None], far[:, None]
+        return Warp(near, far, self.reciprocal), hit
+
+    def meets(self, rays: Rays) -> torch.Tensor:
+        _, hit = self.warp(rays)
+        return super().meets(rays) if hit is None else hit
 
     def forward(
         self,
@@ -98,7 +118,39 @@ class ProposalRenderer(Renderer):
         generator: torch.Generator | None = None,
         noise_std: float = 0.0,
     ) -> Rendering:
-        """One random number shifts all bins of a ray, while training."""
+        """One random number shifts all bins of a ray, while training. Of a picture, rays beside the hull are not
+        asked about."""
+        warp, hit = self.warp(rays)
+        if hit is None or self.training:
+            return self._render(rays, warp, hit, background, generator, noise_std)
+        met = hit.nonzero()[:, 0]
+        warp = Warp(warp.near[met], warp.far[met], warp.reciprocal)
+        part = self._render(rays.take(met), warp, None, None, generator, 0.0)
+        return self._among(len(rays), met, part, background)
+
+    def _among(self, count: int, met: torch.Tensor, part: Rendering, background: torch.Tensor | None) -> Rendering:
+        """What `count` rays see, of which only those at `met` see anything."""
+
+        def spread(values: torch.Tensor, elsewhere: float = 0.0) -> torch.Tensor:
+            return values.new_full((count, *values.shape[1:]), elsewhere).index_copy_(0, met, values)
+
+        opacity, color = spread(part.opacity), spread(part.rgb)
+        if background is not None:
+            color = color + (1 - opacity)[:, None] * background
+        depth = spread(part.depth, self.setup.far)
+        extras = {name: spread(seen) for name, seen in part.extras.items()}
+        return Rendering(color, depth, opacity, queries=part.queries, extras=extras)
+
+    def _render(
+        self,
+        rays: Rays,
+        warp: Warp,
+        hit: torch.Tensor | None,
+        background: torch.Tensor | None,
+        generator: torch.Generator | None,
+        noise_std: float,
+    ) -> Rendering:
+        """hit: which rays may see anything; None: all."""
         count, device = len(rays), rays.origins.device
         s = torch.linspace(0.0, 1.0, 2, device=device).expand(count, 2)
         w = torch.ones(count, 1, device=device)
@@ -107,18 +159,20 @@ class ProposalRenderer(Renderer):
             s = self._bins(s, w, bins, bins_before if level else 0, generator)
             bins_before *= bins
             last = level == len(self.bins) - 1
-            density, rgb = self._ask(field, rays, s, generator, noise_std if last else 0.0)
-            t = self.warp.distances(s)
+            t = warp.distances(s)
+            answer = self._ask(field, rays, t, generator, noise_std if last else 0.0)
             length = (t[:, 1:] - t[:, :-1]) * rays.directions.norm(dim=-1, keepdim=True)
             if self.opaque:
                 length = torch.cat([length[:, :-1], torch.full_like(length[:, :1], 1e10)], -1)
-            w, leaving = weights_from_density(density, length)
+            density = answer.density.view(count, bins)
+            w, leaving = weights_from_density(density if hit is None else density * hit[:, None], length)
             levels.append((s, w))
         middle = 0.5 * (t[:, 1:] + t[:, :-1])
-        color, t_sum = (w[..., None] * rgb).sum(1), (w.detach() * middle).sum(1)
+        color, t_sum = (w[..., None] * answer.rgb.view(*w.shape, 3)).sum(1), (w.detach() * middle).sum(1)
         color, depth, opacity = finish(color, t_sum, leaving, rays, self.setup, background)
         queries = count * sum(self.bins)
-        return Rendering(color, depth, opacity, queries=queries, levels=levels)
+        extras = seen_of(answer.extras, w)
+        return Rendering(color, depth, opacity, queries=queries, levels=levels, extras=extras)
 
     def _bins(
         self, s: torch.Tensor, w: torch.Tensor, bins: int, bins_before: int, generator: torch.Generator | None
@@ -136,10 +190,9 @@ class ProposalRenderer(Renderer):
         return sample_intervals(s, torch.softmax(logits, -1), bins, jitter)
 
     def _ask(
-        self, field: nn.Module, rays: Rays, s: torch.Tensor, generator: torch.Generator | None, noise_std: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Density `[R, S]` and colour `[R, S, 3]` of all bins."""
-        t = self.warp.distances(s)
+        self, field: nn.Module, rays: Rays, t: torch.Tensor, generator: torch.Generator | None, noise_std: float
+    ) -> FieldOutput:
+        """A field in all bins between distances `[R, S + 1]`, `R S` of them."""
         count, bins = len(t), t.shape[1] - 1
         middle = 0.5 * (t[:, 1:] + t[:, :-1])
         each = rays.take(torch.arange(count, device=t.device).repeat_interleave(bins))
@@ -151,13 +204,7 @@ class ProposalRenderer(Renderer):
         noise = None
         if self.training and noise_std > 0:
             noise = noise_std * torch.randn(len(positions), device=t.device, generator=generator)
-        points = Points(positions, each.viewdirs, cones)
-        parts = [
-            ask(field, points[c], None if noise is None else noise[c])
-            for c in iterate_chunks(len(points), self.points_at_once)
-        ]
-        density = torch.cat([part.density for part in parts]).view(count, bins)
-        return density, torch.cat([part.rgb for part in parts]).view(count, bins, 3)
+        return self.ask_all(field, Points(positions, each.viewdirs, cones), noise)
 
     # ---------------------------------------------------------------------------------- in training
 
@@ -191,13 +238,17 @@ class ProposalRenderer(Renderer):
         return {
             "kind": self.kind,
             "bins": list(self.bins),
-            "reciprocal": self.warp.reciprocal,
+            "reciprocal": self.reciprocal,
             "opaque": self.opaque,
+            "hull": self.hull and describe_grid(self.hull),
         }
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {} if self.hull is None else {"occupancy": self.hull.pack()}
 
     @staticmethod
     def check(described: dict) -> None:
-        check_keys("sampler", described, {"kind", "bins", "reciprocal", "opaque"})
+        check_keys("sampler", described, {"kind", "bins", "reciprocal", "opaque", "hull"})
         bins = described["bins"]
         if not isinstance(bins, list) or not 2 <= len(bins) <= 1 + MOST_PROPOSALS:
             raise BrokenFile(f"sampler: bins is {short(bins)}, expected those of 2 or 3 networks")
@@ -205,6 +256,9 @@ class ProposalRenderer(Renderer):
             check_whole("sampler", {"bins": number}, "bins", 2, MOST_BINS)
         check_one_of("sampler", described, "reciprocal", (True, False))
         check_one_of("sampler", described, "opaque", (True, False))
+        if described["hull"] is not None:
+            check_keys("sampler hull", described["hull"], KEYS)
+            check_grid(described["hull"])
 
     @classmethod
     def from_description(
@@ -213,7 +267,8 @@ class ProposalRenderer(Renderer):
         if described["reciprocal"] and not setup.near > 0:
             raise BrokenFile("sampler: reciprocal, where distances begin at 0")
         proposals = [fields[f"proposal_{i}"] for i in range(len(described["bins"]) - 1)]
-        how = described["reciprocal"], described["opaque"]
+        hull = described["hull"] and read_grid(described["hull"], tensors.pop("occupancy"))
+        how = described["reciprocal"], described["opaque"], hull
         return cls(fields["network_fn"], proposals, setup, tuple(described["bins"]), *how)
 
     # ------------------------------------------------------------------------------------- by flags
@@ -230,8 +285,22 @@ class ProposalRenderer(Renderer):
         )
         add("--final_bins", type=positive(int), default=32, help="bins per ray of the field")
         add("--proposal_width", type=positive(int), default=64, help="channels of a proposal network's two layers")
-        add("--ray_warp", default="linear", choices=["linear", "reciprocal"], help="bins even in depth or in disparity")
-        add("--opaque", action="store_true", help="nothing shines through what is farthest: for scenes without alpha")
+        add(
+            "--ray_warp",
+            default="auto",
+            choices=["auto", "linear", "reciprocal"],
+            help="bins even in depth or in disparity; auto: in disparity where space is contracted",
+        )
+        add(
+            "--no_hull",
+            action="store_true",
+            help="bins from near to far, and not between what alpha leaves of the scene",
+        )
+        add(
+            "--opaque",
+            action="store_true",
+            help="nothing shines through what is farthest (always so where space is contracted)",
+        )
         add("--distortion_weight", type=float, default=0.01, help="of the loss that draws weights together; 0: none")
         add(
             "--anneal_share",
@@ -248,16 +317,19 @@ class ProposalRenderer(Renderer):
         bins = (*args.proposal_bins, args.final_bins)
         if len(bins) > 1 + MOST_PROPOSALS or not all(2 <= number <= MOST_BINS for number in bins):
             raise BadInput(f"--proposal_bins, --final_bins {bins}: give one or two proposals, of 2 to {MOST_BINS} bins")
-        if args.ray_warp == "reciprocal" and not setup.near > 0:
+        reciprocal = args.ray_warp == "reciprocal" or (args.ray_warp == "auto" and scene.ball is not None)
+        if reciprocal and not setup.near > 0:
             raise BadInput("--ray_warp reciprocal: in NDC distances begin at 0; leave it out, or add --no_ndc")
-        if args.filter_rays:
-            raise BadInput("--filter_rays asks the occupancy grid; add --sampler occupancy")
+        hull = None
+        if scene.has_alpha and scene.ball is None and not (args.no_hull or args.opaque):
+            hull = make_grid(scene, args.grid_resolution, device)
+        if args.filter_rays and hull is None:
+            raise BadInput("--filter_rays: without alpha all rays may meet something; add --sampler occupancy")
         proposals = [make_field(scene.aabb, small=args.proposal_width) for _ in args.proposal_bins]
         training = ProposalTraining(
             distortion=args.distortion_weight,
             steps=round(args.anneal_share * args.N_iters),
             perturb=args.perturb > 0,
         )
-        reciprocal = args.ray_warp == "reciprocal"
-        field = make_field(scene.aabb)
-        return cls(field, proposals, setup, bins, reciprocal, args.opaque, training, args.netchunk).to(device)
+        how = reciprocal, args.opaque or scene.ball is not None, hull
+        return cls(make_field(scene.aabb), proposals, setup, bins, *how, training, args.netchunk).to(device)

@@ -6,6 +6,7 @@ adds to the loss, and what it does after a step. A new one is a module of its ow
 """
 
 import argparse
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import ClassVar
 import torch
 import torch.nn as nn
 
-from rendering.points import FieldOutput, Points
+from rendering.points import FieldOutput, Points, joined
 from rendering.rays import Rays, RaySetup, make_rays
 from run_nerf_helpers import get_rays, iterate_chunks
 from utils.errors import BrokenFile
@@ -31,7 +32,8 @@ class Rendering:
     the unit ray given that it hit something (the far bound where it did not), world units;
     opacity `[R]`; coarse_rgb `[R, 3]` where there is a coarse pass; queries: network rows spent;
     density `[P]`, sample_rgb `[P, 3]`: what the field said of the samples it was given, if it was; levels: edges
-    `[R, S + 1]` and weights `[R, S]` of each network that rays were binned by, where there are proposals."""
+    `[R, S + 1]` and weights `[R, S]` of each network that rays were binned by, where there are proposals. extras: what
+    a ray sees of what else a field says of its samples, `[R, C]`, by name."""
 
     rgb: torch.Tensor
     depth: torch.Tensor
@@ -41,6 +43,7 @@ class Rendering:
     density: torch.Tensor | None = None
     sample_rgb: torch.Tensor | None = None
     levels: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+    extras: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,11 @@ class Renderer(nn.Module, ABC):
         """background: `[3]` or `[R, 3]`; None adds none. samples: of a plan of these rays; None: the renderer finds
         its own. noise_std: of what is added to raw densities in training, drawn from `generator`."""
 
+    def ask_all(self, field: nn.Module, points: Points, raw_noise: torch.Tensor | None) -> FieldOutput:
+        """A field at any number of points, so many at once."""
+        chunks = list(iterate_chunks(len(points), self.points_at_once)) or [slice(0, 0)]
+        return joined([ask(field, points[c], None if raw_noise is None else raw_noise[c]) for c in chunks])
+
     # ---------------------------------------------------------------------------------- in training
 
     def plan(self, rays: Rays, uniform: Callable[[], torch.Tensor] | None = None) -> Plan | None:
@@ -217,6 +225,11 @@ class Renderer(nn.Module, ABC):
         `small=N` one of two layers of N channels, for densities alone."""
 
 
+def extras_of(field: nn.Module) -> dict[str, int]:
+    """Channels of what else a field says while rendering, by name; backends' fields may say nothing."""
+    return getattr(field, "extras", {})
+
+
 def ask(field: nn.Module, points: Points, raw_noise: torch.Tensor | None) -> FieldOutput:
     """Noise is for training only, so fields that cannot train need not know of it."""
     return field(points) if raw_noise is None else field(points, raw_noise)
@@ -249,4 +262,5 @@ def render_image(renderer: Renderer, camera, limits: RenderLimits = RenderLimits
         torch.cat([p.depth for p in parts]).view(shape),
         torch.cat([p.opacity for p in parts]).view(shape),
         queries=sum(p.queries for p in parts),
+        extras={name: torch.cat([p.extras[name] for p in parts]).view(*shape, -1) for name in parts[0].extras},
     )

@@ -88,6 +88,7 @@ def capture_scene(
         far=scene_far if far is None else far,
         aabb=torch.tensor(box, dtype=torch.float32),
         render_path=cameras.along(camera_path(c2w)),
+        ball=None if hidden >= CUT_OUT else CAMERA_RADIUS,
         background=(1.0, 1.0, 1.0) if white_background else (0.0, 0.0, 0.0),
         valid=valid,
         notes=notes,

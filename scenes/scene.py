@@ -102,7 +102,9 @@ class Scene:
     the views differ in size each lies in its top left corner, and what is beyond is not valid.
     splits: view numbers of `train`, `val` and `test`. near, far: along the optical axis, world
     units (for `ndc` scenes: in NDC, 0 and 1). aabb: `[2, 3]`, the box that holds the content, in
-    the space the field is queried in. background: colour behind everything, `[3]` in [0, 1].
+    the space the field is queried in. ball: radius around the origin, world units, within which cameras stand and
+    look, where what is behind has no end; None: the box holds all. background: colour behind everything, `[3]` in
+    [0, 1].
     depth: exact z-depth `[N, H, W]` where a reader knows it, inf where nothing was hit. normals: of what was hit,
     likewise, `[N, H, W, 3]`, unit vectors in world space.
     valid: bool `[N, H, W]`, the pixels to learn from and to measure on; None: all.
@@ -116,6 +118,7 @@ class Scene:
     far: float
     aabb: torch.Tensor
     render_path: Cameras
+    ball: float | None = None
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     ndc: bool = False
     depth: torch.Tensor | None = None

@@ -25,7 +25,7 @@ OF_DATA = {
     "poses": "--datadir, --spherify, --no_ndc",
     "lenses": "--datadir",
 }
-OF_RAYS = {"background": "--white_bkgd", "near": "--near", "far": "--far", "box": "--aabb"}
+OF_RAYS = {"background": "--white_bkgd", "near": "--near", "far": "--far", "box": "--aabb", "ball": "--contract"}
 # Flags that must stay: random numbers, colours behind, what a density means, where samples are, the schedule.
 FIXED = (
     "seed", "scales", "scale_weights", "random_bkgd", "density_activation", "density_bias", "density_scale",
@@ -66,6 +66,7 @@ def run_identity(flags: dict, scene: Scene, rounding: bool) -> dict:
         "near": torch.tensor(float(scene.near)),
         "far": torch.tensor(float(scene.far)),
         "box": scene.aabb.clone(),
+        "ball": torch.tensor(scene.ball or 0.0),
         "valid": None,
     }
     if scene.valid is not None:

@@ -168,7 +168,7 @@ class Trainer:
             of_rays = self.renderer.losses(batch, rendering, noise)
             of_all = self.phase.losses(batch, rendering, done)  # the same for each process's rays: shared out here
             for one in reversed(self.renderer.fields.values()):
-                of_all = one.losses(done) | of_all
+                of_all = one.losses(done, rendering.extras) | of_all
         total = reduce(add, of_rays.values(), mse)
         if of_all:
             total = total + batch.share * reduce(add, of_all.values())

@@ -3,7 +3,7 @@
 import torch
 import torch.nn as nn
 
-from rendering.points import FieldOutput, Points
+from rendering.points import FieldOutput, Points, joined
 from run_nerf_helpers import iterate_chunks
 
 
@@ -26,8 +26,7 @@ class InBlocks(nn.Module):
 
     def forward(self, points: Points) -> FieldOutput:
         chunks = list(iterate_chunks(len(points), rows_at_once(points.positions, self.rows))) or [slice(0, 0)]
-        parts = [self.field(points[rows]) for rows in chunks]
-        return FieldOutput(torch.cat([part.density for part in parts]), torch.cat([part.rgb for part in parts]))
+        return joined([self.field(points[rows]) for rows in chunks])
 
     def density(self, positions: torch.Tensor) -> torch.Tensor:
         return self.field.density(positions)
