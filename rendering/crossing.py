@@ -1,5 +1,7 @@
 """Rays near occupied cells: stretches of them, and the samples in these, packed."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +11,11 @@ from rendering.renderer import Plan
 
 # Points of a ray are first tested in runs of this many; only runs near something are looked into.
 RUN = 8
+
+
+# From rays by number `[W]` and places on them, multiples of their directions `[W]`: how long samples may be there,
+# units of the box.
+Longest = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass
@@ -36,7 +43,8 @@ class Crossing:
 
     ray: of each stretch `[W]`, ascending. t: of its points `[RUN, W]`, multiples of the direction.
     inside: which of them count, likewise. found: how many stretches there are, `[]`; only where it
-    is not above W is nothing missing. num_rays: R, of all. step: units of the box.
+    is not above W is nothing missing. num_rays: R, of all. step: units of the box. merged: how many points of each
+    stretch are one sample `[W]`, a divisor of RUN, of which `inside` has the first only; None: one.
     """
 
     ray: torch.Tensor
@@ -45,6 +53,7 @@ class Crossing:
     found: torch.Tensor
     num_rays: int
     step: float
+    merged: torch.Tensor | None = None
 
     def counts(self) -> torch.Tensor:
         """Samples of each ray, `[R]`."""
@@ -63,10 +72,33 @@ class Crossing:
         return Samples(
             ray=self.ray.index_select(0, stretch),
             t=self.t.view(-1).index_select(0, (index - stretch * RUN) * len(self.ray) + stretch),
-            length=self.t.new_full((total,), self.step),
+            length=self._lengths(stretch),
             counts=counts,
             most=most,
         )
+
+    def _lengths(self, stretch: torch.Tensor) -> torch.Tensor:
+        """Of samples in these stretches."""
+        if self.merged is None:
+            return self.t.new_full((len(stretch),), self.step)
+        return self.step * self.merged.index_select(0, stretch).to(self.t)
+
+    def merge(self, longest: Longest, dt: torch.Tensor) -> "Crossing":
+        """With points taken together, 2, 4 or all of a stretch as one sample in their middle, no longer than samples
+        may be. dt: between points, `[W]` of each stretch's ray."""
+        at_most = longest(self.ray, 0.5 * (self.t[0] + self.t[-1]))
+        wanted = (at_most / self.step).clamp_min(1).log2().floor().clamp_max(math.log2(RUN))
+        merged = (2**wanted).long()
+        t, inside = self.t, self.inside
+        for together in (2**i for i in range(1, int(math.log2(RUN)) + 1)):
+            groups = self.inside.view(RUN // together, together, -1)
+            first = torch.zeros_like(groups)
+            first[:, 0] = groups.any(1)
+            middle = self.t.view(groups.shape) + 0.5 * (together - 1) * dt
+            chosen = merged == together
+            inside = torch.where(chosen, first.view(RUN, -1), inside)
+            t = torch.where(chosen, middle.view(RUN, -1), t)
+        return Crossing(self.ray, t, inside, self.found, self.num_rays, self.step, merged)
 
 
 def true_places(mask: torch.Tensor, at_most: int | None = None) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from rendering.crossing import RUN, Crossing, true_places
+from rendering.crossing import RUN, Crossing, Longest, true_places
 
 LARGEST_GRID = 512  # cells on a side: a bit each in a model file, three bytes in memory
 MOST_STEPS = 10_000  # of a ray through the box, beyond which a picture would take forever
@@ -97,13 +97,15 @@ class OccupancyGrid(nn.Module):
         step: float,
         jitter: torch.Tensor | None = None,
         at_most: int | None = None,
+        longest: Longest | None = None,
     ) -> Crossing:
         """Which points, spaced evenly by `step` along each ray, lie in occupied cells.
 
         origins, directions: `[R, 3]`, directions of any length. near, far: multiples of the
         direction. step: units of the box. jitter: `[R]` in [0, 1), where in its step each ray's
         points sit (0.5 where none is given). at_most: look into so many stretches of RUN points
-        only, so that a device need not be waited for. Not differentiable, by design.
+        only, so that a device need not be waited for. longest: how long samples may be; where `step` is
+        less, points are taken together. None: they are not. Not differentiable, by design.
         """
         norm = directions.norm(dim=-1)
         t_in, t_out = self._clip(self.aabb, origins, directions, near, far)
@@ -127,7 +129,8 @@ class OccupancyGrid(nn.Module):
         inside = self._look_up(self.occupied, points.sub_(corner).div_(cell)) & (t < t_out)
         if at_most is not None:  # what fills up the list is no stretch of its own
             inside &= torch.arange(len(ray), device=origins.device) < found
-        return Crossing(ray, t, inside, found, len(origins), step)
+        crossing = Crossing(ray, t, inside, found, len(origins), step)
+        return crossing if longest is None else crossing.merge(longest, dt)
 
     @torch.no_grad()
     def span(

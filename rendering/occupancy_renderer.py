@@ -15,7 +15,7 @@ from rendering.crossing import Crossing, OccupancyPlan, Samples
 from rendering.grid_description import KEYS, check_grid, describe_grid, read_grid
 from rendering.occupancy import LARGEST_GRID, MOST_STEPS, OccupancyGrid
 from rendering.points import Points
-from rendering.queries import ROWS_RENDERING, cones_of_samples, query, query_samples
+from rendering.queries import ROWS_RENDERING, cones_of_samples, query, query_samples, widths_of_pixels
 from rendering.rays import Rays, RaySetup
 from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rendering, extras_of
 from run_nerf_helpers import round_up
@@ -56,7 +56,8 @@ class OccupancyRenderer(Renderer):
 
     step: distance between points, units of the box. min_transmittance: when rendering, a ray that
     has less than this left is finished; training follows every ray through, since a sample that is
-    hidden now is what a wrong surface in front of it must be compared against.
+    hidden now is what a wrong surface in front of it must be compared against. cone_steps: samples become as long as so
+    many pixels are wide there, where that is more than a step; 0: none does.
     """
 
     kind = "occupancy"
@@ -70,6 +71,7 @@ class OccupancyRenderer(Renderer):
         min_transmittance: float = 1e-3,
         training: GridTraining = GridTraining(),  # noqa: B008 (frozen)
         points_at_once: int = POINTS_AT_ONCE,
+        cone_steps: float = 0.0,
     ):
         super().__init__(setup, points_at_once)
         self.field = field
@@ -77,11 +79,16 @@ class OccupancyRenderer(Renderer):
         self.step = step
         self.min_transmittance = min_transmittance
         self.grid_training = training
+        self.cone_steps = cone_steps
         self.stretches_per_ray: float | None = None  # of the latest plan
 
     @property
     def fields(self) -> dict[str, nn.Module]:
         return {"network_fn": self.field}
+
+    @property
+    def wants_cones(self) -> bool:
+        return self.cone_steps > 0 or super().wants_cones
 
     def bytes_per_ray(self) -> int:
         """As of a ray through occupied cells only."""
@@ -97,7 +104,8 @@ class OccupancyRenderer(Renderer):
     def cross(self, rays: Rays, jitter: torch.Tensor | None = None, at_most: int | None = None) -> Crossing:
         """The same before they are listed; see `OccupancyGrid.cross`."""
         bounds = self.setup.near, self.setup.far
-        return self.grid.cross(rays.origins, rays.directions, *bounds, self.step, jitter, at_most)
+        longest = widths_of_pixels(rays, self.cone_steps, self.parallel) if self.cone_steps else None
+        return self.grid.cross(rays.origins, rays.directions, *bounds, self.step, jitter, at_most, longest)
 
     def forward(
         self,
@@ -252,6 +260,7 @@ class OccupancyRenderer(Renderer):
             "kind": self.kind,
             "step": self.step,
             "min_transmittance": self.min_transmittance,
+            **({"cone_steps": self.cone_steps} if self.cone_steps else {}),
             **describe_grid(self.grid),
         }
 
@@ -260,7 +269,10 @@ class OccupancyRenderer(Renderer):
 
     @staticmethod
     def check(described: dict) -> None:
-        check_keys("sampler", described, {"kind", "step", "min_transmittance"} | KEYS)
+        optional = {"cone_steps"} & set(described)
+        check_keys("sampler", described, {"kind", "step", "min_transmittance"} | KEYS | optional)
+        for key in optional:
+            check_number("sampler", described, key, 0, FAR_AWAY)
         check_number("sampler", described, "min_transmittance", 0, 1)
         check_grid(described)
         sides = [high - low for low, high in zip(*described["aabb"], strict=True)]
@@ -272,7 +284,8 @@ class OccupancyRenderer(Renderer):
     ) -> "OccupancyRenderer":
         """tensors: `occupancy`, as `read_grid` takes it."""
         grid = read_grid(described, tensors.pop("occupancy"))
-        return cls(fields["network_fn"], grid, setup, described["step"], described["min_transmittance"])
+        how = described["step"], described["min_transmittance"]
+        return cls(fields["network_fn"], grid, setup, *how, cone_steps=described.get("cone_steps", 0.0))
 
     # ------------------------------------------------------------------------------------- by flags
 
@@ -281,6 +294,12 @@ class OccupancyRenderer(Renderer):
         add = group.add_argument
         add("--grid_resolution", type=positive(int), default=96, help=f"cells on each side, at most {LARGEST_GRID}")
         add("--march_step", type=positive(float), default=0.5, help="distance between samples, in cells")
+        add(
+            "--cone_steps",
+            type=float,
+            default=0.0,
+            help="samples as long as so many pixels are wide there, where that is more than --march_step; 0: none is",
+        )
         add("--samples_per_batch", type=positive(int), default=32768, help="network queries per training step")
         add(
             "--min_transmittance",
@@ -337,4 +356,5 @@ class OccupancyRenderer(Renderer):
             perturb=args.perturb > 0,
             empty_samples=max(0, args.empty_samples),
         )
-        return cls(field, grid, setup, step, args.min_transmittance, training, args.netchunk).to(device)
+        how = step, args.min_transmittance, training, args.netchunk, args.cone_steps
+        return cls(field, grid, setup, *how).to(device)

@@ -240,7 +240,7 @@ class ProposalRenderer(Renderer):
             "bins": list(self.bins),
             "reciprocal": self.reciprocal,
             "opaque": self.opaque,
-            "hull": self.hull and describe_grid(self.hull),
+            **({} if self.hull is None else {"hull": describe_grid(self.hull)}),
         }
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -248,7 +248,7 @@ class ProposalRenderer(Renderer):
 
     @staticmethod
     def check(described: dict) -> None:
-        check_keys("sampler", described, {"kind", "bins", "reciprocal", "opaque", "hull"})
+        check_keys("sampler", described, {"kind", "bins", "reciprocal", "opaque"} | ({"hull"} & set(described)))
         bins = described["bins"]
         if not isinstance(bins, list) or not 2 <= len(bins) <= 1 + MOST_PROPOSALS:
             raise BrokenFile(f"sampler: bins is {short(bins)}, expected those of 2 or 3 networks")
@@ -256,7 +256,7 @@ class ProposalRenderer(Renderer):
             check_whole("sampler", {"bins": number}, "bins", 2, MOST_BINS)
         check_one_of("sampler", described, "reciprocal", (True, False))
         check_one_of("sampler", described, "opaque", (True, False))
-        if described["hull"] is not None:
+        if "hull" in described:
             check_keys("sampler hull", described["hull"], KEYS)
             check_grid(described["hull"])
 
@@ -267,7 +267,7 @@ class ProposalRenderer(Renderer):
         if described["reciprocal"] and not setup.near > 0:
             raise BrokenFile("sampler: reciprocal, where distances begin at 0")
         proposals = [fields[f"proposal_{i}"] for i in range(len(described["bins"]) - 1)]
-        hull = described["hull"] and read_grid(described["hull"], tensors.pop("occupancy"))
+        hull = read_grid(described["hull"], tensors.pop("occupancy")) if "hull" in described else None
         how = described["reciprocal"], described["opaque"], hull
         return cls(fields["network_fn"], proposals, setup, tuple(described["bins"]), *how)
 

@@ -3,9 +3,9 @@
 import torch
 import torch.nn as nn
 
-from rendering.crossing import Samples
+from rendering.crossing import Longest, Samples
 from rendering.points import Cones, FieldOutput, Points
-from rendering.rays import Rays
+from rendering.rays import PIXEL_RADIUS, Rays
 from rendering.renderer import ask
 from run_nerf_helpers import round_up
 
@@ -46,3 +46,14 @@ def cones_of_samples(rays: Rays, t: torch.Tensor, length: torch.Tensor, parallel
         return None
     half = 0.5 * length / rays.directions.norm(dim=-1)
     return Cones(rays.origins, rays.directions, t - half, t + half, rays.radii, parallel)
+
+
+def widths_of_pixels(rays: Rays, times: float, parallel: bool) -> Longest:
+    """How wide so many pixels of rays are at a place. parallel: as of `Cones`."""
+    at_one = times / PIXEL_RADIUS * rays.radii
+
+    def widths(ray: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        width = at_one.index_select(0, ray)
+        return width if parallel else width * t
+
+    return widths

@@ -53,7 +53,7 @@ RUNS = {
     "w4a8": ("run_nerf_qat", [*OCCUPANCY, *MUON, "--quant", "w4a8", "--bit_ends", "float", "--amp", "bf16"]),
     "ternary": ("run_nerf_qat", [*OCCUPANCY, *MUON, "--quant", "ternary", "--residual", "--bit_ramp", "0.5"]),
     "mip": ("run_nerf_qat", [*OCCUPANCY, *MUON, "--field", "mip"]),
-    "proposal": ("run_nerf_qat", [*PROPOSAL, "--field", "mip", "--mip_directions", "21", "--contract"]),
+    "proposal": ("run_nerf_qat", [*PROPOSAL, "--field", "mip", "--mip_directions", "21", "--contract", "on"]),
     "vq": ("run_vq", [*TENSOR, "--codebook_size", "8", "--importance_rays", "500", "--vq_keep", "0.5"]),
 }
 MORE = 10  # steps after the checkpoint

@@ -60,6 +60,7 @@ RUNS = {
             "--field",
             "mip",
             "--contract",
+            "on",
             "--sampler",
             "proposal",
             "--proposal_bins",

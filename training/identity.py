@@ -29,7 +29,7 @@ OF_RAYS = {"background": "--white_bkgd", "near": "--near", "far": "--far", "box"
 # Flags that must stay: random numbers, colours behind, what a density means, where samples are, the schedule.
 FIXED = (
     "seed", "scales", "scale_weights", "random_bkgd", "density_activation", "density_bias", "density_scale",
-    "sampler", "N_samples", "lindisp", "perturb", "raw_noise_std", "grid_resolution", "march_step",
+    "sampler", "N_samples", "lindisp", "perturb", "raw_noise_std", "grid_resolution", "march_step", "cone_steps",
     "proposal_bins", "final_bins", "ray_warp", "opaque", "anneal_share",
     "optimizer", "lrate", "muon_lrate", "lrate_decay", "lrate_warmup", "lrate_rule", "lrate_batch",
     "voxels", "voxels_final", "upsample_steps", "shrink_step",

@@ -131,9 +131,8 @@ def test_few_bits(tmp_path, quant):
 
 def test_unbounded_and_in_ndc(tmp_path, capsys):
     """Contraction, and cylinders where rays are parallel."""
-    assert (
-        run(run_nerf, *MIP_HIERARCHICAL, "--contract", "--N_iters", "4", "--basedir", tmp_path, "--expname", "c") == 0
-    )
+    flags = [*MIP_HIERARCHICAL, "--contract", "on", "--N_iters", "4", "--basedir", tmp_path]
+    assert run(run_nerf, *flags, "--expname", "c") == 0
     from capture_files import write_llff
 
     write_llff(tmp_path / "llff")

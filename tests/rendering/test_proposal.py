@@ -8,6 +8,7 @@ from helpers import CPU, TINY, make_run, make_trainer, run, same
 
 import run_nerf_qat
 from deploy.model_file import load_renderer
+from rendering.occupancy import OccupancyGrid
 from rendering.points import FieldOutput
 from rendering.proposal import ProposalRenderer, ProposalTraining, Warp
 from rendering.rays import RaySetup, make_rays
@@ -51,7 +52,8 @@ def some_rays(count: int = 16):
 def test_bins_gather_where_something_is(reciprocal):
     renderer = shells(reciprocal=reciprocal)
     rendering = renderer(some_rays(), torch.zeros(3))
-    t = renderer.warp.distances(rendering.levels[-1][0])
+    warp, _ = renderer.warp(some_rays())
+    t = warp.distances(rendering.levels[-1][0])
     middle = 0.5 * (t[:, 1:] + t[:, :-1])
     near_surface = ((middle - 2).abs() < 0.2).float().mean()
     assert near_surface > 0.6
@@ -72,8 +74,7 @@ def test_an_opaque_end_leaves_nothing():
     renderer = shells(opaque=True)
     for shell in (renderer.field, *renderer.proposals):
         shell.raw.data.fill_(1e-6)
-    setup = RaySetup(near=2.0 - 0.04, far=2.04)
-    renderer.warp = Warp(setup.near, setup.far, False)
+    renderer.setup = RaySetup(near=2.0 - 0.04, far=2.04)
     assert renderer(some_rays(), torch.ones(3)).opacity.min() > 0.999
 
 
@@ -122,6 +123,57 @@ def test_it_learns_and_its_int8_file_is_what_was_trained(tmp_path, flags):
     renderer, path, metadata = load_renderer(tmp_path / "p" / "model_int8.safetensors", CPU)
     assert len(metadata["fields"]) == len(metadata["sampler"]["bins"])
     assert torch.isfinite(render_image(renderer, path[0]).rgb).all()
+
+
+def hulled() -> ProposalRenderer:
+    """The shell, and a grid of the cells that it crosses above the origin."""
+    hull = OccupancyGrid(torch.tensor([[-2.5] * 3, [2.5] * 3]), 20)
+    centers = hull.cell_centers(torch.arange(20**3))
+    shell = ((centers.norm(dim=-1) - 2).abs() < 0.3) & (centers[:, 2] > 0.5)
+    hull.set_occupied(shell.view(20, 20, 20))
+    return shells(hull=hull)
+
+
+def test_bins_begin_and_end_with_the_hull():
+    renderer, rays = hulled(), some_rays(400)
+    warp, hit = renderer.warp(rays)
+    up = rays.directions[:, 2]
+    assert hit[up > 0.35].all() and not hit[up < 0].any()
+    entered, left = warp.near[hit, 0], warp.far[hit, 0]
+    # The shell is met between 1.95 and 2.05; a hull of cells of 0.25 reaches a little farther on either side.
+    assert (entered < 1.95).all() and (left > 2.05).all()
+    assert (left - entered).median() < 1.5 and (entered > 0.5).all() and (left < 4.4).all()
+    # Every occupied place of a ray lies between them.
+    t = torch.linspace(0.5, 4.5, 400)
+    inside = renderer.hull.holds(rays.origins[:, None] + t[:, None] * rays.directions[:, None])
+    within = (t >= warp.near) & (t <= warp.far)
+    assert (inside <= within)[hit].all() and not inside[~hit].any()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_rays_beside_the_hull_see_the_background(training):
+    renderer, rays, background = hulled().train(training), some_rays(400), torch.tensor([1.0, 0.5, 0.0])
+    _, hit = renderer.warp(rays)
+    seen = renderer(rays, background, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(seen.rgb[~hit], background.expand(400, 3)[~hit]) and not seen.opacity[~hit].any()
+    assert seen.queries == 96 * (400 if training else int(hit.sum()))
+    alone = hulled().train(training)(rays.take(hit.nonzero()[:, 0]), background)
+    sure = rays.directions[hit, 2] > 0.35
+    torch.testing.assert_close(alone.depth[sure], torch.full_like(alone.depth[sure], 2.0), atol=0.06, rtol=0)
+    none = renderer(rays.take((~hit).nonzero()[:, 0]), background)
+    assert torch.equal(none.rgb, background.expand_as(none.rgb))
+
+
+def test_the_hull_is_that_of_the_silhouettes_and_goes_into_the_file(tmp_path):
+    flags = [*MIP, "--N_iters", "20", "--qat_iters", "4", "--basedir", tmp_path, "--expname", "p"]
+    assert run(run_nerf_qat, *flags) == 0
+    _, scene, renderer = make_run(MIP)
+    assert 0 < float(renderer.hull.occupied.float().mean()) < 0.5
+    loaded, _, metadata = load_renderer(tmp_path / "p" / "model_int8.safetensors", CPU)
+    assert metadata["sampler"]["hull"]["grid_resolution"] == renderer.hull.resolution
+    assert torch.equal(loaded.hull.occupied, renderer.hull.occupied)
+    for without in (["--no_hull"], ["--opaque"]):
+        assert make_run([*MIP, *without])[2].hull is None
 
 
 def test_annealing_goes_from_even_bins_to_what_was_found(scene):
