@@ -16,9 +16,10 @@ from evaluation.frame_times import stage_table
 from evaluation.measures import lpips_missing_reason
 from evaluation.metrics_file import format_table, run_facts, write_metrics
 from evaluation.videos import render_video
-from evaluation.views import RenderedViews, evaluate_scales, evaluate_views, write_strip, write_views
+from evaluation.views import RenderedViews, evaluate_scales, evaluate_views, strip_columns, write_strip, write_views
+from evaluation.weights_plot import draw_weights
 from fields.kinds import FIELDS
-from load_scene import load_scene
+from load_scene import load_scene, video_path
 from rendering.kinds import RENDERERS
 from rendering.rays import RaySetup
 from rendering.renderer import Renderer, RenderLimits
@@ -32,11 +33,11 @@ from training.identity import check_phase, check_same_run, float_steps, run_iden
 from training.optimizers import bitnet_schedule, cosine_schedule, exponential_schedule
 from training.phases import Phase, Progress
 from training.reports import Reports, ReportSettings
-from training.run_log import check_wandb
+from training.run_log import check_wandb, record_flags
 from training.trainer import Trainer, TrainerSettings
 from utils import devices, distributed
 from utils.errors import BadInput, BrokenFile, blaming
-from utils.files import atomic_write, remove_partial_files, saving
+from utils.files import atomic_write, saving
 
 CPU = torch.device("cpu")
 FLOAT_FILE = "model_float32.safetensors"
@@ -84,17 +85,6 @@ def make_run_folder(args: argparse.Namespace) -> Path:
         with saving(folder):
             folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def record_flags(args: argparse.Namespace, folder: Path) -> None:
-    """Writes args.txt and config.txt of a run that is about to train, and clears what a kill left of its files."""
-    if not distributed.is_main():
-        return
-    remove_partial_files(folder)
-    lines = [f"{name} = {value}\n" for name, value in sorted(vars(args).items())]
-    atomic_write(folder / "args.txt", "".join(lines).encode(errors="surrogateescape"))
-    if args.config is not None:
-        atomic_write(folder / "config.txt", Path(args.config).read_bytes())
 
 
 def find_checkpoint(
@@ -204,7 +194,7 @@ def train_and_compress(run: Run, compressor: Compressor) -> Trainer:
     unsaved = trainer.progress.unsaved
     if not rounds:
         start(trainer, args, run.found)
-        record_flags(args, folder)
+        record_flags(vars(args), folder)
         trainer.train(first)
         if distributed.is_main() and compressor.has_float:
             unsaved.attempt(save_float_model, folder / FLOAT_FILE, renderer, scene.render_path)
@@ -230,7 +220,7 @@ def train_and_compress(run: Run, compressor: Compressor) -> Trainer:
             trainer.load_state_dict(state)
             trainer.phase.after_step(trainer.global_step)
             print(f"resuming from {path} at step {trainer.global_step}, rounding to {compressor.name}")
-            record_flags(args, folder)
+            record_flags(vars(args), folder)
         trainer.train(first + compressor.steps)
     distributed.leave()
     return trainer
@@ -290,7 +280,7 @@ def measure(run: Run, trainer: Trainer, files: dict[str, str | None], backend: s
             print(f"note: {name} is measured from memory, {folder / file} could not be written")
         elif file:
             model, _, executes = load_file(args, folder / file, device, backend)
-        pictures[name] = evaluate_views(model, scene, scene.splits["test"], limits, label=name)
+        pictures[name] = evaluate_views(model, scene, scene.splits["test"], limits, name, layers=name == final)
         models[name] = pictures[name].summary()
         if len(args.scales) > 1:
             models[name]["scales"] = evaluate_scales(model, scene, scene.splits["test"], args.scales, limits)
@@ -300,10 +290,11 @@ def measure(run: Run, trainer: Trainer, files: dict[str, str | None], backend: s
     facts = run_facts(args.expname, args.config, device)
     unsaved.attempt(write_metrics, folder / "metrics.json", facts, trainer.summary(), models)
     unsaved.attempt(write_views, pictures[final], folder / f"testset_{trainer.global_step:06d}")
-    columns = {name: pictures[name].images for name in ("float32", final) if name in pictures}
-    unsaved.attempt(write_strip, folder / "strip.png", {"ground truth": pictures[final].targets, **columns})
+    unsaved.attempt(write_strip, folder / "strip.png", strip_columns(pictures, final))
     stem = folder / f"{folder.name}_spiral_{trainer.global_step:06d}"
     unsaved.attempt(render_video, model, scene.render_path, stem, limits, args.render_factor)
+    if args.plot_weights:
+        unsaved.attempt(draw_weights, model, scene, folder)
     print(format_table(models))
     if lpips_missing_reason():
         print(f"LPIPS was not measured: {lpips_missing_reason()}")
@@ -323,6 +314,7 @@ def load_file(
 def render_file(args: argparse.Namespace, file: Path, device: torch.device, backend: str) -> None:
     """Renders a model file and nothing else: no checkpoint, and for the path no data either."""
     renderer, path, executes = load_file(args, file, device, backend)
+    path = video_path(args, path)
     print(f"rendering {file} ({file.stat().st_size} bytes) with the {executes} backend")
     if args.benchmark:
         print(stage_table(renderer, path[0].to(device), RenderLimits.from_flags(args)))
@@ -357,7 +349,7 @@ def render_only(
     out, limits = folder / f"renderonly_{kind}_{step:06d}", RenderLimits.from_flags(args)
     if args.render_test:
         scene = scene or load_scene(args)
-        views = evaluate_views(renderer, scene, scene.splits["test"], limits)
+        views = evaluate_views(renderer, scene, scene.splits["test"], limits, layers=True)
         write_views(views, out)
         print(format_table({name: {**views.summary(), **noted}}))
     else:

@@ -15,8 +15,9 @@ from load_nerfstudio import load_nerfstudio_scene
 from load_nsvf import load_nsvf_scene
 from load_procedural import load_procedural_scene
 from load_tiny_nerf import load_tiny_nerf_scene
+from scenes.poses import orbit_path
 from scenes.scales import check_scales
-from scenes.scene import Scene
+from scenes.scene import Cameras, Scene
 from utils.bounds import FAR_AWAY, box_problem
 from utils.errors import BadInput, one_line
 
@@ -47,10 +48,20 @@ def load_scene(args: argparse.Namespace) -> Scene:
     check_scales(args.scales, scene)
     if args.scale_weights and len(args.scale_weights) != len(args.scales):
         raise BadInput(f"--scale_weights: {len(args.scale_weights)} of them for {len(args.scales)} of --scales")
-    if args.path_frames:
-        keep = torch.linspace(0, len(scene.render_path), args.path_frames + 1)[:-1].long()
-        scene.render_path = scene.render_path[keep]
+    if args.render_sphere and scene.ndc:
+        raise BadInput("--render_sphere: a scene in NDC is seen from one side only; add --no_ndc, or leave it out")
+    scene.render_path = video_path(args, scene.render_path)
     return scene
+
+
+def video_path(args: argparse.Namespace, path: Cameras) -> Cameras:
+    """The path of the video: as many cameras of a data set's own as wished, or by `--render_sphere` a turn about the
+    origin."""
+    frames = args.path_frames or len(path)
+    if args.render_sphere:
+        radius = args.sphere_radius or float(path.c2w[:, :, 3].norm(dim=-1).median())
+        return path.along(orbit_path(radius, args.sphere_elevation, frames))
+    return path[torch.linspace(0, len(path), frames + 1)[:-1].long()]
 
 
 def open_up(args: argparse.Namespace, scene: Scene) -> list[str]:

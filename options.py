@@ -235,6 +235,18 @@ def add_rendering_flags(group: argparse._ArgumentGroup) -> None:
     add("--render_factor", type=float, default=0, help="render videos this much smaller, 4 or 8 for a fast preview")
     add("--path_frames", type=int, default=0, help="frames of the video path, 0 for the dataset's own number")
     add(
+        "--render_sphere",
+        action="store_true",
+        help="the video goes round the origin, up is z, whatever path the data have",
+    )
+    add("--sphere_elevation", type=float, default=30.0, help="its height above the horizon, degrees")
+    add("--sphere_radius", type=positive(float), help="its distance, world units (default: the data's own path's)")
+    add(
+        "--plot_weights",
+        action="store_true",
+        help="after training, draw bins of proposals and weights of the field along a few rays into weights.png",
+    )
+    add(
         "--backend",
         default="auto",
         choices=["auto", *BACKENDS],

@@ -19,13 +19,13 @@ from experiment import (
     make_trainer,
     measure,
     prepare_device,
-    record_flags,
     render_checkpoint,
     render_file,
     set_up,
     start,
 )
 from options import config_parser
+from training.run_log import record_flags
 from utils import distributed
 from utils.errors import exit_cleanly
 
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     trainer = make_trainer(args, run.scene, run.renderer, run.folder, float_phase(args))
     start(trainer, args, run.found)
     if not args.render_only:
-        record_flags(args, run.folder)
+        record_flags(vars(args), run.folder)
         trainer.train(args.N_iters)
     distributed.leave()
     if not distributed.is_main():

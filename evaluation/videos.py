@@ -1,4 +1,4 @@
-"""Videos of colour and of depth."""
+"""Videos of colour, depth and normals."""
 
 import contextlib
 import errno
@@ -11,6 +11,7 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 
+from evaluation.normals import colorize_normals, normals_of
 from rendering.renderer import RenderLimits, render_image
 from run_nerf_helpers import to8b
 from scenes.scene import Cameras
@@ -21,7 +22,7 @@ from utils.progress import progress_bar
 def render_video(
     renderer: torch.nn.Module, path: Cameras, stem: Path, limits: RenderLimits, render_factor: float = 0, fps: int = 30
 ) -> list[Path]:
-    """Renders a camera path to `{stem}_rgb.mp4` and `{stem}_disp.mp4`; returns the two files.
+    """Renders a camera path to `{stem}_rgb.mp4`, `{stem}_disp.mp4` and `{stem}_normals.mp4`; returns these files.
 
     render_factor: render this much smaller, 0 or 1 for full size.
     """
@@ -29,15 +30,21 @@ def render_video(
     frames = []
     for i in progress_bar(range(len(path)), desc="video", unit="frame", leave=False):
         picture = render_image(renderer, path[i], limits)
-        layers = picture.rgb, picture.depth[..., None], picture.opacity[..., None]
+        normals = normals_of(picture, path[i], renderer.setup.pixel_offset)
+        layers = picture.rgb, normals, picture.depth[..., None], picture.opacity[..., None]
         frames.append(torch.cat(layers, -1).cpu())  # in one copy, and off the device
-    rgb, depth, opacity = torch.stack(frames).split([3, 1, 1], -1)
-    files = [stem.with_name(f"{stem.name}_rgb.mp4"), stem.with_name(f"{stem.name}_disp.mp4")]
-    try:
-        write_video(files[0], to8b(rgb).numpy(), fps)
-    finally:  # what stands in the way of one need not in that of the other
-        write_video(files[1], colorize_depth(depth[..., 0], opacity[..., 0]).numpy(), fps)
-    return files
+    rgb, normals, depth, opacity = torch.stack(frames).split([3, 3, 1, 1], -1)
+    depth, opacity = depth[..., 0], opacity[..., 0]
+    videos = {
+        "rgb": lambda: to8b(rgb),
+        "disp": lambda: colorize_depth(depth, opacity),
+        "normals": lambda: colorize_normals(normals, opacity),
+    }
+    files = {name: stem.with_name(f"{stem.name}_{name}.mp4") for name in videos}
+    with contextlib.ExitStack() as stack:  # what stands in the way of one need not in that of the others
+        for name, colors in videos.items():
+            stack.callback(lambda file=files[name], colors=colors: write_video(file, colors().numpy(), fps))
+    return list(files.values())
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:

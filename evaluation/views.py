@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from evaluation.measures import lpips, psnr, ssim
+from evaluation.normals import colorize_normals, mean_angle, normals_of
+from evaluation.videos import colorize_depth
 from rendering.renderer import RenderLimits, render_image
 from run_nerf_helpers import BEST_PSNR, to8b
 from scenes.images import write_png
@@ -23,13 +25,17 @@ class RenderedViews:
     """Pictures of some views beside their ground truth, with what was measured on them.
 
     images, targets: uint8 `[h, w, 3]` each, every view at its own size; measures are taken on these,
-    8-bit on both sides. psnr: dB, BEST_PSNR at most, lest one view without any error be all that counts.
+    8-bit on both sides. depths, normals: likewise, in colours; kept where asked for. psnr: dB, BEST_PSNR at most, lest
+    one view without any error be all that counts. normal_degrees: mean angle to exact normals, where a scene has them.
     seconds: rendering time of each view, without loading or writing.
     """
 
     names: list[str] = field(default_factory=list)
     images: list[torch.Tensor] = field(default_factory=list)
     targets: list[torch.Tensor] = field(default_factory=list)
+    depths: list[torch.Tensor] = field(default_factory=list)
+    normals: list[torch.Tensor] = field(default_factory=list)
+    normal_degrees: list[float] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
     ssim: list[float | None] = field(default_factory=list)
     lpips: list[float | None] = field(default_factory=list)
@@ -46,10 +52,12 @@ class RenderedViews:
     def summary(self) -> dict:
         """This model's entry in `metrics.json`, but for its file. Height and width are those that most views have."""
         height, width = most_common([tuple(image.shape[:2]) for image in self.images])
+        degrees = {"normal_degrees": float(np.nanmean(self.normal_degrees))} if self.normal_degrees else {}
         return {
             "psnr": self.mean_psnr,
             "ssim": _mean(self.ssim),
             "lpips": _mean(self.lpips),
+            **degrees,
             "seconds_per_frame": float(np.median(self.seconds)),
             "queries_per_frame": float(np.mean(self.queries)),
             "views": len(self),
@@ -67,9 +75,15 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def evaluate_views(
-    renderer: torch.nn.Module, scene: Scene, views: Sequence[int], limits: RenderLimits, label: str = "test views"
+    renderer: torch.nn.Module,
+    scene: Scene,
+    views: Sequence[int],
+    limits: RenderLimits,
+    label: str = "test views",
+    layers: bool = False,
 ) -> RenderedViews:
-    """Renders `views` of a scene, without jitter or noise, and measures them on their valid pixels."""
+    """Renders `views` of a scene, without jitter or noise, and measures them on their valid pixels. layers: whether
+    pictures of depth and normals are kept."""
     cameras = scene.cameras.to(renderer.device)
     result = RenderedViews()
     progress = progress_bar(views, desc=label, unit="view", leave=False)
@@ -89,6 +103,14 @@ def evaluate_views(
         result.ssim.append(ssim(a, b, valid))
         result.lpips.append(lpips(a, b))
         result.queries.append(picture.queries)
+        if layers or scene.normals is not None:
+            normals = normals_of(picture, cameras[view], renderer.setup.pixel_offset).cpu()
+        if scene.normals is not None:
+            height, width = scene.cameras.size(view)
+            result.normal_degrees.append(mean_angle(normals, scene.normals[view, :height, :width]))
+        if layers:
+            result.depths.append(colorize_depth(picture.depth, picture.opacity))
+            result.normals.append(colorize_normals(normals, picture.opacity.cpu()))
         result.images.append(image)
         result.targets.append(target)
         progress.set_postfix_str(f"PSNR {result.mean_psnr:.2f} dB")
@@ -109,9 +131,22 @@ def evaluate_scales(
 
 
 def write_views(views: RenderedViews, folder: Path) -> None:
-    """One PNG a view, numbered as nerf-pytorch numbers them."""
-    for i, image in enumerate(views.images):
-        write_png(folder / f"{i:03d}.png", image.numpy())
+    """One PNG a view, numbered as nerf-pytorch numbers them; where they were kept, depth and normals in folders of
+    these names beside them."""
+    for place, pictures in (
+        (folder, views.images),
+        (folder / "depth", views.depths),
+        (folder / "normals", views.normals),
+    ):
+        for i, picture in enumerate(pictures):
+            write_png(place / f"{i:03d}.png", picture.numpy())
+
+
+def strip_columns(pictures: dict[str, RenderedViews], final: str) -> dict[str, list[torch.Tensor]]:
+    """What a strip shows of some models: the truth, float32 and the final one, and the depth and normals of that."""
+    of_models = {name: pictures[name].images for name in ("float32", final) if name in pictures}
+    last = pictures[final]
+    return {"ground truth": last.targets, **of_models, "depth": last.depths, "normals": last.normals}
 
 
 def write_strip(path: Path, columns: dict[str, list[torch.Tensor]], rows: int = 3, height: int = 300) -> None:
@@ -137,6 +172,3 @@ def _centred(tile: np.ndarray, width: int) -> np.ndarray:
     """`[H, W, 3]` between white margins that make it `width` wide."""
     left = (width - tile.shape[1]) // 2
     return np.pad(tile, ((0, 0), (left, width - tile.shape[1] - left), (0, 0)), constant_values=255)
-
-
-# ---------------------------------------------------------------------------------------- videos

@@ -8,7 +8,7 @@ from above; no colour ever reaches them.
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn as nn
@@ -121,12 +121,19 @@ class ProposalRenderer(Renderer):
         """One random number shifts all bins of a ray, while training. Of a picture, rays beside the hull are not
         asked about."""
         warp, hit = self.warp(rays)
-        if hit is None or self.training:
+        if self.training:
             return self._render(rays, warp, hit, background, generator, noise_std)
+        if hit is None:
+            return replace(self._render(rays, warp, None, background, generator, 0.0), levels=None)
         met = hit.nonzero()[:, 0]
         warp = Warp(warp.near[met], warp.far[met], warp.reciprocal)
         part = self._render(rays.take(met), warp, None, None, generator, 0.0)
         return self._among(len(rays), met, part, background)
+
+    def levels(self, rays: Rays) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        warp, hit = self.warp(rays)
+        rendering = self._render(rays, warp, hit, None, None, 0.0)
+        return [(warp.distances(s), w) for s, w in rendering.levels]
 
     def _among(self, count: int, met: torch.Tensor, part: Rendering, background: torch.Tensor | None) -> Rendering:
         """What `count` rays see, of which only those at `met` see anything."""

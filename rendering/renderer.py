@@ -32,7 +32,7 @@ class Rendering:
     the unit ray given that it hit something (the far bound where it did not), world units;
     opacity `[R]`; coarse_rgb `[R, 3]` where there is a coarse pass; queries: network rows spent;
     density `[P]`, sample_rgb `[P, 3]`: what the field said of the samples it was given, if it was; levels: edges
-    `[R, S + 1]` and weights `[R, S]` of each network that rays were binned by, where there are proposals. extras: what
+    `[R, S + 1]` and weights `[R, S]` of each network that rays were binned by, in training with proposals. extras: what
     a ray sees of what else a field says of its samples, `[R, C]`, by name."""
 
     rgb: torch.Tensor
@@ -148,6 +148,11 @@ class Renderer(nn.Module, ABC):
         chunks = list(iterate_chunks(len(points), self.points_at_once)) or [slice(0, 0)]
         return joined([ask(field, points[c], None if raw_noise is None else raw_noise[c]) for c in chunks])
 
+    def levels(self, rays: Rays) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Of each network that rays are binned by, ending with the field: edges `[R, S + 1]`, multiples of the
+        direction, and weights `[R, S]`; none where there are no proposals."""
+        return []
+
     # ---------------------------------------------------------------------------------- in training
 
     def plan(self, rays: Rays, uniform: Callable[[], torch.Tensor] | None = None) -> Plan | None:
@@ -235,6 +240,14 @@ def ask(field: nn.Module, points: Points, raw_noise: torch.Tensor | None) -> Fie
     return field(points) if raw_noise is None else field(points, raw_noise)
 
 
+def make_rays_of(renderer: Renderer, camera) -> Rays:
+    """The rays of a whole picture, row by row."""
+    setup = renderer.setup
+    origins, directions = get_rays(camera.height, camera.width, camera.K[0], camera.c2w[0], setup.pixel_offset)
+    focal = camera.K[0, 0, 0] if renderer.wants_cones else None
+    return make_rays(origins.reshape(-1, 3), directions.reshape(-1, 3), setup, camera, focal)
+
+
 @torch.no_grad()
 def render_image(renderer: Renderer, camera, limits: RenderLimits = RenderLimits()) -> Rendering:  # noqa: B008
     """A whole picture from one camera, as many rays at a time as the limits allow.
@@ -243,10 +256,7 @@ def render_image(renderer: Renderer, camera, limits: RenderLimits = RenderLimits
     """
     was_training = renderer.training
     renderer.eval()
-    setup = renderer.setup
-    origins, directions = get_rays(camera.height, camera.width, camera.K[0], camera.c2w[0], setup.pixel_offset)
-    focal = camera.K[0, 0, 0] if renderer.wants_cones else None
-    rays = make_rays(origins.reshape(-1, 3), directions.reshape(-1, 3), setup, camera, focal)
+    rays = make_rays_of(renderer, camera)
     at_once = max(1, min(limits.rays, (limits.memory - FIXED_BYTES) // renderer.bytes_per_ray()))
     parts = [renderer(rays[c], renderer.background) for c in iterate_chunks(len(rays), at_once)]
     renderer.train(was_training)

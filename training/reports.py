@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from evaluation.normals import colorize_normals, normals_of
 from evaluation.videos import colorize_depth, render_video
 from evaluation.views import evaluate_views, write_views
 from rendering.renderer import Renderer, RenderLimits, render_image
@@ -77,13 +78,16 @@ class Reports:
             distributed.wait_for_main()
 
     def _pictures(self, renderer: Renderer) -> dict[str, torch.Tensor]:
-        """Render, depth, opacity and error of one held-out view."""
+        """Render, depth, normals, opacity and error of one held-out view."""
         view = (self.scene.splits["val"] or self.scene.splits["test"])[0]
-        picture = render_image(renderer, self.scene.cameras[view].to(renderer.device), self.settings.limits)
+        camera = self.scene.cameras[view].to(renderer.device)
+        picture = render_image(renderer, camera, self.settings.limits)
+        normals = normals_of(picture, camera, renderer.setup.pixel_offset).cpu()
         rgb, opacity = picture.rgb.cpu(), picture.opacity.cpu()
         return {
             "view/rgb": rgb.clamp(0, 1),
             "view/depth": colorize_depth(picture.depth, picture.opacity),
+            "view/normals": colorize_normals(normals, opacity),
             "view/opacity": opacity.clamp(0, 1),
             "view/error": (rgb - self.scene.picture(view)[0]).abs().clamp(0, 1),
         }

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from utils import distributed
 from utils.errors import BadInput, SaveError
-from utils.files import saving
+from utils.files import atomic_write, remove_partial_files, saving
 
 
 def check_wandb(mode: str) -> None:
@@ -98,3 +99,16 @@ def gpu_watts(device: torch.device) -> float | None:
         return torch.cuda.power_draw(device) / 1000
     except Exception:  # no nvidia-ml-py, no permission, not supported: several types, one meaning
         return None
+
+
+def record_flags(flags: dict, folder: Path) -> None:
+    """Writes args.txt and config.txt of a run that is about to train, and clears what a kill left of its files.
+
+    flags: values by name."""
+    if not distributed.is_main():
+        return
+    remove_partial_files(folder)
+    lines = [f"{name} = {value}\n" for name, value in sorted(flags.items())]
+    atomic_write(folder / "args.txt", "".join(lines).encode(errors="surrogateescape"))
+    if flags["config"] is not None:
+        atomic_write(folder / "config.txt", Path(flags["config"]).read_bytes())

@@ -242,7 +242,7 @@ def test_a_run_on_views_of_several_sizes(tmp_path):
     common = [*flags, *SHORT, "--factor", "4", "--llffhold", "4", "--basedir", tmp_path, "--expname", "mixed"]
     common += ["--i_img", "20", "--precrop_iters", "5", "--datadir", folder]
     assert run(run_nerf_qat, *common) == 0
-    sizes = [imageio.imread(file).shape[:2] for file in sorted((tmp_path / "mixed" / "testset_000040").iterdir())]
+    sizes = [imageio.imread(file).shape[:2] for file in sorted((tmp_path / "mixed" / "testset_000040").glob("*.png"))]
     assert sizes == [(22, 30), (22, 22), (22, 30)]  # of views 0, 4 and 8
     entry = json.loads((tmp_path / "mixed" / "metrics.json").read_text())["models"]["int8"]
     assert (entry["height"], entry["width"], entry["views"]) == (22, 30, 3)

@@ -1,0 +1,54 @@
+"""Normals of what a picture shows, in colours, and how far they are from exact ones."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from rendering.renderer import Rendering
+from run_nerf_helpers import get_rays
+
+SEEN = 0.5  # opacity from which a pixel shows a surface
+
+
+def normals_of(picture: Rendering, camera, pixel_offset: float = 0.5) -> torch.Tensor:
+    """Unit normals `[H, W, 3]` in world space, zero where nothing is seen.
+
+    Those that the field says of itself, where it does; else those of the surface that depths make: across each pixel,
+    from its neighbour on that side whose depth is closer, so that an edge does not become a slope.
+    """
+    said = picture.extras.get("normals")
+    seen = (picture.opacity > SEEN)[..., None]
+    if said is not None:
+        return F.normalize(said, dim=-1) * seen
+    origins, directions = get_rays(camera.height, camera.width, camera.K[0], camera.c2w[0], pixel_offset)
+    ahead = F.normalize(directions, dim=-1)
+    places = origins + picture.depth[..., None] * ahead
+    normals = torch.linalg.cross(_slope(places, picture.depth, 0), _slope(places, picture.depth, 1), dim=-1)
+    normals = F.normalize(normals, dim=-1)
+    return torch.where((normals * ahead).sum(-1, keepdim=True) > 0, -normals, normals) * seen
+
+
+def _slope(places: torch.Tensor, depth: torch.Tensor, axis: int) -> torch.Tensor:
+    """From pixel to pixel along an axis `[H, W, 3]`: the step to whichever neighbour is less deep or high away."""
+    steps, jumps = places.diff(dim=axis), depth.diff(dim=axis).abs()
+    first, last = steps.narrow(axis, 0, 1), steps.narrow(axis, -1, 1) if steps.shape[axis] else steps
+    before, after = torch.cat([first, steps], axis), torch.cat([steps, last], axis)
+    far = jumps.new_full(jumps.narrow(axis, 0, 1).shape, math.inf)
+    closer = torch.cat([far, jumps], axis) < torch.cat([jumps, far], axis)
+    return torch.where(closer[..., None], before, after)
+
+
+def colorize_normals(normals: torch.Tensor, opacity: torch.Tensor) -> torch.Tensor:
+    """uint8 `[..., H, W, 3]`: x, y and z from -1 to 1 as red, green and blue; what is transparent fades to white."""
+    covered = (opacity.clamp(0, 1) * normals.any(-1))[..., None]
+    return (255 * ((0.5 * normals + 0.5) * covered + 1 - covered)).round().to(torch.uint8)
+
+
+def mean_angle(normals: torch.Tensor, exact: torch.Tensor) -> float:
+    """Degrees between normals `[H, W, 3]` where both are known; NaN where they nowhere are."""
+    both = normals.any(-1) & exact.any(-1)
+    a, b = normals[both].double(), exact[both].double()
+    # Of the half chord: an arc cosine loses small angles.
+    half = 0.5 * (F.normalize(a, dim=-1) - F.normalize(b, dim=-1)).norm(dim=-1)
+    return float(torch.rad2deg(2 * half.clamp_max(1).asin()).mean())
