@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from fields.nerf import FieldConfig, RadianceField
-from rendering.cones import axes, contract, integrated_encoding
+from rendering.cones import Projected, axes, contract, integrated_encoding
 from rendering.points import Points
 from run_nerf_helpers import NeRF
 
@@ -47,14 +47,20 @@ class MipField(RadianceField):
         self.register_buffer("basis", axes(config.directions).float(), persistent=False)
 
     def encode(self, points: Points) -> torch.Tensor:
+        return integrated_encoding(*self.projected(points), self.config.multires)
+
+    def queries(self, points: Points) -> dict[str, torch.Tensor]:
+        return {**self.projected(points)._asdict(), "directions": points.directions}
+
+    def projected(self, points: Points) -> Projected:
+        """Points as Gaussians along the directions of the encoding."""
         ball = self.config.ball
         if points.cones is not None:
             cones = points.cones.scaled(1 / ball) if ball else points.cones
-            return integrated_encoding(*cones.along(self.basis, contracted=bool(ball)), self.config.multires)
+            return cones.along(self.basis, contracted=bool(ball))
         positions = contract(points.positions / ball) if ball else points.positions
         mean = positions @ self.basis.T
-        variance = torch.full_like(mean, (self.config.point_size / (ball or 1)) ** 2)
-        return integrated_encoding(mean, variance, self.config.multires)
+        return Projected(mean, torch.full_like(mean, (self.config.point_size / (ball or 1)) ** 2))
 
 
 def add_flags(group: argparse._ArgumentGroup) -> None:

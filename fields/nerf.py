@@ -172,6 +172,10 @@ class RadianceField(Field):
         """What the network gets of where points are, `[P, input_ch]`."""
         return self.embed(points.positions)
 
+    def queries(self, points: Points) -> dict[str, torch.Tensor]:
+        """What encodings are made of, `[P, ...]`, by name: the inputs of a graph that encodes for itself."""
+        return {"positions": points.positions, "directions": points.directions}
+
     def density(self, positions: torch.Tensor) -> torch.Tensor:
         """Without the view branch."""
         return self.activate_density(self.network.raw_density(self.encode(Points(positions, positions))).float())

@@ -198,4 +198,4 @@ def random_int8_field(config: FieldConfig, bits: int = 8, seed: int = 0) -> Radi
             state[name] = (0.5 + torch.rand(shape, generator=generator)) * 1.5 / (74 * fan_in**0.5 * 2 ** (bits - 1))
         else:
             state[name] = 0.1 * torch.randn(shape, generator=generator)
-    return RadianceField(config, Int8Network(config.graph, config.input_widths, state, bits))
+    return config.make_field(Int8Network(config.graph, config.input_widths, state, bits))

@@ -24,6 +24,13 @@ class InBlocks(nn.Module):
     def network(self) -> nn.Module:
         return self.field.network
 
+    @property
+    def embed_views(self) -> nn.Module:
+        return self.field.embed_views
+
+    def queries(self, points: Points) -> dict[str, torch.Tensor]:
+        return self.field.queries(points)
+
     def forward(self, points: Points) -> FieldOutput:
         chunks = list(iterate_chunks(len(points), rows_at_once(points.positions, self.rows))) or [slice(0, 0)]
         return joined([self.field(points[rows]) for rows in chunks])

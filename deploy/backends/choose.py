@@ -12,7 +12,7 @@ from deploy.backends.int8 import ROWS_IN_CACHE as INT8_ROWS
 from deploy.backends.int8 import Int8Field, Int8Network
 from deploy.backends.low_bit import ROWS_IN_CACHE as LOW_BIT_ROWS
 from deploy.backends.low_bit import BitNetwork
-from fields.nerf import FieldConfig, RadianceField
+from fields.nerf import FieldConfig
 from utils.errors import BadInput
 
 FLOAT_BACKEND = "torch float32"  # what renders float32 networks and decoded tensor fields
@@ -57,23 +57,17 @@ def _int8(name: str) -> Callable[..., nn.Module]:
 
 
 def _int8_onnxruntime(config: FieldConfig, network: Int8Network, device: torch.device) -> nn.Module:
-    check_encodes(config, "onnxruntime")
     from deploy.backends.onnx_graph import OnnxField  # an extra
 
-    return OnnxField(RadianceField(config, network))
+    return OnnxField(config.make_field(network))
 
 
 def _int8_triton(config: FieldConfig, network: Int8Network, device: torch.device) -> nn.Module:
-    check_encodes(config, "triton")
+    if not config.encodes_positions:
+        raise BadInput("--backend triton encodes positions only, not pixels' cones; use auto, torch or reference")
     from deploy.backends.triton_kernel import TritonField  # where there is Triton only
 
     return TritonField(Int8Field(config, network).to(device))
-
-
-def check_encodes(config: FieldConfig, backend: str) -> None:
-    """Raises BadInput for a backend that encodes positions itself, of a field that encodes more than these."""
-    if not config.encodes_positions:
-        raise BadInput(f"--backend {backend} encodes positions only, not pixels' cones; use auto, torch or reference")
 
 
 @dataclass(frozen=True)

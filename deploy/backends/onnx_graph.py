@@ -1,8 +1,9 @@
 """The int8 field as ONNX: a QDQ graph with its encodings inside, and ONNX Runtime as a backend.
 
 The graph says what the reference of `backends.int8` says: integers between the layers, heads in float.
-Inputs are `positions [P, 3]` and `directions [P, 3]`, float32; outputs `density [P]` (1/world unit)
-and `rgb [P, 3]` in [0, 1]. Where QuantizeLinear and DequantizeLinear enclose a Gemm, runtimes run
+Inputs are `positions [P, 3]` and `directions [P, 3]`, float32, of a mip-NeRF instead of positions the
+`mean [P, N]` and `variance [P, N]` of what a sample stands for along N axes; outputs `density [P]`
+(1/world unit) and `rgb [P, 3]` in [0, 1]. Where QuantizeLinear and DequantizeLinear enclose a Gemm, runtimes run
 one int8 kernel (ONNX Runtime, OpenVINO). Codes enter a Gemm as they are (scale 1, zero point 0):
 zero points, which differ by column behind a concatenation, are in the int32 bias. TensorRT takes
 activations without a zero point and unsigned codes not at all, so it does not fuse these.
@@ -61,6 +62,19 @@ class _Graph:
         flat = self.add("Flatten", [joined], f"{name}.flat", axis=1)
         return self.add("Concat", [x, flat], f"{name}.encoded", axis=1)
 
+    def embed_gaussians(self, mean: str, variance: str, octaves: int, name: str) -> str:
+        """Means and variances `[P, N]` to expected sines and cosines, as `rendering.cones.integrated_encoding`."""
+        frequency = 2.0 ** torch.arange(octaves)[:, None]
+        axis = self.constant(f"{name}.axis", np.array([1], np.int64))
+        rows = [self.add("Unsqueeze", [x, axis], f"{name}.{x}") for x in (mean, variance)]  # [P, 1, N]
+        angles = self.add("Mul", [rows[0], self.constant(f"{name}.octaves", frequency)], f"{name}.angles")
+        halves = self.constant(f"{name}.halves", -0.5 * frequency.square())
+        fading = self.add("Exp", [self.add("Mul", [rows[1], halves], f"{name}.exponent")], f"{name}.fading")
+        waves = [self.add(wave, [angles], f"{name}.{wave}") for wave in ("Sin", "Cos")]
+        faded = [self.add("Mul", [wave, fading], f"{wave}.faded") for wave in waves]
+        joined = self.add("Concat", faded, f"{name}.waves", axis=2)  # [P, L, 2 N]
+        return self.add("Flatten", [joined], f"{name}.encoded", axis=1)
+
     def quantize(self, y: str, scale: torch.Tensor, zero_point: torch.Tensor, q_max: int, name: str) -> str:
         """Float to uint8 codes; of fewer than 8 bits, by clipping first."""
         if q_max < 255:
@@ -97,13 +111,10 @@ def integer_bias(layer: Int8Linear) -> torch.Tensor:
 def field_to_onnx(field: RadianceField):
     """The ModelProto of a field whose network is an `Int8Network`. Raises UserError without onnx."""
     network, config = field.network, field.config
-    embedders = {"quant_pts": ("positions", field.embed), "quant_views": ("directions", field.embed_views)}
     graph, made = _Graph(), {}
     for node in network.graph.nodes:
         if isinstance(node, Input):
-            coordinates, embedder = embedders[node.name]
-            encoded = graph.embed(coordinates, embedder, node.name.replace("quant", "embed"))
-            made[node.name] = _quantize_input(graph, encoded, network, node.name)
+            made[node.name] = _quantize_input(graph, _encoded(graph, field, node.name), network, node.name)
         elif isinstance(node, Linear):
             made[node.name] = graph.linear(made[node.input], network.layer(node.name), node.name)
         elif isinstance(node, Concat):
@@ -120,7 +131,23 @@ def field_to_onnx(field: RadianceField):
         )
     graph.add("Sigmoid", [raw_rgb], "rgb")
     _activate_density(graph, raw_density, config)
-    return _model(graph, config)
+    return _model(graph, input_widths(field))
+
+
+def input_widths(field: RadianceField) -> dict[str, int]:
+    """Columns of the graph's inputs by name, in their order."""
+    origin = torch.zeros(1, 3)
+    widths = {name: column.shape[1] for name, column in field.queries(Points(origin, origin)).items()}
+    return widths if field.config.use_viewdirs else {name: widths[name] for name in widths if name != "directions"}
+
+
+def _encoded(graph: _Graph, field: RadianceField, name: str) -> str:
+    """An input of the network, from inputs of the graph."""
+    if name == "quant_views":
+        return graph.embed("directions", field.embed_views, "embed_views")
+    if "mean" in input_widths(field):
+        return graph.embed_gaussians("mean", "variance", field.config.multires, "embed_pts")
+    return graph.embed("positions", field.embed, "embed_pts")
 
 
 def _quantize_input(graph: _Graph, x: str, network: Int8Network, name: str) -> str:
@@ -143,13 +170,12 @@ def _activate_density(graph: _Graph, raw: str, config: FieldConfig) -> None:
     graph.add("Squeeze", [column, graph.constant("density.axis", np.array([1], np.int64))], "density")
 
 
-def _model(graph: _Graph, config: FieldConfig):
+def _model(graph: _Graph, inputs: dict[str, int]):
     helper, FLOAT = graph.onnx.helper, graph.onnx.TensorProto.FLOAT
-    inputs = ["positions"] + ["directions"] * config.use_viewdirs
     made = helper.make_graph(
         graph.nodes,
         "nerf_qat_field",
-        [helper.make_tensor_value_info(name, FLOAT, ["P", 3]) for name in inputs],
+        [helper.make_tensor_value_info(name, FLOAT, ["P", width]) for name, width in inputs.items()],
         [
             helper.make_tensor_value_info("density", FLOAT, ["P"]),
             helper.make_tensor_value_info("rgb", FLOAT, ["P", 3]),
@@ -163,11 +189,12 @@ def _model(graph: _Graph, config: FieldConfig):
 
 
 def export_onnx(renderer: nn.Module, path: Path) -> dict[str, int]:
-    """Writes each int8 field of a renderer (from `deploy.model_file.load_renderer`), the first to `path`,
-    a fine one beside it as `NAME_fine.onnx`. Returns bytes on disk by file name."""
+    """Writes each int8 field of a renderer (from `deploy.model_file.load_renderer`), the first to `path`, others beside
+    it: a fine one as `NAME_fine.onnx`, proposals as `NAME_proposal_0.onnx`. Returns bytes on disk by file name."""
     sizes = {}
     for name, field in renderer.fields.items():
-        file = path if name == "network_fn" else path.with_name(f"{path.stem}_fine{path.suffix}")
+        beside = path.with_name(f"{path.stem}_{name.removeprefix('network_')}{path.suffix}")
+        file = path if name == "network_fn" else beside
         atomic_write(file, field_to_onnx(field).SerializeToString())
         sizes[file.name] = file.stat().st_size
     return sizes
@@ -187,16 +214,16 @@ class OnnxField(nn.Module):
         options.intra_op_num_threads = torch.get_num_threads()
         # Threads that wait by spinning would take the cores from torch's between two calls.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.config = field.config
+        self.config, self.wants_cones, self.queries = field.config, field.wants_cones, field.queries
+        self.inputs = list(input_widths(field))
         self.session = onnxruntime.InferenceSession(
             field_to_onnx(field).SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
 
     def forward(self, points: Points) -> FieldOutput:
         """As `RadianceField.forward`."""
-        feed = {"positions": points.positions.numpy()}
-        if self.config.use_viewdirs:
-            feed["directions"] = points.directions.numpy()
+        queries = self.queries(points)
+        feed = {name: queries[name].contiguous().numpy() for name in self.inputs}
         density, rgb = self.session.run(["density", "rgb"], feed)
         return FieldOutput(torch.from_numpy(density), torch.from_numpy(rgb))
 

@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
-from helpers import CPU, HIERARCHICAL, TINY, fails_cleanly, make_run, make_trainer, run, same
+from helpers import CPU, HIERARCHICAL, TINY, make_run, make_trainer, random_int8_field, run, same
 
 import run_nerf
 import run_nerf_qat
+from deploy.backends.choose import BACKENDS
 from deploy.model_file import load_renderer
 from fields.mip_nerf import MipConfig, MipField
 from rendering.points import Cones, Points
@@ -15,6 +16,7 @@ from rendering.rays import PIXEL_RADIUS
 from rendering.renderer import render_image
 from run_nerf_helpers import NeRF
 from training.checkpoints import load_checkpoint
+from utils.errors import BadInput
 
 MIP = [*TINY, "--field", "mip", "--multires", "6"]
 MIP_HIERARCHICAL = [*HIERARCHICAL, "--field", "mip", "--use_viewdirs"]
@@ -129,7 +131,7 @@ def test_few_bits(tmp_path, quant):
     assert models[quant]["psnr"] == pytest.approx(models["fake_quant"]["psnr"], abs=0.02)
 
 
-def test_unbounded_and_in_ndc(tmp_path, capsys):
+def test_unbounded_and_in_ndc(tmp_path):
     """Contraction, and cylinders where rays are parallel."""
     flags = [*MIP_HIERARCHICAL, "--contract", "on", "--N_iters", "4", "--basedir", tmp_path]
     assert run(run_nerf, *flags, "--expname", "c") == 0
@@ -140,10 +142,7 @@ def test_unbounded_and_in_ndc(tmp_path, capsys):
     assert run(run_nerf, *MIP_HIERARCHICAL, *flags, "--expname", "ndc") == 0
 
 
-def test_backends_that_encode_positions_only_say_so(tmp_path, capsys):
-    pytest.importorskip("onnxruntime", reason="ONNX Runtime is an extra")
-    flags = [*MIP, "--N_iters", "4", "--qat_iters", "2", "--basedir", tmp_path, "--expname", "mip"]
-    assert run(run_nerf_qat, *flags) == 0
-    fails_cleanly(
-        capsys, run_nerf_qat, *flags, "--render_only", "--backend", "onnxruntime", says=("onnxruntime", "cones"),
-    )  # fmt: skip
+def test_triton_encodes_positions_only():
+    config = MipConfig(depth=2, width=16, multires=4)
+    with pytest.raises(BadInput, match="cones"):
+        BACKENDS["triton"].int8(config, random_int8_field(config).network, CPU)

@@ -4,21 +4,23 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from helpers import HIERARCHICAL, calibrated, make_run, random_int8_field
+from helpers import HIERARCHICAL, TINY, calibrated, make_run, random_int8_field
 
 from compressors.int8 import Int8Compressor
 from deploy.backends.int8 import Int8Linear
 from deploy.backends.onnx_graph import OPSET, OnnxField, _Graph, export_onnx, field_to_onnx, integer_bias
 from deploy.model_file import load_renderer
 from evaluation.videos import render_video
+from fields.mip_nerf import MipConfig
 from fields.nerf import FieldConfig
-from rendering.points import Points
+from rendering.points import Cones, Points
 from rendering.renderer import RenderLimits, render_image
 
 CONFIGS = {
     "views": FieldConfig(depth=6, width=64, multires=6, density_activation="softplus", density_bias=-4),
     "no views": FieldConfig(depth=3, width=32, skips=(), use_viewdirs=False, multires=4),
     "no encoding": FieldConfig(depth=2, width=16, i_embed=-1),
+    "cones": MipConfig(depth=3, width=32, multires=5, directions=21, ball=0.5),
 }
 
 
@@ -30,14 +32,18 @@ def test_runtime_agrees_with_the_reference(config, bits):
     generator = torch.Generator().manual_seed(1)
     positions = 2 * torch.rand(20_000, 3, generator=generator) - 1
     directions = torch.nn.functional.normalize(torch.randn(20_000, 3, generator=generator), dim=-1)
-    density, rgb, _ = field(Points(positions, directions))
+    half = 0.05 * torch.rand(20_000, generator=generator)
+    t, radii = torch.ones(20_000), 0.02 * torch.rand(20_000, generator=generator)
+    points = Points(positions, directions, Cones(positions - directions, directions, t - half, t + half, radii))
+    density, rgb, _ = field(points)
     assert density.std() > 0 and rgb.std() > 0.01  # not a constant
-    onnx_density, onnx_rgb, _ = onnx_field(Points(positions, directions))
+    onnx_density, onnx_rgb, _ = onnx_field(points)
     # A code that falls on the other side of a tie changes what follows a little, in some rows.
     difference = (rgb - onnx_rgb).abs().amax(-1)
     assert (difference > 1e-4).float().mean() < 0.25
     assert difference.mean() < 5e-4 * 2 ** (8 - bits) and difference.max() < 0.02 * 2 ** (8 - bits)
-    torch.testing.assert_close(onnx_field.density(positions), onnx_density)
+    if not field.wants_cones:
+        torch.testing.assert_close(onnx_field.density(positions), onnx_density)
 
 
 def run_layer(layer: Int8Linear, codes: torch.Tensor) -> torch.Tensor:
@@ -125,3 +131,18 @@ def test_a_hierarchical_file_renders_and_exports(tmp_path):
     a, b = render_image(expected, path[0]).rgb, render_image(renderer, path[0]).rgb
     assert float((a - b).abs().mean()) < 2e-3
     assert set(export_onnx(expected, tmp_path / "m.onnx")) == {"m.onnx", "m_fine.onnx"}
+
+
+def test_proposals_render_and_export(tmp_path):
+    """A mip-NeRF and its two proposal networks, by ONNX Runtime as by the reference."""
+    flags = ["--field", "mip", "--sampler", "proposal", "--proposal_bins", "16", "12", "--final_bins", "8"]
+    args, scene, renderer = make_run(TINY, *flags, "--N_rand", "64", "--use_viewdirs")
+    compressor = calibrated(Int8Compressor, args, scene, renderer)
+    compressor.finish()
+    (tmp_path / "int8.safetensors").write_bytes(compressor.to_bytes())
+    expected, path, _ = load_renderer(tmp_path / "int8.safetensors", torch.device("cpu"))
+    renderer, _, _ = load_renderer(tmp_path / "int8.safetensors", torch.device("cpu"), "onnxruntime")
+    a, b = render_image(expected, path[0]).rgb, render_image(renderer, path[0]).rgb
+    assert float((a - b).abs().mean()) < 2e-3
+    names = {"m.onnx", "m_proposal_0.onnx", "m_proposal_1.onnx"}
+    assert set(export_onnx(expected, tmp_path / "m.onnx")) == names
