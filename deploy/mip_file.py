@@ -5,6 +5,7 @@ import torch
 from deploy import nerf_file
 from fields.mip_nerf import MipConfig
 from fields.nerf import RadianceField
+from rendering.cones import DIRECTIONS
 from utils.bounds import FAR_AWAY
 from utils.checks import check_number, check_one_of, check_whole
 
@@ -15,8 +16,8 @@ def check(name: str, field: dict, more: frozenset[str] = frozenset()) -> None:
     """Raises BrokenFile where the metadata of field `name` is not what a mip-NeRF's can be. more: keys that it has
     beyond."""
     nerf_file.check(name, field, OWN | more)
-    check_whole(name, field, "directions", 3, 21)
-    check_one_of(name, {"directions": str(field["directions"])}, "directions", ("3", "21"))
+    check_whole(name, field, "directions", min(DIRECTIONS), max(DIRECTIONS))
+    check_one_of(name, {"directions": str(field["directions"])}, "directions", tuple(map(str, DIRECTIONS)))
     check_whole(name, field, "multires", 1, 32)
     check_number(name, field, "ball", 0, FAR_AWAY)
     check_number(name, field, "point_size", 0, FAR_AWAY)

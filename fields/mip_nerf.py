@@ -11,16 +11,17 @@ from typing import ClassVar
 import torch
 
 from fields.nerf import FieldConfig, RadianceField
-from rendering.cones import Projected, axes, contract, integrated_encoding
+from rendering.cones import DIRECTIONS, Projected, axes, contract, integrated_encoding
 from rendering.points import Points
 from run_nerf_helpers import NeRF
 
 
 @dataclass(frozen=True)
 class MipConfig(FieldConfig):
-    """directions: 3 or 21, along which positions are encoded. ball: radius around the origin, world units, within which
-    space is as it is, and becomes the unit ball; what is beyond is contracted into a shell. 0: nothing is. point_size:
-    standard deviation, units of the box, of a place that is asked for without a cone, as the occupancy grid does."""
+    """directions: how many of `rendering.cones.DIRECTIONS`, along which positions are encoded. ball: radius around the
+    origin, world units, within which space is as it is, and becomes the unit ball; what is beyond is contracted into a
+    shell. 0: nothing is. point_size: standard deviation, units of the box, of a place that is asked for without a cone,
+    as the occupancy grid does."""
 
     directions: int = 3
     ball: float = 0.0
@@ -68,9 +69,10 @@ def add_flags(group: argparse._ArgumentGroup) -> None:
     add(
         "--mip_directions",
         type=int,
-        choices=[3, 21],
+        choices=list(DIRECTIONS),
         default=3,
-        help="directions along which positions are encoded: the axes, or those of an icosahedron",
+        help="directions along which positions are encoded: 3 and 9 of an octahedron, the axes first; 6 and 21 of an "
+        "icosahedron",
     )
     add(
         "--contract",

@@ -113,22 +113,38 @@ def integrated_encoding(mean: torch.Tensor, variance: torch.Tensor, octaves: int
     return waves.flatten(-3)
 
 
+GOLDEN = (1 + math.sqrt(5)) / 2
+# Solids by three of their corners, of which all others are signs and rotations of the coordinates.
+OCTAHEDRON, ICOSAHEDRON = (0.0, 0.0, 1.0), (0.0, 1.0, GOLDEN)
+# What directions there may be: a solid's corners, or these and the middles of its edges.
+DIRECTIONS = {3: (OCTAHEDRON, False), 6: (ICOSAHEDRON, False), 9: (OCTAHEDRON, True), 21: (ICOSAHEDRON, True)}
+
+
 def axes(count: int) -> torch.Tensor:
-    """The directions of an encoding, unit rows `[count, 3]`: 3 are the coordinate axes, 21 those of an icosahedron
-    tessellated twice, one of each opposite pair (mip-NeRF 360, sec. 2 of its supplement)."""
+    """The directions of an encoding, unit rows `[count, 3]`, one of each opposite pair: of DIRECTIONS. 3 are the
+    coordinate axes, 21 an icosahedron tessellated twice (mip-NeRF 360, sec. 2 of its supplement). Model files rely on
+    their order."""
+    if count not in DIRECTIONS:
+        raise ValueError(f"{count} directions: expected one of {tuple(DIRECTIONS)}")
     if count == 3:
         return torch.eye(3, dtype=torch.float64)
-    if count != 21:
-        raise ValueError(f"{count} directions: expected 3 or 21")
-    golden = (1 + math.sqrt(5)) / 2
-    corners = torch.tensor([[0, s, t * golden] for s in (-1, 1) for t in (-1, 1)], dtype=torch.float64)
-    corners = torch.cat([corners, corners.roll(1, 1), corners.roll(2, 1)])  # 12, with edges of length 2
-    near = torch.cdist(corners, corners)
-    first, second = torch.nonzero((near > 1).logical_and(near < 2.1).triu(), as_tuple=True)
-    edges = (corners[first] + corners[second]) / 2  # 30: each edge's middle
-    points = torch.nn.functional.normalize(torch.cat([corners, edges]), dim=-1)
+    corner, with_edges = DIRECTIONS[count]
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 3)
+    corners = signs * torch.tensor(corner, dtype=torch.float64)
+    points = _apart(torch.cat([corners, corners.roll(1, 1), corners.roll(2, 1)]))
+    if with_edges:
+        apart = torch.cdist(points, points)
+        edge = apart[apart > 1e-6].min()
+        first, second = torch.nonzero((apart - edge).abs().lt(1e-6).triu(), as_tuple=True)
+        points = torch.cat([points, (points[first] + points[second]) / 2])
+    return _apart(torch.nn.functional.normalize(points, dim=-1), opposite_too=True)
+
+
+def _apart(points: torch.Tensor, opposite_too: bool = False) -> torch.Tensor:
+    """The first of all that are equal, or as wished opposite."""
     kept: list[torch.Tensor] = []
     for point in points:
-        if not any(torch.allclose(point, -other, atol=1e-9) for other in kept):
+        others = [other for other in kept] + ([-other for other in kept] if opposite_too else [])
+        if not any(torch.allclose(point, other, atol=1e-9) for other in others):
             kept.append(point)
     return torch.stack(kept)

@@ -18,6 +18,7 @@ from rendering.compositing import finish, seen_of, weights_from_density
 from rendering.grid_description import KEYS, check_grid, describe_grid, read_grid
 from rendering.occupancy import OccupancyGrid
 from rendering.points import Cones, FieldOutput, Points
+from rendering.ray_warps import FROM_ZERO, WARPS, Warp
 from rendering.rays import Rays, RaySetup
 from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rendering
 from rendering.step_functions import dilated, distortion_loss, interlevel_loss, sample_intervals
@@ -34,21 +35,6 @@ DILATION, DILATION_SHARE, ANNEAL_SLOPE, PADDING = 0.0025, 0.5, 10.0, 1e-5
 
 
 @dataclass(frozen=True)
-class Warp:
-    """From s `[R, S]` in [0, 1] to distances between near and far, numbers or `[R, 1]`: evenly, or evenly in disparity,
-    which may end where t is infinite."""
-
-    near: float | torch.Tensor
-    far: float | torch.Tensor
-    reciprocal: bool
-
-    def distances(self, s: torch.Tensor) -> torch.Tensor:
-        if not self.reciprocal:
-            return self.near + (self.far - self.near) * s
-        return 1 / (s / self.far + (1 - s) / self.near)
-
-
-@dataclass(frozen=True)
 class ProposalTraining:
     """distortion, interlevel: weights of these losses. steps: after which weights are trusted in full, annealed from
     none at all (0: at once). perturb: whether the bins of a ray are shifted at random."""
@@ -62,7 +48,7 @@ class ProposalTraining:
 class ProposalRenderer(Renderer):
     """One or two small networks, then the field, each in the bins that the one before found worth it.
 
-    bins: of each proposal, and of the field. reciprocal: whether bins are even in disparity. opaque: nothing is seen
+    bins: of each proposal, and of the field. curve: of WARPS, by which bins are even. opaque: nothing is seen
     behind the last bin. hull: a grid that holds all there is; rays are binned between its first and last occupied
     cell. None: between near and far.
     """
@@ -76,7 +62,7 @@ class ProposalRenderer(Renderer):
         proposals: list[nn.Module],
         setup: RaySetup,
         bins: tuple[int, ...],
-        reciprocal: bool = False,
+        curve: str = "linear",
         opaque: bool = False,
         hull: OccupancyGrid | None = None,
         training: ProposalTraining = ProposalTraining(),  # noqa: B008 (frozen)
@@ -84,7 +70,7 @@ class ProposalRenderer(Renderer):
     ):
         super().__init__(setup, points_at_once)
         self.field, self.proposals = field, nn.ModuleList(proposals)
-        self.bins, self.reciprocal, self.opaque = bins, reciprocal, opaque
+        self.bins, self.curve, self.opaque = bins, curve, opaque
         self.hull = hull
         self.proposal_training = training
         self.queries_per_ray = sum(bins)
@@ -104,7 +90,7 @@ class ProposalRenderer(Renderer):
         if self.hull is not None:
             near, far, hit = self.hull.span(rays.origins, rays.directions, near, far)
             near, far = near[:, None], far[:, None]
-        return Warp(near, far, self.reciprocal), hit
+        return Warp(near, far, self.curve), hit
 
     def meets(self, rays: Rays) -> torch.Tensor:
         _, hit = self.warp(rays)
@@ -126,7 +112,7 @@ class ProposalRenderer(Renderer):
         if hit is None:
             return replace(self._render(rays, warp, None, background, generator, 0.0), levels=None)
         met = hit.nonzero()[:, 0]
-        warp = Warp(warp.near[met], warp.far[met], warp.reciprocal)
+        warp = Warp(warp.near[met], warp.far[met], warp.curve)
         part = self._render(rays.take(met), warp, None, None, generator, 0.0)
         return self._among(len(rays), met, part, background)
 
@@ -245,7 +231,7 @@ class ProposalRenderer(Renderer):
         return {
             "kind": self.kind,
             "bins": list(self.bins),
-            "reciprocal": self.reciprocal,
+            "ray_warp": self.curve,
             "opaque": self.opaque,
             **({} if self.hull is None else {"hull": describe_grid(self.hull)}),
         }
@@ -255,13 +241,13 @@ class ProposalRenderer(Renderer):
 
     @staticmethod
     def check(described: dict) -> None:
-        check_keys("sampler", described, {"kind", "bins", "reciprocal", "opaque"} | ({"hull"} & set(described)))
+        check_keys("sampler", described, {"kind", "bins", "ray_warp", "opaque"} | ({"hull"} & set(described)))
         bins = described["bins"]
         if not isinstance(bins, list) or not 2 <= len(bins) <= 1 + MOST_PROPOSALS:
             raise BrokenFile(f"sampler: bins is {short(bins)}, expected those of 2 or 3 networks")
         for number in bins:
             check_whole("sampler", {"bins": number}, "bins", 2, MOST_BINS)
-        check_one_of("sampler", described, "reciprocal", (True, False))
+        check_one_of("sampler", described, "ray_warp", tuple(WARPS))
         check_one_of("sampler", described, "opaque", (True, False))
         if "hull" in described:
             check_keys("sampler hull", described["hull"], KEYS)
@@ -271,11 +257,11 @@ class ProposalRenderer(Renderer):
     def from_description(
         cls, described: dict, fields: dict[str, nn.Module], setup: RaySetup, tensors: dict[str, torch.Tensor]
     ) -> "ProposalRenderer":
-        if described["reciprocal"] and not setup.near > 0:
-            raise BrokenFile("sampler: reciprocal, where distances begin at 0")
+        if described["ray_warp"] not in FROM_ZERO and not setup.near > 0:
+            raise BrokenFile(f"sampler: {described['ray_warp']}, where distances begin at 0")
         proposals = [fields[f"proposal_{i}"] for i in range(len(described["bins"]) - 1)]
         hull = read_grid(described["hull"], tensors.pop("occupancy")) if "hull" in described else None
-        how = described["reciprocal"], described["opaque"], hull
+        how = described["ray_warp"], described["opaque"], hull
         return cls(fields["network_fn"], proposals, setup, tuple(described["bins"]), *how)
 
     # ------------------------------------------------------------------------------------- by flags
@@ -295,8 +281,9 @@ class ProposalRenderer(Renderer):
         add(
             "--ray_warp",
             default="auto",
-            choices=["auto", "linear", "reciprocal"],
-            help="bins even in depth or in disparity; auto: in disparity where space is contracted",
+            choices=["auto", *WARPS],
+            help="by what bins are even: depth, disparity, its logarithm, or depth up to 1 and disparity beyond; auto: "
+            "disparity where space is contracted, else depth",
         )
         add(
             "--no_hull",
@@ -324,9 +311,11 @@ class ProposalRenderer(Renderer):
         bins = (*args.proposal_bins, args.final_bins)
         if len(bins) > 1 + MOST_PROPOSALS or not all(2 <= number <= MOST_BINS for number in bins):
             raise BadInput(f"--proposal_bins, --final_bins {bins}: give one or two proposals, of 2 to {MOST_BINS} bins")
-        reciprocal = args.ray_warp == "reciprocal" or (args.ray_warp == "auto" and scene.ball is not None)
-        if reciprocal and not setup.near > 0:
-            raise BadInput("--ray_warp reciprocal: in NDC distances begin at 0; leave it out, or add --no_ndc")
+        curve = args.ray_warp
+        if curve == "auto":
+            curve = "linear" if scene.ball is None else "reciprocal"
+        if curve not in FROM_ZERO and not setup.near > 0:
+            raise BadInput(f"--ray_warp {curve}: in NDC distances begin at 0; leave it out, or add --no_ndc")
         hull = None
         if scene.has_alpha and scene.ball is None and not (args.no_hull or args.opaque):
             hull = make_grid(scene, args.grid_resolution, device)
@@ -338,5 +327,5 @@ class ProposalRenderer(Renderer):
             steps=round(args.anneal_share * args.N_iters),
             perturb=args.perturb > 0,
         )
-        how = reciprocal, args.opaque or scene.ball is not None, hull
+        how = curve, args.opaque or scene.ball is not None, hull
         return cls(make_field(scene.aabb), proposals, setup, bins, *how, training, args.netchunk).to(device)

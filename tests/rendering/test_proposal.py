@@ -10,7 +10,8 @@ import run_nerf_qat
 from deploy.model_file import load_renderer
 from rendering.occupancy import OccupancyGrid
 from rendering.points import FieldOutput
-from rendering.proposal import ProposalRenderer, ProposalTraining, Warp
+from rendering.proposal import ProposalRenderer, ProposalTraining
+from rendering.ray_warps import WARPS
 from rendering.rays import RaySetup, make_rays
 from rendering.renderer import render_image
 from training.checkpoints import load_checkpoint
@@ -48,9 +49,9 @@ def some_rays(count: int = 16):
     return make_rays(torch.zeros(count, 3), directions, RaySetup(near=0.5, far=6.0), None)
 
 
-@pytest.mark.parametrize("reciprocal", [False, True])
-def test_bins_gather_where_something_is(reciprocal):
-    renderer = shells(reciprocal=reciprocal)
+@pytest.mark.parametrize("curve", WARPS)
+def test_bins_gather_where_something_is(curve):
+    renderer = shells(curve=curve)
     rendering = renderer(some_rays(), torch.zeros(3))
     t, _ = renderer.levels(some_rays())[-1]
     middle = 0.5 * (t[:, 1:] + t[:, :-1])
@@ -59,14 +60,6 @@ def test_bins_gather_where_something_is(reciprocal):
     torch.testing.assert_close(rendering.depth, torch.full_like(rendering.depth, 2.0), atol=0.05, rtol=0)
     torch.testing.assert_close(rendering.rgb, torch.full_like(rendering.rgb, 0.25), atol=2e-3, rtol=0)
     assert rendering.queries == 16 * 96
-
-
-def test_warps_by_hand():
-    s = torch.tensor([[0.0, 0.5, 1.0]])
-    assert Warp(2.0, 6.0, False).distances(s)[0].tolist() == [2, 4, 6]
-    torch.testing.assert_close(Warp(2.0, 6.0, True).distances(s), torch.tensor([[2.0, 3.0, 6.0]]))
-    far = Warp(0.1, 1e6, True).distances(torch.tensor([[0.0, 1 - 1e-6, 1.0]], dtype=torch.float64))
-    assert far[0, 2] == pytest.approx(1e6) and far[0, 1] == pytest.approx(1 / (1e-6 - 1e-12 + 1e-5), rel=1e-3)
 
 
 def test_an_opaque_end_leaves_nothing():
