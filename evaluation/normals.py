@@ -45,10 +45,10 @@ def colorize_normals(normals: torch.Tensor, opacity: torch.Tensor) -> torch.Tens
     return (255 * ((0.5 * normals + 0.5) * covered + 1 - covered)).round().to(torch.uint8)
 
 
-def mean_angle(normals: torch.Tensor, exact: torch.Tensor) -> float:
-    """Degrees between normals `[H, W, 3]` where both are known; NaN where they nowhere are."""
-    both = normals.any(-1) & exact.any(-1)
-    a, b = normals[both].double(), exact[both].double()
+def mean_angle(normals: torch.Tensor, exact: torch.Tensor, weights: torch.Tensor | None = None) -> float:
+    """Degrees between normals `[..., 3]` where both are known, weighted by `[...]`; NaN where they nowhere are."""
+    weights = (normals.any(-1) & exact.any(-1)) * (1.0 if weights is None else weights.double())
     # Of the half chord: an arc cosine loses small angles.
-    half = 0.5 * (F.normalize(a, dim=-1) - F.normalize(b, dim=-1)).norm(dim=-1)
-    return float(torch.rad2deg(2 * half.clamp_max(1).asin()).mean())
+    chord = F.normalize(normals.double(), dim=-1) - F.normalize(exact.double(), dim=-1)
+    angle = torch.rad2deg(2 * (0.5 * chord.norm(dim=-1)).clamp_max(1).asin())
+    return float((weights * angle).sum() / weights.sum())

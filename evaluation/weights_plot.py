@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 
 from rendering.renderer import Renderer, make_rays_of
+from rendering.step_functions import mean_between, value_at
 from scenes.scene import Scene
 from utils.files import atomic_write
 
-RAYS = 6
+RAYS, PLACES = 6, 1000
 
 
 def draw_weights(renderer: Renderer, scene: Scene, folder: Path) -> None:
@@ -34,13 +35,18 @@ def plot_weights(renderer: Renderer, camera, path: Path) -> str:
     levels = renderer.eval().levels(rays.take(numbers.to(renderer.device)))
     if not levels:
         return f"--sampler {renderer.kind} has no proposals"
+    densities = [(t.cpu(), (w / t.diff(dim=-1).clamp_min(1e-9)).cpu()) for t, w in levels]
     figure = Figure(figsize=(9, 2 * RAYS), layout="constrained")
     for i, axes in enumerate(figure.subplots(RAYS, 1, sharex=True)):
-        for number, (t, w) in enumerate(levels):
-            edges, density = t[i].cpu(), (w[i] / (t[i].diff().clamp_min(1e-9))).cpu()
+        for number, (t, density) in enumerate(densities):
             last = number == len(levels) - 1
-            label = f"field, {len(w[i])} bins" if last else f"proposal {number}, {len(w[i])} bins"
-            axes.stairs(density.numpy(), edges.numpy(), label=label, fill=last, alpha=0.5 if last else 1.0)
+            label = f"{'field' if last else f'proposal {number}'}, {density.shape[1]} bins"
+            at = torch.linspace(float(t[i, 0]), float(t[i, -1]), PLACES)
+            drawn = value_at(at[None], t[i, None], density[i, None])[0]
+            axes.plot(at.numpy(), drawn.numpy(), label=label, lw=2 if last else 1)
+            if not last:  # what it should have held
+                within = mean_between(t[i, None], *(part[i, None] for part in densities[-1]))[0]
+                axes.stairs(within.numpy(), t[i].numpy(), label="field in its bins", ls=":", color="0.5")
         axes.set_ylabel(f"pixel {int(columns[i])}, {camera.height // 2}")
     axes.set_xlabel("distance, multiples of the ray's direction")
     figure.axes[0].legend(fontsize=8)

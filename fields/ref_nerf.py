@@ -17,7 +17,15 @@ from torch.profiler import record_function
 from fields import mip_nerf
 from fields.field import Group
 from fields.mip_nerf import MipConfig, MipField
-from fields.reflections import directional_encoding, encoding_width, linear_to_srgb, reflect, unit
+from fields.reflections import (
+    directional_encoding,
+    disagreement,
+    encoding_width,
+    linear_to_srgb,
+    reflect,
+    turned_away,
+    unit,
+)
 from rendering.points import FieldOutput, Points
 from run_nerf_helpers import NeRF
 from utils.errors import BadInput
@@ -127,8 +135,8 @@ class RefField(MipField):
         if learning:
             (slope,) = torch.autograd.grad(raw.sum(), shift, create_graph=True)
             of_density = unit(-slope.float())
-            extras["turned_away"] = facing.clamp_max(0).square()
-            extras["disagreement"] = 1 - (normals * of_density).sum(-1, keepdim=True)
+            extras["turned_away"] = turned_away(normals, towards_camera)
+            extras["disagreement"] = disagreement(normals, of_density)
         density = self.activate_density(raw if raw_noise is None else raw + raw_noise)
         return FieldOutput(density, linear_to_srgb(linear).clamp(0, 1), extras)
 

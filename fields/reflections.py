@@ -20,6 +20,16 @@ def reflect(v: torch.Tensor, normals: torch.Tensor) -> torch.Tensor:
     return 2 * (normals * v).sum(-1, keepdim=True) * normals - v
 
 
+def turned_away(normals: torch.Tensor, towards_camera: torch.Tensor) -> torch.Tensor:
+    """How much a visible normal faces away from the camera, `[..., 1]` (eq. 11)."""
+    return (normals * towards_camera).sum(-1, keepdim=True).clamp_max(0).square()
+
+
+def disagreement(normals: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """1 minus the cosine between unit vectors, `[..., 1]`, half the square of their difference (eq. 10)."""
+    return 1 - (normals * others).sum(-1, keepdim=True)
+
+
 def degrees_of(levels: int) -> list[int]:
     """Degrees l of the harmonics of an encoding: 1, 2, 4, ..."""
     return [2**level for level in range(levels)]

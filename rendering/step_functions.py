@@ -27,6 +27,23 @@ def invert_cdf(u: torch.Tensor, t: torch.Tensor, w: torch.Tensor) -> torch.Tenso
     return left + share * (right - left)
 
 
+def value_at(places: torch.Tensor, t: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """What a step function with `values [R, n]` in its bins is at `places [R, m]`; 0 outside."""
+    above = torch.searchsorted(t.contiguous(), places.contiguous(), right=True)
+    inside = (above > 0) & (above < t.shape[-1])
+    return torch.where(inside, values.gather(-1, (above - 1).clamp(0, values.shape[-1] - 1)), 0)
+
+
+def mean_between(places: torch.Tensor, t: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Its mean between neighbouring places, `[R, m - 1]`."""
+    total = torch.cat([torch.zeros_like(values[..., :1]), (values * t.diff(dim=-1)).cumsum(-1)], -1)
+    above = torch.searchsorted(t.contiguous(), places.contiguous(), right=True).clamp(1, t.shape[-1] - 1)
+    left, right = t.gather(-1, above - 1), t.gather(-1, above)
+    share = ((places - left) / (right - left)).nan_to_num(0).clamp(0, 1)
+    before = torch.lerp(total.gather(-1, above - 1), total.gather(-1, above), share)
+    return before.diff(dim=-1) / places.diff(dim=-1)
+
+
 def quantiles(count: int, t: torch.Tensor, jitter: torch.Tensor | None = None) -> torch.Tensor:
     """Evenly spaced shares of mass in [0, 1), `[R, count]`: centred, or all of a ray shifted by one number of `jitter
     [R, 1]` in [0, 1), which uses each ray's evenness and yet sees every place."""

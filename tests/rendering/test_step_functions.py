@@ -10,9 +10,11 @@ from rendering.step_functions import (
     distortion_loss,
     interlevel_loss,
     invert_cdf,
+    mean_between,
     outer_measure,
     quantiles,
     sample_intervals,
+    value_at,
 )
 
 
@@ -94,3 +96,12 @@ def test_distortion_by_hand():
     t = torch.tensor([[0.0, 1, 2]])
     assert distortion_loss(t, torch.tensor([[0.5, 0.5]])).item() == pytest.approx(0.5 + 1 / 6)
     assert distortion_loss(torch.tensor([[0.0, 2]]), torch.tensor([[1.0]])).item() == pytest.approx(2 / 3)
+
+
+def test_a_step_function_at_places_and_between_them():
+    t, values = torch.tensor([[0.0, 1, 3]]), torch.tensor([[4.0, 1]])
+    places = torch.tensor([[-1.0, 0, 0.5, 1, 2.9, 3, 4]])
+    assert value_at(places, t, values)[0].tolist() == [0, 4, 4, 1, 1, 0, 0]
+    means = mean_between(torch.tensor([[0.0, 0.5, 1, 2, 3]]), t, values)
+    assert means[0].tolist() == [4, 4, 1, 1]
+    assert mean_between(torch.tensor([[0.5, 2.5]]), t, values).item() == pytest.approx((0.5 * 4 + 1.5) / 2)
