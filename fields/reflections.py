@@ -68,9 +68,9 @@ def directional_encoding(directions: torch.Tensor, roughness: torch.Tensor, leve
 def _next_legendre(degree: int, z: torch.Tensor, before: dict[int, torch.Tensor]) -> torch.Tensor:
     """Normalised associated Legendre functions of one degree, m = 0, ..., degree, divided by sin^m: `[..., degree + 1]`
     from those of the two degrees before."""
-    m = torch.arange(degree - 1, dtype=torch.float64)
-    first = ((4 * degree**2 - 1) / (degree**2 - m**2)).sqrt().to(z)
-    second = (((degree - 1) ** 2 - m**2) / (4 * (degree - 1) ** 2 - 1)).sqrt().to(z)
+    m = torch.arange(degree - 1, dtype=z.dtype, device=z.device)
+    first = ((4 * degree**2 - 1) / (degree**2 - m**2)).sqrt()
+    second = (((degree - 1) ** 2 - m**2) / (4 * (degree - 1) ** 2 - 1)).sqrt()
     top = before[degree - 1][..., -1:]  # of m = degree - 1, the highest
     parts = [math.sqrt(2 * degree + 1) * z * top, -math.sqrt((2 * degree + 1) / (2 * degree)) * top]
     if degree > 1:

@@ -34,6 +34,10 @@ OCCUPANCY = [
 HIERARCHICAL = [
     *BASE, "--N_samples", "8", "--N_importance", "8", "--netdepth_fine", "2", "--netwidth_fine", "16", "--N_rand", "32",
 ]  # fmt: skip
+PROPOSAL = [
+    *BASE, "--field", "mip", "--sampler", "proposal", "--proposal_bins", "8", "--final_bins", "6",
+    "--proposal_width", "8", "--N_rand", "32",
+]  # fmt: skip
 TENSOR = [
     *OCCUPANCY, "--field", "tensorf", "--density_ranks", "2", "2", "2", "--color_ranks", "3", "3", "3",
     "--color_features", "4", "--decoder_width", "8", "--voxels", "512", "--voxels_final", "1000",
@@ -53,26 +57,10 @@ RUNS = {
     "w4a8": ("run_nerf_qat", [*OCCUPANCY, "--quant", "w4a8", "--optimizer", "muon", "--amp", "bf16"]),
     "ternary": ("run_nerf_qat", [*OCCUPANCY, "--quant", "ternary", "--residual", "--N_iters", "0"]),
     "mip": ("run_nerf_qat", [*OCCUPANCY, "--field", "mip"]),
-    "proposal": (
-        "run_nerf_qat",
-        [
-            *BASE,
-            "--field",
-            "mip",
-            "--contract",
-            "on",
-            "--sampler",
-            "proposal",
-            "--proposal_bins",
-            "8",
-            "--final_bins",
-            "6",
-            "--proposal_width",
-            "8",
-            "--N_rand",
-            "32",
-        ],
-    ),
+    "proposal": ("run_nerf_qat", [*PROPOSAL, "--contract", "on"]),
+    "hull": ("run_nerf", [*PROPOSAL, "--random_bkgd", "--filter_rays", *PICTURES]),
+    "scales": ("run_nerf", [*OCCUPANCY, "--field", "mip", "--scales", "1", "2", "--cone_steps", "1"]),
+    "ref": ("run_nerf", [*OCCUPANCY, "--field", "ref", "--ref_bottleneck", "8", "--ref_levels", "2"]),
     "vq": ("run_vq", [*TENSOR, *VQ]),
 }
 

@@ -120,6 +120,7 @@ class RayBatches:
         self.generator = torch.Generator(device).manual_seed(settings.seed)
         self.samples_per_ray = 16.0  # a running estimate, of renderers that plan
         self._noise = torch.Generator(device)
+        self.scale_weights = torch.tensor(settings.scale_weights or (1.0,) * len(settings.scales), device=device)
         self.candidates: torch.Tensor | None = None  # of `keep_only`; None: every pixel
         self._middle: torch.Tensor | None = None  # those of them that cropped steps see
         if scene.valid is not None:
@@ -276,8 +277,7 @@ class RayBatches:
         self, count: int, candidates: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The same, each of a scale drawn by the scales' weights; with `one_image` all of one image."""
-        number = len(self.settings.scales)
-        weights = torch.tensor(self.settings.scale_weights or (1.0,) * number, device=candidates.device)
+        number, weights = len(self.settings.scales), self.scale_weights
         views = torch.arange(number + 1, device=candidates.device) * (len(self.images) // number)
         ends = self._places_of_views(candidates, views)
         first, left = ends[:-1], ends.diff()

@@ -43,8 +43,23 @@ distributed.leave()
 """
 
 
+PROPOSALS = [
+    "--field", "mip", "--sampler", "proposal", "--proposal_bins", "16", "12", "--final_bins", "8", "--N_rand", "128",
+    "--proposal_width", "16", "--perturb", "0",
+]  # fmt: skip
+
+
 # Without what is drawn a sample, which is each process's own.
-@pytest.mark.parametrize("flags", [TINY, [*HIERARCHICAL, "--raw_noise_std", "0", "--perturb", "0"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        TINY,
+        [*HIERARCHICAL, "--raw_noise_std", "0", "--perturb", "0"],
+        [*TINY, *PROPOSALS, "--scales", "1", "2"],
+        [*TINY, "--field", "ref", "--use_viewdirs", "--ref_bottleneck", "8"],
+    ],
+    ids=["occupancy", "hierarchical", "proposals", "ref"],
+)
 def test_two_processes_train_what_one_would(tmp_path, flags):
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
