@@ -9,6 +9,7 @@ from helpers import CPU, HIERARCHICAL, TINY, fails_cleanly, make_run, make_train
 import run_nerf
 import run_nerf_qat
 from deploy.model_file import load_renderer
+from fields.ref_nerf import POINTS_PER_SLOPE, scattered
 from fields.reflections import unit
 from rendering.points import Cones, Points
 from rendering.renderer import render_image
@@ -51,7 +52,17 @@ def test_the_slope_of_the_density_is_the_autograd_of_its_encoding():
             slopes.append((up - down) / 2e-5)
         normals = unit(-torch.stack(slopes, -1))
         disagreement = 1 - (said["normals"] * normals).sum(-1, keepdim=True)
-    torch.testing.assert_close(said["disagreement"].double(), disagreement, atol=1e-5, rtol=0)
+    found, chosen = said["disagreement"].double(), scattered(50, POINTS_PER_SLOPE, CPU)
+    assert (found != 0).sum() == len(chosen) == 12  # of the others nothing is asked
+    torch.testing.assert_close(found[chosen], POINTS_PER_SLOPE * disagreement[chosen], atol=4e-5, rtol=0)
+
+
+@pytest.mark.parametrize("bins", [6, 12, 16, 20, 32])
+def test_slopes_are_asked_of_every_bin_alike(bins):
+    """Of rays with so many bins each, in equal numbers to within a few."""
+    asked = torch.bincount(scattered(480 * bins, 4, CPU) % bins, minlength=bins)
+    assert asked.sum() == 120 * bins and len(scattered(2, 4, CPU)) == 1
+    assert (asked - 120).abs().max() <= 12
 
 
 def test_losses_by_hand():
