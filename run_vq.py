@@ -15,7 +15,7 @@ from pathlib import Path
 
 from compressors.vq import VQCompressor
 from deploy.backends.choose import select_backend
-from deploy.vq_file import FREE_CELLS
+from deploy.grid_file import FREE_CELLS
 from experiment import measure, prepare_device, render_file, set_up, train_and_compress, trains_in_float
 from options import config_parser
 from utils import distributed

@@ -12,7 +12,7 @@ import torch
 from compressors.codebooks import ITERATIONS, balance, plane_importance, relative_error, vector_quantize
 from compressors.compressor import Compressor
 from deploy.model_file import model_bytes
-from deploy.vq_file import encode, encode_grid
+from deploy.vq_file import encode
 from fields.tensorf_training import TensorfTraining
 from fields.vq_tensorf import PRUNED, VQField, VQTensorVM
 from rendering.occupancy_renderer import OccupancyRenderer
@@ -331,7 +331,5 @@ class VQCompressor(Compressor):
 
     def to_bytes(self) -> bytes:
         of_field, tensors = encode(self.renderer.field.network)
-        coder, cells = encode_grid(self.renderer.grid)
-        tensors = {f"network_fn.{key}": value for key, value in tensors.items()} | {"occupancy": cells}
-        precision, of_sampler = {"precision": "vq"}, {"grid_coder": coder}
-        return model_bytes(self.renderer, self.render_path, tensors, precision, of_field, of_sampler)
+        tensors = {f"network_fn.{key}": value for key, value in tensors.items()}
+        return model_bytes(self.renderer, self.render_path, tensors, {"precision": "vq"}, of_field)

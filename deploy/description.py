@@ -4,7 +4,8 @@ import dataclasses
 
 import torch
 
-from deploy.vq_file import CODERS, decode_grid
+from deploy import grid_file
+from deploy.entropy_coding import CODERS
 from rendering.kinds import RENDERERS
 from rendering.rays import RaySetup
 from rendering.renderer import Renderer
@@ -68,12 +69,12 @@ def _check_camera(camera: dict) -> None:
         raise BrokenFile("camera: a focal length is not positive")
 
 
-def _check_sampler(sampler: dict, coded: bool) -> None:
-    """coded: whether the grid's cells are range-coded, which those of a VQ-TensoRF are."""
+def _check_sampler(sampler: dict, vq: bool) -> None:
+    """vq: whether it is of a VQ-TensoRF, whose grid is always coded."""
     kind = sampler.get("kind") if isinstance(sampler, dict) else None
-    check_one_of("sampler", {"kind": kind}, "kind", ("occupancy",) if coded else tuple(RENDERERS))
+    check_one_of("sampler", {"kind": kind}, "kind", ("occupancy",) if vq else tuple(RENDERERS))
     own = dict(sampler)
-    if coded:
+    if vq or "grid_coder" in own:
         check_one_of("sampler", {"grid_coder": own.pop("grid_coder", None)}, "grid_coder", CODERS)
     RENDERERS[kind].check(own)
 
@@ -96,6 +97,8 @@ def read_renderer(metadata: dict, fields: dict[str, torch.nn.Module], tensors: d
     rays, sampler = metadata["rays"], dict(metadata["sampler"])
     setup = RaySetup(**{**rays, "background": tuple(rays["background"])})
     coder = sampler.pop("grid_coder", None)
-    if coder:
-        tensors["occupancy"] = decode_grid(coder, tensors["occupancy"], sampler["grid_resolution"])
+    if "occupancy" in tensors:
+        side = sampler.get("hull", sampler).get("grid_resolution", 0)
+        packed = tensors["occupancy"]
+        tensors["occupancy"] = grid_file.decode(coder, packed, side) if coder else grid_file.unpack(packed, side)
     return RENDERERS[sampler["kind"]].from_description(sampler, fields, setup, tensors)

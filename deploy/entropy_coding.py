@@ -159,6 +159,9 @@ class LzmaDecoder(_Bounded):
 Encoder, Decoder = RangeEncoder | LzmaEncoder, RangeDecoder | LzmaDecoder
 
 
+CODERS = ("range", "lzma")
+
+
 def make_encoder() -> tuple[str, Encoder]:
     """The best encoder there is, and its name, which a decoder must be told."""
     return ("range", RangeEncoder()) if constriction else ("lzma", LzmaEncoder())

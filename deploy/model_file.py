@@ -18,7 +18,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from deploy import description, mip_file, nerf_file, ref_file, tensorf_file, vq_file
+from deploy import description, grid_file, mip_file, nerf_file, ref_file, tensorf_file, vq_file
 from rendering.kinds import RENDERERS
 from rendering.renderer import Renderer
 from scenes.scene import Cameras
@@ -83,18 +83,25 @@ def model_bytes(
     tensors: dict[str, torch.Tensor],
     precision: dict,
     of_field: dict | None = None,
-    of_sampler: dict | None = None,
 ) -> bytes:
-    """A model's file. tensors: of the fields, their name in front, and those by which the renderer's own are replaced.
-    precision: its name and what PRECISIONS says beside it. of_field, of_sampler: what the field `network_fn` and the
-    renderer do not say of themselves."""
-    poses = {"render_path": render_path.c2w.float().cpu().contiguous()}
-    tensors = {**renderer.tensors(), **tensors, **poses} if of_sampler is None else {**tensors, **poses}
+    """A model's file. tensors: of the fields, their name in front. precision: its name and what PRECISIONS says beside
+    it. of_field: what the field `network_fn` does not say of itself."""
     metadata = {"format": FORMAT, "version": VERSION, **precision, **description.describe(renderer, render_path)}
     metadata["fields"]["network_fn"] |= of_field or {}
-    metadata["sampler"] |= of_sampler or {}
+    own = renderer.tensors()
+    if "occupancy" in own:
+        coder, own["occupancy"] = packed_grid(own["occupancy"], precision["precision"])
+        metadata["sampler"] |= {"grid_coder": coder} if coder else {}
+    tensors = {**own, **tensors, "render_path": render_path.c2w.float().cpu().contiguous()}
     metadata["sha256"] = digest([metadata, tensors])
     return safetensors.torch.save(tensors, {"nerf_qat": json.dumps(metadata, separators=(",", ":"))})
+
+
+def packed_grid(cells: torch.Tensor, precision: str) -> tuple[str, torch.Tensor]:
+    """An occupancy grid's cells as bytes, and the coder's name; empty where they are merely DEFLATEd: of float models,
+    where bytes do not matter, and of grids that would take long to decode."""
+    coded = precision == "vq" or (precision != "float32" and len(cells) <= grid_file.LARGEST_CODED)
+    return grid_file.encode(cells) if coded else ("", grid_file.pack(cells))
 
 
 # ----------------------------------------------------------------------------------------- reading

@@ -8,9 +8,9 @@ import torch.nn as nn
 
 from deploy import tensorf_file
 from deploy.entropy_coding import (
+    CODERS,
     Decoder,
     Encoder,
-    code_cells,
     code_numbers,
     code_states,
     code_values,
@@ -19,18 +19,15 @@ from deploy.entropy_coding import (
 )
 from fields.tensorf import LINES, MOST_ENTRIES, PLANES, TensorfConfig, TensorField, TensorVM
 from fields.vq_tensorf import CODED, KEPT, VQTensorVM
-from rendering.occupancy import OccupancyGrid
 from utils.bounds import box_problem
 from utils.checks import check_numbers, check_one_of, check_tensors, is_whole, short
 from utils.errors import BrokenFile
 
-CODERS = ("range", "lzma")  # of `entropy_coding`
 MOST_CODES = 65_536  # of a codebook
 MOST_VALUES = 2**26  # of all planes of a file: a quarter of a gigabyte of float32
 # What a stream of so many bytes is believed to hold: a few of any symbols, and beyond that so many a byte. Real files
-# hold less than ten values a byte; empty cells of a grid hardly cost anything.
+# hold less than ten values a byte.
 FREE_SYMBOLS, SYMBOLS_A_BYTE = 2**22, 128
-FREE_CELLS, CELLS_A_BYTE = 320**3, 8192
 FREE_COMPARISONS, COMPARISONS_A_BYTE = 2**26, 2**15  # of entries with codes
 
 
@@ -99,22 +96,6 @@ def first_of_equals(rows: np.ndarray) -> np.ndarray:
     """For each row of `[K, C]` the number of the first one like it: codes that round alike need no telling apart."""
     _, first, kind = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     return first[kind.reshape(-1)]
-
-
-def encode_grid(grid: OccupancyGrid) -> tuple[str, torch.Tensor]:
-    """The coder's name, and the occupied cells as bytes: about half of what `OccupancyGrid.pack` takes."""
-    name, coder = make_encoder()
-    code_cells(coder, tuple(grid.occupied.shape), grid.occupied.cpu().numpy())
-    return name, torch.frombuffer(bytearray(coder.bytes()), dtype=torch.uint8)
-
-
-def decode_grid(name: str, packed: torch.Tensor, resolution: int) -> torch.Tensor:
-    """The occupied cells `[X, Y, Z]`, bool, that `encode_grid` wrote with a coder of this name."""
-    if packed.dtype != torch.uint8 or packed.ndim != 1:
-        raise BrokenFile(f"occupancy is {packed.dtype} {tuple(packed.shape)}, expected uint8 of one dimension")
-    coder = make_decoder(name, packed.numpy().tobytes(), FREE_CELLS + CELLS_A_BYTE * len(packed))
-    coder.expect(resolution**3)
-    return torch.from_numpy(code_cells(coder, (resolution,) * 3))
 
 
 def decode(described: dict, state: dict[str, torch.Tensor]) -> TensorField:

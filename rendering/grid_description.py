@@ -28,13 +28,5 @@ def check_grid(described: dict) -> None:
 
 
 def read_grid(described: dict, cells: torch.Tensor) -> OccupancyGrid:
-    """From a checked description and cells packed as uint8, or as booleans `[X, Y, Z]` where a file codes them
-    otherwise. Raises BrokenFile or ValueError where they are neither."""
-    aabb = torch.tensor(described["aabb"], dtype=torch.float32)
-    if cells.dtype == torch.bool:
-        grid = OccupancyGrid(aabb, described["grid_resolution"])
-        grid.set_occupied(cells)
-        return grid
-    if cells.dtype == torch.uint8 and cells.ndim == 1:
-        return OccupancyGrid.unpack(cells, aabb, described["grid_resolution"])
-    raise BrokenFile(f"occupancy is {cells.dtype} {tuple(cells.shape)}, expected uint8 of one dimension")
+    """From a checked description and boolean cells."""
+    return OccupancyGrid.of_cells(cells, torch.tensor(described["aabb"], dtype=torch.float32))

@@ -6,7 +6,6 @@ and only those are returned, packed. The same walk serves world space and NDC.
 """
 
 import math
-import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -310,27 +309,11 @@ class OccupancyGrid(nn.Module):
         self.occupied.copy_((self.density > threshold) & self.allowed)
         self._refresh()
 
-    # --------------------------------------------------------------------------------- to a file
-
-    def pack(self) -> torch.Tensor:
-        """`occupied` as a byte tensor: one bit a cell, then DEFLATE."""
-        bits = np.packbits(self.occupied.cpu().numpy().reshape(-1))
-        return torch.frombuffer(bytearray(zlib.compress(bits.tobytes(), 9)), dtype=torch.uint8)
-
     @classmethod
-    def unpack(cls, packed: torch.Tensor, aabb: torch.Tensor, resolution: int) -> "OccupancyGrid":
-        """The grid that `pack` packed. Raises ValueError where the bytes do not make one."""
-        expected = (resolution**3 + 7) // 8
-        try:
-            stream = zlib.decompressobj()
-            bits = stream.decompress(packed.numpy().tobytes(), expected)
-        except zlib.error as error:
-            raise ValueError(f"occupancy grid does not decompress ({error})") from error
-        if len(bits) != expected or not stream.eof:
-            raise ValueError(f"occupancy grid does not unfold to the {expected} bytes of {resolution}^3 cells")
-        grid = cls(aabb, resolution)
-        cells = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=resolution**3)
-        grid.set_occupied(torch.from_numpy(cells.view(bool)).view(grid.occupied.shape))
+    def of_cells(cls, cells: torch.Tensor, aabb: torch.Tensor) -> "OccupancyGrid":
+        """Of boolean cells `[X, Y, Z]`, as many on each side."""
+        grid = cls(aabb, len(cells))
+        grid.set_occupied(cells)
         return grid
 
 

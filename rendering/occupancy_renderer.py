@@ -265,7 +265,7 @@ class OccupancyRenderer(Renderer):
         }
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        return {"occupancy": self.grid.pack()}
+        return {"occupancy": self.grid.occupied}
 
     @staticmethod
     def check(described: dict) -> None:
@@ -282,7 +282,7 @@ class OccupancyRenderer(Renderer):
     def from_description(
         cls, described: dict, fields: dict[str, nn.Module], setup: RaySetup, tensors: dict[str, torch.Tensor]
     ) -> "OccupancyRenderer":
-        """tensors: `occupancy`, as `read_grid` takes it."""
+        """tensors: `occupancy`, booleans `[X, Y, Z]`."""
         grid = read_grid(described, tensors.pop("occupancy"))
         how = described["step"], described["min_transmittance"]
         return cls(fields["network_fn"], grid, setup, *how, cone_steps=described.get("cone_steps", 0.0))

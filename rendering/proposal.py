@@ -237,7 +237,7 @@ class ProposalRenderer(Renderer):
         }
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        return {} if self.hull is None else {"occupancy": self.hull.pack()}
+        return {} if self.hull is None else {"occupancy": self.hull.occupied}
 
     @staticmethod
     def check(described: dict) -> None:

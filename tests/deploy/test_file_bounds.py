@@ -25,6 +25,7 @@ from deploy.entropy_coding import (
     _cell_fronts,
     uniform,
 )
+from deploy.grid_file import unpack
 from deploy.model_file import load_renderer, read_model, save_float_model
 from fields import tensorf_training
 from rendering.occupancy import OccupancyGrid, _grown
@@ -184,7 +185,7 @@ def test_the_largest_grid_loads():
     box = torch.tensor([[-1.0] * 3, [1.0] * 3])
     packed = np.zeros(512**3 // 8, np.uint8)
     packed[5] = 255
-    grid = OccupancyGrid.unpack(as_bytes(zlib.compress(packed.tobytes(), 1)), box, 512)
+    grid = OccupancyGrid.of_cells(unpack(as_bytes(zlib.compress(packed.tobytes(), 1)), 512), box)
     assert grid.occupied[0, 0, 40:48].all() and int(grid.occupied.sum()) == 8
 
 

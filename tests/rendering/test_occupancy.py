@@ -220,23 +220,6 @@ def test_threshold_is_the_opacity_of_one_sample():
     assert grid.occupied.all()
 
 
-@pytest.mark.parametrize("resolution", [1, 5, 16])
-def test_pack_round_trip(resolution):
-    grid = OccupancyGrid(BOX, resolution)
-    grid.set_occupied(torch.rand(grid.occupied.shape, generator=torch.Generator().manual_seed(1)) < 0.3)
-    again = OccupancyGrid.unpack(grid.pack(), BOX, resolution)
-    assert torch.equal(again.occupied, grid.occupied) and torch.equal(again.aabb, grid.aabb)
-
-
-def test_unpack_refuses_what_is_not_a_grid():
-    packed = random_grid(0).pack()
-    for wrong in (packed[:-5], torch.zeros(9, dtype=torch.uint8)):
-        with pytest.raises(ValueError, match="occupancy"):
-            OccupancyGrid.unpack(wrong, BOX, 16)
-    with pytest.raises(ValueError, match="17"):
-        OccupancyGrid.unpack(packed, BOX, 17)
-
-
 def test_state_dict_round_trip_marches_the_same():
     grid, other = random_grid(5), OccupancyGrid(BOX, 16)
     rays = random_rays(30, 5)
