@@ -32,8 +32,8 @@ FRAMES = 9  # timed for each file
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A config of configs/experiments, how many processes train it, what is changed on top, how many
-    times as wide its network is, and what share its file may have of the bytes of int8's."""
+    """A config of configs, how many processes train it, what is changed on top, how many times as wide its network
+    is, and what share its file may have of the bytes of int8's."""
 
     config: str
     processes: int = 1
@@ -54,39 +54,41 @@ WARMUP = ("--N_iters", "1500", "--qat_iters", "1500", "--qat_lrate_scale", "0.5"
 QUARTER_IN_FLOAT = ("--N_iters", "750", "--qat_iters", "2250")
 
 EXPERIMENTS = {
-    "base": Experiment("base"),
-    "amp": Experiment("amp"),
-    "large": Experiment("large"),
-    "large_sqrt": Experiment("large_sqrt"),
-    "int8": Experiment("int8"),
-    "w4a8": Experiment("w4a8"),
-    "bit": Experiment("bit"),
-    "w4a8_half": Experiment("w4a8", flags=QUARTER_IN_FLOAT, share_of_int8=0.5),
-    "ddp": Experiment("amp", processes=2),
-    "int8_ddp": Experiment("int8", processes=2),
-    "bit_ddp": Experiment("bit", processes=2),
+    "base": Experiment("experiments/base"),
+    "amp": Experiment("experiments/amp"),
+    "large": Experiment("experiments/large"),
+    "large_sqrt": Experiment("experiments/large_sqrt"),
+    "int8": Experiment("experiments/int8"),
+    "w4a8": Experiment("experiments/w4a8"),
+    "bit": Experiment("experiments/bit"),
+    "w4a8_half": Experiment("experiments/w4a8", flags=QUARTER_IN_FLOAT, share_of_int8=0.5),
+    "ddp": Experiment("experiments/amp", processes=2),
+    "int8_ddp": Experiment("experiments/int8", processes=2),
+    "bit_ddp": Experiment("experiments/bit", processes=2),
     # What float gains from the layers' sums, and 4 bits lose without norms or without the cosine of their rates.
-    "base_residual": Experiment("base", flags=("--residual",)),
-    "w4a8_no_norm": Experiment("w4a8", flags=("--no_bit_norm",)),
-    "w4a8_exponential": Experiment("w4a8", flags=("--qat_schedule", "exponential")),
+    "base_residual": Experiment("experiments/base", flags=("--residual",)),
+    "w4a8_no_norm": Experiment("experiments/w4a8", flags=("--no_bit_norm",)),
+    "w4a8_exponential": Experiment("experiments/w4a8", flags=("--qat_schedule", "exponential")),
     # What each remedy against the loss of ternary weights gives: bit without it, or with more of it.
-    "bit_no_residual": Experiment("bit_no_residual"),
-    "bit_no_ramp": Experiment("bit", flags=("--bit_ramp", "0")),
-    "bit_warmup": Experiment("bit", flags=WARMUP),
-    "bit_warmup_distill": Experiment("bit", flags=(*WARMUP, "--distill", "1")),
-    "bit_bitnet": Experiment("bit", flags=("--qat_schedule", "bitnet")),
-    "bit_wider_by_an_eighth": Experiment("bit", wider=1.125),
-    "bit_twice_as_wide": Experiment("bit", wider=2),
+    "bit_no_residual": Experiment("experiments/bit_no_residual"),
+    "bit_no_ramp": Experiment("experiments/bit", flags=("--bit_ramp", "0")),
+    "bit_warmup": Experiment("experiments/bit", flags=WARMUP),
+    "bit_warmup_distill": Experiment("experiments/bit", flags=(*WARMUP, "--distill", "1")),
+    "bit_bitnet": Experiment("experiments/bit", flags=("--qat_schedule", "bitnet")),
+    "bit_wider_by_an_eighth": Experiment("experiments/bit", wider=1.125),
+    "bit_twice_as_wide": Experiment("experiments/bit", wider=2),
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(experiments: dict[str, Experiment], name: str, description: str) -> None:
+    """Runs what has not finished of some experiments, and collects them. name: of the folder and the file, if
+    `--name` gives no other."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
+    parser.add_argument("--only", nargs="+", choices=experiments, default=list(experiments))
     parser.add_argument("--lanes", type=int, default=1, help="runs at a time, which share the machine's cores")
     parser.add_argument("--longer", type=int, default=1, help="times the configs' steps")
-    parser.add_argument("--name", default="experiments", help="of the folder in logs and the file in docs/results")
+    parser.add_argument("--name", default=name, help="of the folder in logs and the file in docs/results")
     options, flags = parser.parse_known_args()
     basedir = common.ROOT / "logs" / options.name
     basedir.mkdir(parents=True, exist_ok=True)
@@ -94,21 +96,24 @@ def main() -> None:
     left = [(name, seed) for name, seed in wanted if not (basedir / f"{name}_{seed}" / "metrics.json").exists()]
     for name, seed in left:
         known = ("int8", seed) in wanted or (basedir / f"int8_{seed}" / "metrics.json").exists()
-        if EXPERIMENTS[name].share_of_int8 and not known:
+        if experiments[name].share_of_int8 and not known:
             parser.error(f"{name} needs the bytes of int8, seed {seed}, which has not run: add int8 to --only")
-    alone = [run for run in left if EXPERIMENTS[run[0]].alone]
+    alone = [run for run in left if experiments[run[0]].alone]
+    how = basedir, options, flags
     with ThreadPoolExecutor(options.lanes) as lanes:
-        for future in [lanes.submit(train, *run, basedir, options, flags) for run in left if run not in alone]:
+        together = [run for run in left if run not in alone]
+        for future in [lanes.submit(train, name, experiments[name], seed, *how) for name, seed in together]:
             future.result()
-    for run in alone:
-        train(*run, basedir, options, flags)
-    collect(basedir, options.name)
+    for name, seed in alone:
+        train(name, experiments[name], seed, *how)
+    collect(experiments, basedir, options.name)
 
 
-def train(name: str, seed: int, basedir: Path, options: argparse.Namespace, flags: list[str]) -> None:
+def train(
+    name: str, experiment: Experiment, seed: int, basedir: Path, options: argparse.Namespace, flags: list[str]
+) -> None:
     """One run, by one process or several that share the machine's cores; what it prints goes to a log."""
-    experiment = EXPERIMENTS[name]
-    config = Path("configs", "experiments", f"{experiment.config}.txt")
+    config = Path("configs", f"{experiment.config}.txt")
     script = "run_nerf_qat.py" if "quant =" in (common.ROOT / config).read_text() else "run_nerf.py"
     lanes = 1 if experiment.alone else options.lanes
     threads = max(1, (os.cpu_count() or 1) // (experiment.processes * lanes))
@@ -132,10 +137,10 @@ def train(name: str, seed: int, basedir: Path, options: argparse.Namespace, flag
         subprocess.run(command, cwd=common.ROOT, env=environment, check=True, stdout=log, stderr=log)
 
 
-def collect(basedir: Path, name: str) -> None:
+def collect(experiments: dict[str, Experiment], basedir: Path, name: str) -> None:
     """All finished runs as one file: what was measured, without single views."""
     runs = []
-    for experiment in EXPERIMENTS:
+    for experiment in experiments:
         for path in sorted(basedir.glob(f"{experiment}_[0-9]*/metrics.json")):
             metrics = json.loads(path.read_text())
             for model in metrics["models"].values():
@@ -160,4 +165,4 @@ def frame_seconds(file: Path) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    main(EXPERIMENTS, "experiments", __doc__)

@@ -48,12 +48,7 @@ def results_table(names: list[str]) -> str:
                 f"| {run['expname']} | {label} | {entry['psnr']:.2f} | {entry['ssim']:.4f} | {entry['bytes']:,} | "
                 f"{entry['bytes'] / models['float32']['bytes']:.3f} | {entry['seconds_per_frame']:.3f} |"
             )
-        final = final_model(run)
-        notes.append(
-            f"`{run['expname']}`: {final['views']} views of {final['width']}x{final['height']}, "
-            f"{run['train']['steps']} steps in {run['train']['seconds'] / 60:.1f} minutes, the last file by "
-            f"{final['backend']}, {machine(run)}"
-        )
+        notes.append(run_note(run))
     return "\n".join(lines) + "\n\n" + "  \n".join(notes) + "\n"
 
 
@@ -191,6 +186,72 @@ def experiments_table(names: list[str]) -> str:
     return "\n".join(lines) + f"\n\n{note}\n"
 
 
+def ingredients_table(names: list[str]) -> str:
+    """benchmarks/mip.py: means over seeds, a group of experiments after another, each against its first."""
+    results = load(names[0])
+    lines = [
+        "| experiment | test PSNR | to the first | seeds, from to | bytes | minutes |",
+        "|---|--:|--:|---|--:|--:|",
+    ]
+    first, group = 0.0, ""
+    for name, runs in runs_by_experiment(results).items():
+        models = [run["models"]["float32"] for run in runs]
+        psnrs = [model["scales"]["mean"]["psnr"] if "scales" in model else model["psnr"] for model in models]
+        if name.partition("_")[0] != group:
+            first, group = mean(psnrs), name.partition("_")[0]
+        minutes = mean(run["train"]["seconds"] for run in runs) / 60
+        size = mean(model["bytes"] for model in models)
+        lines.append(
+            f"| {name} | {mean(psnrs):.2f} | {mean(psnrs) - first:+.2f} | "
+            f"{len(runs)}: {min(psnrs):.2f} to {max(psnrs):.2f} | {size:,.0f} | {minutes:.1f} |"
+        )
+    one = results["runs"][0]
+    note = (
+        f"Float models, means over seeds, at several scales the mean of all; {one['train']['steps']} steps each; "
+        f"minutes of training by one thread, another run beside it; {machine(results['facts'])}"
+    )
+    return "\n".join(lines) + f"\n\n{note}\n"
+
+
+def scales_table(names: list[str]) -> str:
+    """`metrics.json` files of runs at several scales: PSNR at each, and their mean."""
+    runs = [load(name) for name in names]
+    scales = [scale for scale in runs[0]["models"]["float32"]["scales"] if scale != "mean"]
+    sides = [runs[0]["models"]["float32"]["scales"][scale]["width"] for scale in scales]
+    lines = [f"| run | model | {' | '.join(f'{side} px' for side in sides)} | mean | bytes |"]
+    lines.append("|---|---|" + "--:|" * (len(scales) + 2))
+    for run in runs:
+        for model, label in MODELS.items():
+            if model in run["models"]:
+                entry = run["models"][model]
+                each = " | ".join(f"{entry['scales'][scale]['psnr']:.2f}" for scale in [*scales, "mean"])
+                lines.append(f"| {run['expname']} | {label} | {each} | {entry['bytes']:,} |")
+    return "\n".join(lines) + "\n\n" + "  \n".join(run_note(run) for run in runs) + "\n"
+
+
+def shiny_table(names: list[str]) -> str:
+    """`metrics.json` files of a scene whose normals are known."""
+    lines = ["| run | PSNR | SSIM | normals off by | bytes | minutes |", "|---|--:|--:|--:|--:|--:|"]
+    runs = [load(name) for name in names]
+    for run in runs:
+        entry = run["models"]["float32"]
+        lines.append(
+            f"| {run['expname']} | {entry['psnr']:.2f} | {entry['ssim']:.4f} | {entry['normal_degrees']:.1f} degrees | "
+            f"{entry['bytes']:,} | {run['train']['seconds'] / 60:.1f} |"
+        )
+    return "\n".join(lines) + "\n\n" + "  \n".join(run_note(run) for run in runs) + "\n"
+
+
+def run_note(run: dict) -> str:
+    """How a run was trained and measured, in a line."""
+    final = final_model(run)
+    return (
+        f"`{run['expname']}`: {final['views']} views of {final['width']}x{final['height']}, "
+        f"{run['train']['steps']} steps in {run['train']['seconds'] / 60:.1f} minutes, the last file by "
+        f"{final['backend']}, {machine(run)}"
+    )
+
+
 def step_times_table(names: list[str]) -> str:
     """benchmarks/step_times.py: what a step of each experiment takes."""
     run = load(names[0])
@@ -244,6 +305,9 @@ MAKERS = {
     "field": field_table,
     "experiments": experiments_table,
     "step_times": step_times_table,
+    "ingredients": ingredients_table,
+    "scales": scales_table,
+    "shiny": shiny_table,
 }
 BLOCK = re.compile(rf"(<!-- ({'|'.join(MAKERS)}) ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

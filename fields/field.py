@@ -33,6 +33,7 @@ class Field(nn.Module, ABC):
 
     kind: ClassVar[str]
     wants_cones: ClassVar[bool] = False  # whether `Points.cones` are looked at
+    compiles: ClassVar[bool] = True  # whether torch.compile takes it
     extras: ClassVar[dict[str, int]] = {}  # channels of what else it says of points while rendering, by name
     adam: ClassVar[dict] = {"betas": (0.9, 0.999)}
 

@@ -116,6 +116,7 @@ class RefField(MipField):
     """`network` is a RefNetwork. surface_weights: where it is to be trained."""
 
     kind = "ref"
+    compiles = False
     extras: ClassVar[dict[str, int]] = {"normals": 3}
 
     def __init__(self, config: RefConfig, network: RefNetwork, surface_weights: SurfaceWeights | None = None):

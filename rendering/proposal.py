@@ -29,8 +29,8 @@ from utils.parser import positive
 MOST_BINS = 4096  # of a ray, of each network
 MOST_PROPOSALS = 2
 BYTES_PER_PLACE = 60  # of a ray where the hull is looked up
-# mip-NeRF 360's: what bins are widened by before they are drawn from, beyond half of a level's average bin; how fast
-# a field's weights come to be trusted; what is added to a weight so that no place is ruled out.
+# mip-NeRF 360's: what bins are widened by before they are drawn from, and what share of a level's average bin beyond;
+# how fast a field's weights come to be trusted. What is added to a weight so that no place is ruled out.
 DILATION, DILATION_SHARE, ANNEAL_SLOPE, PADDING = 0.0025, 0.5, 10.0, 1e-5
 
 
@@ -50,7 +50,7 @@ class ProposalRenderer(Renderer):
 
     bins: of each proposal, and of the field. curve: of WARPS, by which bins are even. opaque: nothing is seen
     behind the last bin. hull: a grid that holds all there is; rays are binned between its first and last occupied
-    cell. None: between near and far.
+    cell. None: between near and far. dilates: whether what a proposal saw is widened before bins are drawn from it.
     """
 
     kind = "proposal"
@@ -65,13 +65,14 @@ class ProposalRenderer(Renderer):
         curve: str = "linear",
         opaque: bool = False,
         hull: OccupancyGrid | None = None,
+        dilates: bool = True,
         training: ProposalTraining = ProposalTraining(),  # noqa: B008 (frozen)
         points_at_once: int = POINTS_AT_ONCE,
     ):
         super().__init__(setup, points_at_once)
         self.field, self.proposals = field, nn.ModuleList(proposals)
         self.bins, self.curve, self.opaque = bins, curve, opaque
-        self.hull = hull
+        self.hull, self.dilates = hull, dilates
         self.proposal_training = training
         self.queries_per_ray = sum(bins)
         self.done = 0 if training.steps else 1  # of the annealing, as a share
@@ -172,7 +173,7 @@ class ProposalRenderer(Renderer):
     ) -> torch.Tensor:
         """Edges `[R, bins + 1]` drawn from what the level before saw, widened and annealed; no gradient goes back."""
         s, w = s.detach(), w.detach()
-        if bins_before:
+        if bins_before and self.dilates:
             s, w = dilated(s, w, DILATION + DILATION_SHARE / bins_before)
             s, w = s[:, 1:-1], w[:, 1:-1]
         anneal = ANNEAL_SLOPE * self.done / ((ANNEAL_SLOPE - 1) * self.done + 1)
@@ -233,6 +234,7 @@ class ProposalRenderer(Renderer):
             "bins": list(self.bins),
             "ray_warp": self.curve,
             "opaque": self.opaque,
+            **({} if self.dilates else {"dilates": False}),
             **({} if self.hull is None else {"hull": describe_grid(self.hull)}),
         }
 
@@ -241,7 +243,8 @@ class ProposalRenderer(Renderer):
 
     @staticmethod
     def check(described: dict) -> None:
-        check_keys("sampler", described, {"kind", "bins", "ray_warp", "opaque"} | ({"hull"} & set(described)))
+        optional = {"hull", "dilates"} & set(described)
+        check_keys("sampler", described, {"kind", "bins", "ray_warp", "opaque"} | optional)
         bins = described["bins"]
         if not isinstance(bins, list) or not 2 <= len(bins) <= 1 + MOST_PROPOSALS:
             raise BrokenFile(f"sampler: bins is {short(bins)}, expected those of 2 or 3 networks")
@@ -249,6 +252,7 @@ class ProposalRenderer(Renderer):
             check_whole("sampler", {"bins": number}, "bins", 2, MOST_BINS)
         check_one_of("sampler", described, "ray_warp", tuple(WARPS))
         check_one_of("sampler", described, "opaque", (True, False))
+        check_one_of("sampler", {"dilates": described.get("dilates", True)}, "dilates", (True, False))
         if "hull" in described:
             check_keys("sampler hull", described["hull"], KEYS)
             check_grid(described["hull"])
@@ -261,7 +265,7 @@ class ProposalRenderer(Renderer):
             raise BrokenFile(f"sampler: {described['ray_warp']}, where distances begin at 0")
         proposals = [fields[f"proposal_{i}"] for i in range(len(described["bins"]) - 1)]
         hull = read_grid(described["hull"], tensors.pop("occupancy")) if "hull" in described else None
-        how = described["ray_warp"], described["opaque"], hull
+        how = described["ray_warp"], described["opaque"], hull, described.get("dilates", True)
         return cls(fields["network_fn"], proposals, setup, tuple(described["bins"]), *how)
 
     # ------------------------------------------------------------------------------------- by flags
@@ -290,6 +294,7 @@ class ProposalRenderer(Renderer):
             action="store_true",
             help="bins from near to far, and not between what alpha leaves of the scene",
         )
+        add("--no_dilation", action="store_true", help="draw bins from what a proposal saw without widening it first")
         add(
             "--opaque",
             action="store_true",
@@ -327,5 +332,5 @@ class ProposalRenderer(Renderer):
             steps=round(args.anneal_share * args.N_iters),
             perturb=args.perturb > 0,
         )
-        how = curve, args.opaque or scene.ball is not None, hull
+        how = curve, args.opaque or scene.ball is not None, hull, not args.no_dilation
         return cls(make_field(scene.aabb), proposals, setup, bins, *how, training, args.netchunk).to(device)

@@ -18,8 +18,11 @@ def compile_fields(renderer: Renderer, backend: str | Callable = "inductor", sta
     Both ways into a field are compiled, its call and its `density`: a method of a compiled module
     is not. A graph that would break raises instead of going on in Python. What an earlier phase
     compiled is dropped (`start_anew`), since its fake-quantisers stood otherwise. Raises BadInput
-    where a compiler that the device needs is missing.
+    for a field that cannot be, and where a compiler that the device needs is missing.
     """
+    for one in renderer.fields.values():
+        if not one.compiles:
+            raise BadInput(f"--compile: --field {one.kind} asks for slopes of its own, which cannot be; leave it out")
     on_cpu = renderer.device.type == "cpu"
     if on_cpu and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         raise BadInput("--compile needs a C++ compiler on a CPU (g++, clang++ or $CXX), none found; leave it out")

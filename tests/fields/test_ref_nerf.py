@@ -134,4 +134,5 @@ def test_what_it_cannot_be(tmp_path, capsys):
     flags = [*TINY, "--field", "ref", "--N_iters", "2", "--basedir", tmp_path]
     fails_cleanly(capsys, run_nerf, *flags, "--no_use_viewdirs", says=("--use_viewdirs",))
     fails_cleanly(capsys, run_nerf, *flags, "--use_viewdirs", "--residual", says=("--residual",))
+    fails_cleanly(capsys, run_nerf, *flags, "--use_viewdirs", "--compile", says=("--compile", "ref"))
     fails_cleanly(capsys, run_nerf_qat, *flags, "--use_viewdirs", says=("ref",))
