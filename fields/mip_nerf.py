@@ -95,7 +95,7 @@ def from_flags(
     as large as a sample of the occupancy grid, evenly filled."""
     cell = float((box[1] - box[0]).max()) / args.grid_resolution
     own = {
-        "directions": args.mip_directions,
+        "directions": args.mip_directions if small is None else 3,  # a proposal is to be cheap
         "ball": ball,
         "point_size": args.march_step * cell / 12**0.5,
     }

@@ -11,6 +11,11 @@ from typing import NamedTuple
 import torch
 
 
+# Frusta nearer and shorter than the root of this, multiples of the direction, count as evenly filled, and directions
+# shorter than the root of that as having no length: multinerf's, whose values these functions are held against.
+LEAST_SCALE, LEAST_LENGTH = torch.finfo(torch.float32).eps, 1e-10
+
+
 class Moments(NamedTuple):
     """Of frusta: mean distance t_mean, its variance t_var, in multiples of the direction (squared), and r_var, the
     variance along any axis across the ray, in world units squared."""
@@ -27,7 +32,7 @@ def frustum_moments(t_start: torch.Tensor, t_end: torch.Tensor, radii: torch.Ten
     """
     middle, half = (t_start + t_end) / 2, (t_end - t_start) / 2
     m2, h2 = middle.square(), half.square()
-    scale = (3 * m2 + h2).clamp_min(torch.finfo(middle.dtype).tiny)
+    scale = (3 * m2 + h2).clamp_min(LEAST_SCALE)
     t_mean = middle + 2 * middle * h2 / scale
     # h^4 / scale^2 as a square of a ratio: the product of two small numbers would underflow first.
     ratio = h2 / scale
@@ -66,7 +71,7 @@ def project(
         towards = unit @ basis.T  # b.u
         along = across * along + (radial - across) * towards * (unit * directions).sum(-1, keepdim=True)
         stretch = across.square() * stretch + (radial.square() - across.square()) * towards.square()
-    length = directions.square().sum(-1, keepdim=True)
+    length = directions.square().sum(-1, keepdim=True).clamp_min(LEAST_LENGTH)
     square = along.square()
     t_var, r_var = moments.t_var[:, None], moments.r_var[:, None]
     variance = t_var * square + r_var * (stretch - square / length).clamp_min(0)

@@ -35,13 +35,13 @@ def value_at(places: torch.Tensor, t: torch.Tensor, values: torch.Tensor) -> tor
 
 
 def mean_between(places: torch.Tensor, t: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Its mean between neighbouring places, `[R, m - 1]`."""
+    """Its mean between neighbouring places, `[R, m - 1]`, where it is defined; NaN where it nowhere is."""
     total = torch.cat([torch.zeros_like(values[..., :1]), (values * t.diff(dim=-1)).cumsum(-1)], -1)
     above = torch.searchsorted(t.contiguous(), places.contiguous(), right=True).clamp(1, t.shape[-1] - 1)
     left, right = t.gather(-1, above - 1), t.gather(-1, above)
     share = ((places - left) / (right - left)).nan_to_num(0).clamp(0, 1)
     before = torch.lerp(total.gather(-1, above - 1), total.gather(-1, above), share)
-    return before.diff(dim=-1) / places.diff(dim=-1)
+    return before.diff(dim=-1) / places.clamp(t[..., :1], t[..., -1:]).diff(dim=-1)
 
 
 def quantiles(count: int, t: torch.Tensor, jitter: torch.Tensor | None = None) -> torch.Tensor:
@@ -79,7 +79,7 @@ def dilated(
     first = torch.searchsorted(ends.contiguous(), at, right=True)  # of the bins that reach so far
     last = torch.searchsorted(starts.contiguous(), at, right=True) - 1
     mass = largest_between(density, first, last) * (edges[..., 1:] - edges[..., :-1])
-    return edges, mass / mass.sum(-1, keepdim=True).clamp_min(EPS)
+    return edges, mass / mass.sum(-1, keepdim=True).clamp_min(EPS**2)
 
 
 def largest_between(values: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:

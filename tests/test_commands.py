@@ -45,7 +45,7 @@ def test_a_run_leaves_what_it_promises(finished):
     assert sum(1 for _ in video) == 2
     assert imageio.imread(finished / "testset_000040" / "009.png").shape == (24, 24, 3)
     strip = imageio.imread(finished / "strip.png")
-    assert strip.shape[1] == 3 * 300
+    assert strip.shape[1] == 5 * 300  # truth, float, int8, depth, normals
 
 
 def test_the_measured_psnr_is_that_of_the_written_pictures(finished):
