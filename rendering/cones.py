@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 
-
 # Frusta nearer and shorter than the root of this, multiples of the direction, count as evenly filled, and directions
 # shorter than the root of that as having no length: multinerf's, whose values these functions are held against.
 LEAST_SCALE, LEAST_LENGTH = torch.finfo(torch.float32).eps, 1e-10
