@@ -115,25 +115,24 @@ class ProposalRenderer(Renderer):
         met = hit.nonzero()[:, 0]
         warp = Warp(warp.near[met], warp.far[met], warp.curve)
         part = self._render(rays.take(met), warp, None, None, generator, 0.0)
-        return self._among(len(rays), met, part, background)
+        return self._among(rays, met, part, background)
 
     def levels(self, rays: Rays) -> list[tuple[torch.Tensor, torch.Tensor]]:
         warp, hit = self.warp(rays)
         rendering = self._render(rays, warp, hit, None, None, 0.0)
         return [(warp.distances(s), w) for s, w in rendering.levels]
 
-    def _among(self, count: int, met: torch.Tensor, part: Rendering, background: torch.Tensor | None) -> Rendering:
-        """What `count` rays see, of which only those at `met` see anything."""
+    def _among(self, rays: Rays, met: torch.Tensor, part: Rendering, background: torch.Tensor | None) -> Rendering:
+        """What rays see, of which only those at `met` see anything."""
 
-        def spread(values: torch.Tensor, elsewhere: float = 0.0) -> torch.Tensor:
-            return values.new_full((count, *values.shape[1:]), elsewhere).index_copy_(0, met, values)
+        def spread(values: torch.Tensor) -> torch.Tensor:
+            return values.new_zeros(len(rays), *values.shape[1:]).index_copy_(0, met, values)
 
-        opacity, color = spread(part.opacity), spread(part.rgb)
-        if background is not None:
-            color = color + (1 - opacity)[:, None] * background
-        depth = spread(part.depth, self.setup.far)
+        opacity = spread(part.opacity)
+        # Where nothing is met, depth is that of the far bound.
+        color, depth, _ = finish(spread(part.rgb), 0 * opacity, 1 - opacity, rays, self.setup, background)
         extras = {name: spread(seen) for name, seen in part.extras.items()}
-        return Rendering(color, depth, opacity, queries=part.queries, extras=extras)
+        return Rendering(color, depth.index_copy(0, met, part.depth), opacity, queries=part.queries, extras=extras)
 
     def _render(
         self,
