@@ -118,11 +118,8 @@ class LayerCompressor(Compressor):
     ):
         super().__init__(renderer, render_path, steps, has_float)
         self.budget, self.calibration = budget, calibration
-        self.weight_bits = {
-            f"{name}.{layer}": bits
-            for name, network in renderer.networks.items()
-            for layer, bits in bits_by_layer(self.default_bits(network), given_bits).items()
-        }
+        defaults = {name: self.default_bits(network) for name, network in renderer.networks.items()}
+        self.weight_bits = bits_by_layer(defaults, given_bits)
 
     @staticmethod
     def add_flags(group: argparse._ArgumentGroup) -> None:
@@ -196,17 +193,20 @@ def layers_of(network: torch.nn.Module) -> list[str]:
     return [layer.name for layer in graph_of(network).linears]
 
 
-def bits_by_layer(default: dict[str, int], given: tuple[str, ...]) -> dict[str, int]:
-    """Bits of every layer's weights: `given` as LAYER=BITS, the others `default`.
+def bits_by_layer(defaults: dict[str, dict[str, int]], given: tuple[str, ...]) -> dict[str, int]:
+    """Bits of every layer's weights, its network's name in front: `given` as LAYER=BITS, for all networks that have the
+    layer, or as NETWORK.LAYER=BITS; the others as in `defaults`, by network and layer.
 
-    Raises BadInput for a layer that the network does not have, or for bits outside [2, 8].
+    Raises BadInput for a layer that no network has, or for bits outside [2, 8].
     """
-    bits = dict(default)
+    bits = {f"{name}.{layer}": number for name, layers in defaults.items() for layer, number in layers.items()}
     for entry in given:
         layer, _, number = entry.partition("=")
-        if layer not in bits:
-            raise BadInput(f"--quant_bits {entry}: no layer {layer}; the layers are {' '.join(bits)}")
+        named = [place for place in bits if place == layer or place.partition(".")[2] == layer]
+        if not named:
+            known = " ".join(dict.fromkeys(layer for layers in defaults.values() for layer in layers))
+            raise BadInput(f"--quant_bits {entry}: no layer {layer}; the layers are {known}")
         if number not in "2345678" or len(number) != 1:
             raise BadInput(f"--quant_bits {entry}: bits are a whole number from 2 to 8, as in {layer}=4")
-        bits[layer] = int(number)
+        bits |= dict.fromkeys(named, int(number))
     return bits

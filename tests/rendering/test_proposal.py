@@ -7,6 +7,7 @@ import torch
 from helpers import CPU, TINY, make_run, make_trainer, run, same
 
 import run_nerf_qat
+from compressors.int8 import Int8Compressor
 from deploy.model_file import load_renderer
 from rendering.occupancy import OccupancyGrid
 from rendering.points import FieldOutput
@@ -15,6 +16,7 @@ from rendering.ray_warps import WARPS
 from rendering.rays import RaySetup, make_rays
 from rendering.renderer import render_image
 from training.checkpoints import load_checkpoint
+from utils.errors import BadInput
 
 PROPOSAL = [
     *TINY, "--sampler", "proposal", "--proposal_bins", "24", "--final_bins", "12", "--N_rand", "128",
@@ -180,3 +182,16 @@ def test_annealing_goes_from_even_bins_to_what_was_found(scene):
     torch.testing.assert_close(even.diff(dim=-1), torch.full((4, 10), 0.1), atol=1e-5, rtol=0)
     renderer.after_step(50, torch.Generator())
     assert renderer.done == 1 and len(rays) == 4
+
+
+def test_bits_of_layers_that_only_some_networks_have():
+    args, scene, renderer = make_run(
+        [*MIP, "--use_viewdirs", "--quant_bits", "rgb_linear=6", "proposal_0.pts_linears.1=4"]
+    )
+    compressor = Int8Compressor.from_flags(args, renderer, scene.render_path, has_float=True)
+    bits = compressor.weight_bits
+    assert bits["network_fn.rgb_linear"] == 6 and bits["proposal_0.pts_linears.1"] == 4
+    assert bits["network_fn.pts_linears.1"] == 8
+    with pytest.raises(BadInput, match="no layer nothing"):
+        args.quant_bits = ["nothing=4"]
+        Int8Compressor.from_flags(args, renderer, scene.render_path, has_float=True)
