@@ -9,12 +9,13 @@ data, in data/nerf_synthetic/lego and data/fox).
 
 from experiments import Experiment, main
 
-# Half of the configs' steps, so that the whole takes an hour on two cores.
-SHORT = ("--N_iters", "2000", "--lrate_decay", "1.2", "--i_img", "0", "--path_frames", "2", "--testskip", "16")
+# Fewer steps than the configs, so that one seed of all takes half an hour on two cores.
+SHORT = (
+    "--N_iters", "2000", "--lrate_decay", "1.2", "--i_img", "0", "--path_frames", "2", "--render_factor", "8",
+    "--testskip", "16",
+)  # fmt: skip
 PROPOSAL = ("--sampler", "proposal", "--proposal_bins", "48", "--final_bins", "24", "--N_rand", "341")
 PLAIN = ("--field", "nerf")
-
-
 TWO = ("--proposal_bins", "32", "32")
 
 
