@@ -64,4 +64,4 @@ def test_its_mirrors_change_with_the_view(scene):
     point = torch.tensor([[0.0], [0.0], [0.10 + 0.58]])
     views = torch.nn.functional.normalize(torch.tensor([[-0.6, 0.6], [0.5, -0.2], [-0.7, -0.7]]), dim=0)
     seen = glossy.shade(point.expand(3, 2), views)
-    assert (seen[:, 0] - seen[:, 1]).abs().max() > 0.2
+    assert (seen[:, 0] - seen[:, 1]).abs().max() > 0.15

@@ -33,7 +33,7 @@ def test_scalars_are_logged_at_every_interval(logged):
 
 
 def test_pictures_are_logged(logged):
-    assert set(logged.Tags()["images"]) == {"view/rgb", "view/depth", "view/opacity", "view/error"}
+    assert set(logged.Tags()["images"]) == {"view/rgb", "view/depth", "view/normals", "view/opacity", "view/error"}
 
 
 def test_gpu_power(monkeypatch):

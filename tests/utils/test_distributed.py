@@ -56,7 +56,8 @@ PROPOSALS = [
         TINY,
         [*HIERARCHICAL, "--raw_noise_std", "0", "--perturb", "0"],
         [*TINY, *PROPOSALS, "--scales", "1", "2"],
-        [*TINY, "--field", "ref", "--use_viewdirs", "--ref_bottleneck", "8"],
+        # Which points are asked for their slopes is each process's own as well.
+        [*TINY, "--field", "ref", "--use_viewdirs", "--ref_bottleneck", "8", "--normal_weight", "0"],
     ],
     ids=["occupancy", "hierarchical", "proposals", "ref"],
 )
