@@ -199,3 +199,16 @@ def random_int8_field(config: FieldConfig, bits: int = 8, seed: int = 0) -> Radi
         else:
             state[name] = 0.1 * torch.randn(shape, generator=generator)
     return config.make_field(Int8Network(config.graph, config.input_widths, state, bits))
+
+
+def whole_and_resumed(scene, folder: Path, flags) -> tuple[dict, dict]:
+    """The checkpoints of 14 steps in one go, and of 9 and then 5 after a resume."""
+    whole = make_trainer(scene, folder / "whole", flags)
+    whole.train(14)
+    first = make_trainer(scene, folder / "parts", flags)
+    first.train(9)
+    second = make_trainer(scene, folder / "parts", flags)
+    second.load_state_dict(load_checkpoint(folder / "parts" / "000009.tar"))
+    second.train(14)
+    whole, parts = (load_checkpoint(folder / name / "000014.tar") for name in ("whole", "parts"))
+    return whole, parts

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers import CPU, HIERARCHICAL, TINY, make_run, make_trainer, random_int8_field, run, same
+from helpers import CPU, HIERARCHICAL, TINY, make_run, random_int8_field, run, same, whole_and_resumed
 
 import run_nerf
 import run_nerf_qat
@@ -15,7 +15,6 @@ from rendering.points import Cones, Points
 from rendering.rays import PIXEL_RADIUS
 from rendering.renderer import render_image
 from run_nerf_helpers import NeRF
-from training.checkpoints import load_checkpoint
 from utils.errors import BadInput
 
 MIP = [*TINY, "--field", "mip", "--multires", "6"]
@@ -94,14 +93,7 @@ def test_detail_that_a_pixel_cannot_see_fades_out():
 
 @BOTH
 def test_resume_is_bit_for_bit(scene, tmp_path, flags):
-    whole = make_trainer(scene, tmp_path / "whole", flags)
-    whole.train(14)
-    first = make_trainer(scene, tmp_path / "parts", flags)
-    first.train(9)
-    second = make_trainer(scene, tmp_path / "parts", flags)
-    second.load_state_dict(load_checkpoint(tmp_path / "parts" / "000009.tar"))
-    second.train(14)
-    a, b = (load_checkpoint(tmp_path / name / "000014.tar") for name in ("whole", "parts"))
+    a, b = whole_and_resumed(scene, tmp_path, flags)
     assert same(a["network_fn_state_dict"], b["network_fn_state_dict"])
 
 

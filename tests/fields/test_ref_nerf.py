@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers import CPU, HIERARCHICAL, TINY, fails_cleanly, make_run, make_trainer, run, same
+from helpers import CPU, HIERARCHICAL, TINY, fails_cleanly, make_run, make_trainer, run, same, whole_and_resumed
 
 import run_nerf
 import run_nerf_qat
@@ -13,7 +13,6 @@ from fields.ref_nerf import POINTS_PER_SLOPE, scattered
 from fields.reflections import unit
 from rendering.points import Cones, Points
 from rendering.renderer import render_image
-from training.checkpoints import load_checkpoint
 
 REF = [*TINY, "--field", "ref", "--use_viewdirs", "--ref_bottleneck", "16", "--multires", "5"]
 PROPOSAL = [
@@ -102,14 +101,7 @@ def test_colour_depends_on_the_view_by_the_mirrored_direction_only():
 
 @SAMPLERS
 def test_resume_is_bit_for_bit(scene, tmp_path, flags):
-    whole = make_trainer(scene, tmp_path / "whole", flags)
-    whole.train(14)
-    first = make_trainer(scene, tmp_path / "parts", flags)
-    first.train(9)
-    second = make_trainer(scene, tmp_path / "parts", flags)
-    second.load_state_dict(load_checkpoint(tmp_path / "parts" / "000009.tar"))
-    second.train(14)
-    a, b = (load_checkpoint(tmp_path / name / "000014.tar") for name in ("whole", "parts"))
+    a, b = whole_and_resumed(scene, tmp_path, flags)
     assert same(a["network_fn_state_dict"], b["network_fn_state_dict"])
 
 

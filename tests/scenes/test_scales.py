@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers import CPU, TINY, fails_cleanly, make_run, make_trainer, run, same
+from helpers import CPU, TINY, fails_cleanly, make_run, make_trainer, run, same, whole_and_resumed
 
 import run_nerf
 from rendering.rays import PIXEL_RADIUS
@@ -12,7 +12,6 @@ from run_nerf_helpers import get_rays
 from scenes.scales import pyramid, scaled
 from scenes.scene import Cameras, Scene, pinhole
 from training.batches import BatchSettings, RayBatches
-from training.checkpoints import load_checkpoint
 
 SCALES = [*TINY, "--field", "mip", "--scales", "1", "2", "4"]
 
@@ -100,14 +99,7 @@ def test_each_scale_is_measured(tmp_path):
 
 def test_resume_is_bit_for_bit(scene, tmp_path):
     flags = [*SCALES, "--precrop_iters", "4"]
-    whole = make_trainer(scene, tmp_path / "whole", flags)
-    whole.train(14)
-    first = make_trainer(scene, tmp_path / "parts", flags)
-    first.train(9)
-    second = make_trainer(scene, tmp_path / "parts", flags)
-    second.load_state_dict(load_checkpoint(tmp_path / "parts" / "000009.tar"))
-    second.train(14)
-    a, b = (load_checkpoint(tmp_path / name / "000014.tar") for name in ("whole", "parts"))
+    a, b = whole_and_resumed(scene, tmp_path, flags)
     assert same(a["network_fn_state_dict"], b["network_fn_state_dict"])
 
 
