@@ -97,8 +97,8 @@ def read_renderer(metadata: dict, fields: dict[str, torch.nn.Module], tensors: d
     rays, sampler = metadata["rays"], dict(metadata["sampler"])
     setup = RaySetup(**{**rays, "background": tuple(rays["background"])})
     coder = sampler.pop("grid_coder", None)
-    if "occupancy" in tensors:
-        side = sampler.get("hull", sampler).get("grid_resolution", 0)
+    side = sampler.get("hull", sampler).get("grid_resolution")
+    if side and "occupancy" in tensors:
         packed = tensors["occupancy"]
         tensors["occupancy"] = grid_file.decode(coder, packed, side) if coder else grid_file.unpack(packed, side)
     return RENDERERS[sampler["kind"]].from_description(sampler, fields, setup, tensors)

@@ -96,6 +96,21 @@ def far_step(metadata, field, tensors) -> None:
     metadata["sampler"]["step"] = math.dist(low, high) / 20_000
 
 
+def cells_of_no_grid(metadata, field, tensors) -> None:
+    tensors["occupancy"] = as_bytes(zlib.compress(bytes(2**28), 1))
+
+
+def hull(**values):
+    """Proposals in the place of the sampler, and their hull."""
+
+    def change(metadata, field, tensors) -> None:
+        box = metadata["sampler"]["aabb"]
+        own = {"kind": "proposal", "bins": [8, 8], "ray_warp": "linear", "opaque": False}
+        metadata["sampler"] = own | {"hull": {"grid_resolution": 16, "aabb": box} | values}
+
+    return change
+
+
 def long_key(metadata, field, tensors) -> None:
     metadata["weight_bits\x1b[31m" + "x" * 5000] = 3
 
@@ -110,6 +125,13 @@ def long_key(metadata, field, tensors) -> None:
         ("nerf", set_in("field", width=8192, depth=256), "expected torch.float32 (8192,"),
         ("nerf", many_frames, "100000 frames at most"),
         ("nerf", long_key, "unexpected"),
+        ("hierarchical", cells_of_no_grid, "unexpected tensor 'occupancy'"),
+        ("nerf", hull(grid_resolution=1024), "grid_resolution is 1024"),
+        ("nerf", hull(aabb=3), "aabb is not two corners"),
+        ("nerf", hull(more=1), "sampler hull: unexpected 'more'"),
+        ("nerf", hull(), "16^3 cells"),
+        ("nerf", set_in("sampler", cone_steps=-1), "cone_steps is -1"),
+        ("nerf", set_in("sampler", grid_coder="zip"), "grid_coder"),
         ("hierarchical", set_in("sampler", n_samples=65_536), "n_samples is 65536"),
         ("hierarchical", set_in("sampler", n_importance=65_536), "n_importance is 65536"),
         ("tensorf", set_in("field", features=4096, hidden=8192, feature_octaves=16), "expected torch.float32"),
