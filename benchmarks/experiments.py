@@ -142,6 +142,8 @@ def collect(experiments: dict[str, Experiment], basedir: Path, name: str) -> Non
     runs = []
     for experiment in experiments:
         for path in sorted(basedir.glob(f"{experiment}_[0-9]*/metrics.json")):
+            if not path.parent.name.removeprefix(f"{experiment}_").isdigit():
+                continue  # another experiment, whose name goes on with a number
             metrics = json.loads(path.read_text())
             for model in metrics["models"].values():
                 model.pop("per_view", None)
