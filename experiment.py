@@ -283,7 +283,8 @@ def measure(run: Run, trainer: Trainer, files: dict[str, str | None], backend: s
         pictures[name] = evaluate_views(model, scene, scene.splits["test"], limits, name, layers=name == final)
         models[name] = pictures[name].summary()
         if len(args.scales) > 1:
-            models[name]["scales"] = evaluate_scales(model, scene, scene.splits["test"], args.scales, limits)
+            views = scene.splits["test"]
+            models[name]["scales"] = evaluate_scales(model, scene, views, args.scales, limits, pictures[name])
         if file and model is not run.renderer:
             models[name] |= {"file": file, "bytes": (folder / file).stat().st_size, "backend": executes}
     models[final] |= noted or {}

@@ -28,11 +28,10 @@ DATASETS = ("procedural", "blender", "llff", "tiny_nerf", "nsvf", "nerfstudio", 
 def load_scene(args: argparse.Namespace) -> Scene:
     """The scene that the data flags name. Raises BadInput where it cannot be read."""
     name, notes = recognise(args)
-    flags = args
     args = argparse.Namespace(**vars(args))
     args.datadir = args.datadir and str(_place(args.datadir, name))
     scene = READERS[name](args)
-    notes += scene.notes + open_up(flags, scene)
+    notes += scene.notes + open_up(args, scene)
     for note in dict.fromkeys(notes):  # files of one folder may say the same
         print(f"note: {one_line(note)}")
     if not scene.near < scene.far:

@@ -21,6 +21,8 @@ def normals_of(picture: Rendering, camera, pixel_offset: float = 0.5) -> torch.T
     seen = (picture.opacity > SEEN)[..., None]
     if said is not None:
         return F.normalize(said, dim=-1) * seen
+    if min(picture.depth.shape) < 2:  # a row of pixels has no neighbours to either side
+        return torch.zeros_like(picture.rgb)
     origins, directions = get_rays(camera.height, camera.width, camera.K[0], camera.c2w[0], pixel_offset)
     ahead = F.normalize(directions, dim=-1)
     places = origins + picture.depth[..., None] * ahead
@@ -32,8 +34,8 @@ def normals_of(picture: Rendering, camera, pixel_offset: float = 0.5) -> torch.T
 def _slope(places: torch.Tensor, depth: torch.Tensor, axis: int) -> torch.Tensor:
     """From pixel to pixel along an axis `[H, W, 3]`: the step to whichever neighbour is less deep or high away."""
     steps, jumps = places.diff(dim=axis), depth.diff(dim=axis).abs()
-    first, last = steps.narrow(axis, 0, 1), steps.narrow(axis, -1, 1) if steps.shape[axis] else steps
-    before, after = torch.cat([first, steps], axis), torch.cat([steps, last], axis)
+    before = torch.cat([steps.narrow(axis, 0, 1), steps], axis)
+    after = torch.cat([steps, steps.narrow(axis, -1, 1)], axis)
     far = jumps.new_full(jumps.narrow(axis, 0, 1).shape, math.inf)
     closer = torch.cat([far, jumps], axis) < torch.cat([jumps, far], axis)
     return torch.where(closer[..., None], before, after)

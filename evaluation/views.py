@@ -15,7 +15,7 @@ from evaluation.videos import colorize_depth
 from rendering.renderer import RenderLimits, render_image
 from run_nerf_helpers import BEST_PSNR, to8b
 from scenes.images import write_png
-from scenes.scales import scaled
+from scenes.scales import scaled, views_of
 from scenes.scene import Scene, most_common
 from utils.progress import progress_bar
 
@@ -118,12 +118,21 @@ def evaluate_views(
 
 
 def evaluate_scales(
-    renderer: torch.nn.Module, scene: Scene, views: Sequence[int], scales: Sequence[float], limits: RenderLimits
+    renderer: torch.nn.Module,
+    scene: Scene,
+    views: Sequence[int],
+    scales: Sequence[float],
+    limits: RenderLimits,
+    full: RenderedViews,
 ) -> dict[str, dict]:
-    """Measures of some views at each scale, by what their images are shrunk by, and `mean`, of their measures."""
-    measured = {}
+    """Measures of some views at each scale, by what their images are shrunk by, and `mean`, of their measures. full:
+    the views at their own size."""
+    measured, some = {}, views_of(scene, views)
     for scale in scales:
-        seen = evaluate_views(renderer, scaled(scene, scale), views, limits, label=f"test views 1/{scale:g}")
+        seen = full
+        if scale != 1:
+            small = scaled(some, scale)
+            seen = evaluate_views(renderer, small, range(len(views)), limits, label=f"test views 1/{scale:g}")
         measured[f"{scale:g}"] = {key: value for key, value in seen.summary().items() if key != "per_view"}
     keys = "psnr", "ssim", "lpips"
     measured["mean"] = {key: _mean([entry[key] for entry in measured.values()]) for key in keys}

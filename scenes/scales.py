@@ -55,7 +55,7 @@ def scaled(scene: Scene, factor: float) -> Scene:
 def pyramid(scene: Scene, scales: Sequence[float]) -> Scene:
     """The training views at each of the scales, all at the first before any at the next, in frames of one size."""
     train = scene.splits["train"]
-    parts = [scaled(_views(scene, train), scale) for scale in scales]
+    parts = [scaled(views_of(scene, train), scale) for scale in scales]
     cameras = [part.cameras for part in parts]
     sizes = torch.cat([part.sizes for part in cameras])
     frame = sizes.amax(0).tolist()
@@ -71,9 +71,12 @@ def pyramid(scene: Scene, scales: Sequence[float]) -> Scene:
     )
 
 
-def _views(scene: Scene, views: list[int]) -> Scene:
+def views_of(scene: Scene, views: Sequence[int]) -> Scene:
+    """Some views alone, in this order, without what is known of their depth."""
+    views = list(views)
     valid = None if scene.valid is None else scene.valid[views]
-    return dataclasses.replace(scene, images=scene.images[views], cameras=scene.cameras[views], valid=valid)
+    some = scene.images[views], scene.cameras[views]
+    return dataclasses.replace(scene, images=some[0], cameras=some[1], valid=valid, depth=None, normals=None)
 
 
 def _in_frame(pixels: torch.Tensor, frame: Sequence[int]) -> torch.Tensor:

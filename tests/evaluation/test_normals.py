@@ -41,6 +41,12 @@ def test_exact_depths_of_spheres_have_their_normals():
     assert mean_angle(normals, scene.normals[0]) < 6
 
 
+def test_a_row_of_pixels_has_no_normals():
+    view = Cameras(torch.eye(4)[:3][None], pinhole(5.0, 1, 4)[None], 1, 4)
+    picture = Rendering(torch.zeros(1, 4, 3), torch.ones(1, 4), torch.ones(1, 4))
+    assert not normals_of(picture, view).any()
+
+
 def test_what_a_field_says_comes_first():
     said = torch.tensor([0.0, 0.6, 0.8]).expand(40, 40, 3)
     opacity = torch.ones(40, 40)
