@@ -62,6 +62,10 @@ class Run:
     renderer: Renderer
     found: tuple[Path, dict] | None
 
+    def batches(self) -> RayBatches:
+        """Of training rays, from the first on."""
+        return RayBatches(BatchSettings.from_flags(self.args), self.scene, self.renderer.device)
+
 
 def set_up(
     args: argparse.Namespace, device: torch.device, phase: str = "float", network: type[NeRF] = NeRF
@@ -138,24 +142,17 @@ def float_phase(args: argparse.Namespace) -> Phase:
     return Phase("float", schedule(args) if schedule else exponential_schedule(args.lrate_decay, args.lrate_warmup))
 
 
-def make_trainer(
-    args: argparse.Namespace,
-    scene: Scene,
-    renderer: Renderer,
-    folder: Path,
-    phase: Phase,
-    progress: Progress | None = None,
-) -> Trainer:
+def make_trainer(run: Run, phase: Phase, progress: Progress | None = None) -> Trainer:
     """progress: of the phase before."""
-    progress = progress or Progress()
+    args, progress = run.args, progress or Progress()
     return Trainer(
-        renderer,
-        RayBatches(BatchSettings.from_flags(args), scene, renderer.device),
+        run.renderer,
+        run.batches(),
         phase,
         TrainerSettings.from_flags(args),
-        folder,
-        Reports(ReportSettings.from_flags(args), scene, folder, progress.unsaved),
-        run_identity(vars(args), scene, rounding=phase.name != "float"),
+        run.folder,
+        Reports(ReportSettings.from_flags(args), run.scene, run.folder, progress.unsaved),
+        run_identity(vars(args), run.scene, rounding=phase.name != "float"),
         progress,
     )
 
@@ -189,7 +186,7 @@ def train_and_compress(run: Run, compressor: Compressor) -> Trainer:
     # 1. A float network: resumed, taken from --ft_path, or trained.
     first = float_steps(vars(args))
     path, state = run.found or (None, {})
-    trainer = make_trainer(args, scene, renderer, folder, float_phase(args))
+    trainer = make_trainer(run, float_phase(args))
     rounds = run.found is not None and state.get("phase", "float") == compressor.phase
     unsaved = trainer.progress.unsaved
     if not rounds:
@@ -207,7 +204,7 @@ def train_and_compress(run: Run, compressor: Compressor) -> Trainer:
             compressor.load_state_dict(state.get("scheme", {}))
     compressor.prepare()
     if not rounds:
-        compressor.calibrate(RayBatches(BatchSettings.from_flags(args), scene, renderer.device))
+        compressor.calibrate(run.batches())
         if distributed.is_main() and compressor.calibrated_file:
             unsaved.attempt(lambda: atomic_write(folder / compressor.calibrated_file, compressor.to_bytes()))
 
@@ -254,18 +251,26 @@ def compression_trainer(run: Run, compressor: Compressor, progress: Progress) ->
             return compressor.losses(batch, rendering, step) | of_teacher
 
         phase.losses = losses
-    return make_trainer(args, run.scene, run.renderer, run.folder, phase, progress)
+    return make_trainer(run, phase, progress)
 
 
 # ----------------------------------------------------------------------------------------- measuring
 
 
-def measure(run: Run, trainer: Trainer, files: dict[str, str | None], backend: str, noted: dict | None = None) -> None:
+def measure(
+    run: Run,
+    trainer: Trainer,
+    files: dict[str, str | None],
+    backend: str,
+    noted: dict | None = None,
+    teacher: tuple[RenderedViews, dict] | None = None,
+) -> None:
     """Measures models on the test views, each as its file renders, and writes all that a run leaves.
 
     files: by the models' names, the last one what the run was for; None: what training left in memory. A model whose
     file could not be written is left out, but for the last one, which is then measured from memory. backend: what
-    executes integers. noted: what `metrics.json` is to say of the last one beyond that.
+    executes integers. noted: what `metrics.json` is to say of the last one beyond that. teacher: what it shows of the
+    test views, and what is to be said of it; models are held against it as well.
     """
     args, scene, folder, unsaved = run.args, run.scene, run.folder, trainer.progress.unsaved
     device, limits, final = trainer.device, RenderLimits.from_flags(args), list(files)[-1]
@@ -282,12 +287,16 @@ def measure(run: Run, trainer: Trainer, files: dict[str, str | None], backend: s
             model, _, executes = load_file(args, folder / file, device, backend)
         pictures[name] = evaluate_views(model, scene, scene.splits["test"], limits, name, layers=name == final)
         models[name] = pictures[name].summary()
+        if teacher:
+            models[name]["teacher_psnr"] = pictures[name].psnr_against(teacher[0])
         if len(args.scales) > 1:
             views = scene.splits["test"]
             models[name]["scales"] = evaluate_scales(model, scene, views, args.scales, limits, pictures[name])
         if file and model is not run.renderer:
             models[name] |= {"file": file, "bytes": (folder / file).stat().st_size, "backend": executes}
     models[final] |= noted or {}
+    if teacher:
+        models = {"teacher": {**teacher[0].summary(), **teacher[1]}, **models}
     facts = run_facts(args.expname, args.config, device)
     unsaved.attempt(write_metrics, folder / "metrics.json", facts, trainer.summary(), models)
     unsaved.attempt(write_views, pictures[final], folder / f"testset_{trainer.global_step:06d}")

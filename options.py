@@ -18,9 +18,20 @@ from utils.parser import Parser, positive
 PATH = os.path.expanduser  # what a shell does, for paths in config files and behind a `=`
 # Groups that a command does not read, by the beginnings of their titles.
 NOT_READ = {
-    "run_nerf": ("compression",),
-    "run_nerf_qat": ("tensor field", "compression of a tensor field"),
-    "run_vq": ("network", "pixels", "reflections", "hierarchical", "proposal", "compression of a network"),
+    "run_nerf": ("compression", "teacher"),
+    "run_nerf_qat": ("tensor field", "compression of a tensor field", "light field", "light_field", "teacher"),
+    "run_r2l": ("pixels", "reflections", "tensor field", "hierarchical", "proposal", "compression of a tensor field"),
+    "run_vq": (
+        "network",
+        "pixels",
+        "reflections",
+        "hierarchical",
+        "proposal",
+        "compression of a network",
+        "light field",
+        "light_field",
+        "teacher",
+    ),
 }
 
 
@@ -48,7 +59,8 @@ def config_parser(command: str | None = None) -> Parser:
     add_sampling_flags(group("sampling"))
     for name, renderer in RENDERERS.items():
         renderer.add_flags(group(f"{name} sampling (--sampler {name})"))
-    add_compression_flags(group("compression (run_nerf_qat.py, run_vq.py)"))
+    add_teacher_flags(group("teacher (run_r2l.py)"))
+    add_compression_flags(group("compression (run_nerf_qat.py, run_vq.py, run_r2l.py)"))
     layers = group("compression of a network (run_nerf_qat.py)")
     layers.add_argument(
         "--quant",
@@ -68,6 +80,8 @@ def config_parser(command: str | None = None) -> Parser:
     add_rendering_flags(group("rendering and evaluation"))
     add_logging_flags(group("logging, in steps (0: never)"))
     add_machine_flags(group("machine"))
+    if command == "run_r2l":
+        parser.set_defaults(field="light_field", sampler="light_field")
     for shown in parser._action_groups:
         if command and shown.title.startswith(NOT_READ[command]):
             for action in shown._group_actions:
@@ -196,6 +210,18 @@ def add_sampling_flags(group: argparse._ArgumentGroup) -> None:
     )
     add("--perturb", type=float, default=1.0, help="0 for no jitter of the training samples, 1 for jitter")
     add("--raw_noise_std", type=float, default=0.0, help="std of the noise added to raw density in training; 0: none")
+
+
+def add_teacher_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--teacher", type=PATH, metavar="FILE", help="model file that colours rays for a light field to learn from")
+    add("--pseudo_views", type=positive(int), default=750, help="pictures that it makes from new cameras")
+    add(
+        "--real",
+        type=float,
+        default=0.2,
+        help="share of a batch that is of photographs, 0 to 1; half of it in the last fifth of all steps; 0: none ever",
+    )
 
 
 def add_compression_flags(group: argparse._ArgumentGroup) -> None:

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     if run is None:  # --plot_cameras
         return
 
-    trainer = make_trainer(args, run.scene, run.renderer, run.folder, float_phase(args))
+    trainer = make_trainer(run, float_phase(args))
     start(trainer, args, run.found)
     if not args.render_only:
         record_flags(vars(args), run.folder)

@@ -16,7 +16,7 @@ import common
 import torch
 
 from deploy.backends.choose import has_onednn
-from deploy.backends.int8 import BACKENDS, ROWS_IN_CACHE, Int8Linear
+from deploy.backends.int8 import BACKENDS, ROWS_IN_CACHE, Int8Linear, Rounding
 from run_nerf_helpers import iterate_chunks
 
 SIZES = [(65_536, 256, 8), (8_192, 256, 8), (65_536, 128, 4), (65_536, 512, 8)]  # rows, width, depth
@@ -78,10 +78,9 @@ def random_layer(width: int, backend: str, device: torch.device) -> Int8Linear:
         "weight": torch.randint(-127, 128, (width, width), dtype=torch.int8),
         "scale": torch.full((width,), 1e-4),
         "bias": torch.zeros(width),
-        "output_scale": torch.tensor(0.02),
-        "output_zero_point": torch.tensor(0, dtype=torch.uint8),
     }
-    layer = Int8Linear(tensors, torch.zeros(width, dtype=torch.uint8), relu=True, bits=8).to(device)
+    rounding = Rounding(torch.tensor(0.02), torch.tensor(0, dtype=torch.uint8), 255)
+    layer = Int8Linear(tensors, torch.zeros(width, dtype=torch.uint8), relu=True, rounding=rounding).to(device)
     layer.run = BACKENDS[backend](layer)
     return layer
 

@@ -64,7 +64,7 @@ def trainer_of(name: str, flags: list[str], warmup: int, folder: Path) -> Traine
     device = prepare_device(args)
     scene = load_scene(args)
     renderer = make_renderer(args, scene, device, NeRF_qat)
-    trainer = make_trainer(args, scene, renderer, folder, float_phase(args))
+    trainer = make_trainer(Run(args, scene, folder, renderer, None), float_phase(args))
     for _ in range(warmup):
         trainer.step()
     if name not in ("int8", "w4a8", "bit"):

@@ -17,7 +17,7 @@ from pathlib import Path
 import common
 import torch
 
-from experiment import float_phase, make_renderer, make_trainer, prepare_device
+from experiment import Run, float_phase, make_renderer, make_trainer, prepare_device
 from load_scene import load_scene
 from options import config_parser
 from training.batches import RayBatches
@@ -46,7 +46,7 @@ def main() -> None:
     scene = load_scene(args)
     renderer = make_renderer(args, scene, device)
     with tempfile.TemporaryDirectory() as work:
-        trainer = make_trainer(args, scene, renderer, Path(work), float_phase(args))
+        trainer = make_trainer(Run(args, scene, Path(work), renderer, None), float_phase(args))
         our_steps(trainer, options.warmup)
     sys.path.insert(0, str(options.checkout))
     theirs = their_field(renderer, scene, device)

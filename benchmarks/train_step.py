@@ -18,7 +18,7 @@ import torch
 
 from compressors.fake_quantize import set_state
 from compressors.int8 import Int8Compressor
-from experiment import float_phase, make_renderer, make_trainer, prepare_device, trains_in_float
+from experiment import Run, float_phase, make_renderer, make_trainer, prepare_device, trains_in_float
 from load_scene import load_scene
 from options import config_parser
 from run_nerf_helpers import NeRF_qat
@@ -41,7 +41,7 @@ def main() -> None:
     scene = load_scene(args)
     renderer = make_renderer(args, scene, device, NeRF_qat)
     with tempfile.TemporaryDirectory() as work:
-        trainer = make_trainer(args, scene, renderer, Path(work), float_phase(args))
+        trainer = make_trainer(Run(args, scene, Path(work), renderer, None), float_phase(args))
         steps(trainer, options.warmup, device)
         quantizing = copy.deepcopy(renderer)
         compressor = Int8Compressor.from_flags(args, quantizing, scene.render_path, trains_in_float(args))
@@ -53,7 +53,7 @@ def main() -> None:
         models = {"qat": quantizing, "qat_frozen": frozen}
         models |= {f"{name}_compiled": copy.deepcopy(m) for name, m in {"float": renderer, **models}.items()}
         for name, model in models.items():
-            trainers[name] = make_trainer(args, scene, model, Path(work), float_phase(args))
+            trainers[name] = make_trainer(Run(args, scene, Path(work), model, None), float_phase(args))
             trainers[name].batches.load_state_dict(trainer.batches.state_dict())
         for name in models:
             if name.endswith("_compiled"):

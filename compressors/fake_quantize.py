@@ -143,6 +143,8 @@ class QATLinear(RoundedLinear):
     the largest of the scales: `fold` is `s_j / s_max`, one number an input column.
     """
 
+    has_relu = True  # of its own, if there is one behind it
+
     def __init__(self, linear: nn.Linear, weight_bits: int, output: nn.Module):
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features

@@ -15,6 +15,7 @@ from compressors.compressor import LayerCompressor, layers_of
 from compressors.fake_quantize import FakeQuantize, QATLinear, set_state, synchronize_ranges
 from deploy.model_file import model_bytes
 from deploy.packing import pack_bits
+from fields.layer_graph import Input, LayerGraph, Linear, Round
 from fields.nerf import graph_of
 from rendering.renderer import Renderer
 from run_nerf_helpers import NeRF_qat
@@ -141,25 +142,38 @@ def prepare(network: NeRF_qat, weight_bits: int | dict[str, int] = 8, activation
     The copy starts out observing and not quantising; see `calibrate` and `set_state`.
     Raises ValueError for a residual network: its sums would need a range of their own.
     """
-    graph = graph_of(network)
-    if graph.has_sums:
-        raise ValueError("a residual network cannot be prepared for int8")
+    return prepare_graph(network, graph_of(network), {
+        "quant_pts": network.input_ch, "quant_views": network.input_ch_views
+    }, weight_bits, activation_bits)  # fmt: skip
+
+
+def prepare_graph(
+    network: nn.Module, graph: LayerGraph, widths: dict[str, int], weight_bits: int | dict[str, int], bits: int
+) -> nn.Module:
+    """The same for any network whose layers and stubs have the graph's names. widths: columns of the inputs, which have
+    a stub even where the graph does not use them. bits: of activations."""
+    if graph.multiplies_floats:
+        raise ValueError("a layer is given a sum that nothing rounds: it cannot be prepared for int8")
     network = copy.deepcopy(network)
-    rounded = {}  # what rounds each tensor, and its columns; a network without views has their stub all the same
-    for name, width in (("quant_pts", network.input_ch), ("quant_views", network.input_ch_views)):
-        stub = network.get_submodule(name)
-        stub.activation_post_process = FakeQuantize(activation_bits, after_relu=False)
-        rounded[name] = stub.activation_post_process, width
-    for node in graph.linears:
-        linear = network.get_submodule(node.name)
-        head = node.name in graph.outputs
-        output = nn.Identity() if head else FakeQuantize(activation_bits, after_relu=node.relu)
-        bits = weight_bits if isinstance(weight_bits, int) else weight_bits[node.name]
-        layer = QATLinear(linear, bits, output)
-        layer.inputs = tuple(rounded[source] for source in graph.sources(node.input))
-        rounded[node.name] = output, linear.out_features
-        replace_submodule(network, node.name, layer)
-    return network.to(network.pts_linears[0].weight.device)  # what is new in it as well
+    rounded, columns = {}, dict(widths)  # what rounds each tensor, and how many columns it has
+    for node in (*(Input(name) for name in widths if name not in graph.inputs), *graph.nodes):
+        if isinstance(node, Input | Round):
+            stub = network.get_submodule(node.name)
+            stub.activation_post_process = FakeQuantize(bits, after_relu=False)
+            rounded[node.name] = stub.activation_post_process
+            columns[node.name] = columns[node.inputs[0]] if node.inputs else widths[node.name]
+        elif isinstance(node, Linear):
+            linear = network.get_submodule(node.name)
+            columns[node.name] = linear.out_features
+            in_float = nn.ReLU() if node.relu else nn.Identity()
+            output = in_float if node.name in graph.floats else FakeQuantize(bits, after_relu=node.relu)
+            rounded[node.name] = output
+            layer = QATLinear(linear, weight_bits if isinstance(weight_bits, int) else weight_bits[node.name], output)
+            layer.inputs = tuple((rounded[source], columns[source]) for source in graph.sources(node.input))
+            replace_submodule(network, node.name, layer)
+        else:
+            columns[node.name] = columns[node.inputs[0]]
+    return network.to(next(network.parameters()).device)  # what is new in it as well
 
 
 def replace_submodule(network: nn.Module, name: str, module: nn.Module) -> None:
@@ -185,7 +199,7 @@ def convert(network: NeRF_qat) -> dict[str, torch.Tensor]:
         elif isinstance(module, FakeQuantize):
             state[f"{name}.scale"] = module.scale.clone()
             state[f"{name}.zero_point"] = module.zero_point.to(torch.uint8)
-    if not network.use_viewdirs:  # what nothing reads is not stored
+    if not getattr(network, "use_viewdirs", True):  # what nothing reads is not stored
         state = {key: value for key, value in state.items() if not key.startswith(("views_", "quant_views"))}
     return {key: value.cpu().contiguous() for key, value in state.items()}
 

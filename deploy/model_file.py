@@ -18,7 +18,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from deploy import description, grid_file, mip_file, nerf_file, ref_file, tensorf_file, vq_file
+from deploy import description, grid_file, light_field_file, mip_file, nerf_file, ref_file, tensorf_file, vq_file
+from deploy.backends.half import FLOATS
 from rendering.kinds import RENDERERS
 from rendering.renderer import Renderer
 from scenes.scene import Cameras
@@ -33,11 +34,13 @@ FORMAT, VERSION = "nerf-qat", 3
 @dataclass(frozen=True)
 class FileKind:
     """A kind of field in files. precisions: those that it may have. check: its metadata, by the field's name. load:
-    from name, metadata of the field without its kind, its tensors, all metadata, device and backend to the field."""
+    from name, metadata of the field without its kind, its tensors, all metadata, device and backend to the field.
+    has_density: and says how it is activated; otherwise a renderer of its own asks it."""
 
     precisions: tuple[str, ...]
     check: Callable[[str, dict], None]
     load: Callable[..., torch.nn.Module]
+    has_density: bool = True
 
 
 KINDS = {
@@ -46,10 +49,11 @@ KINDS = {
     "ref": FileKind(("float32",), ref_file.check, ref_file.load),
     "tensorf": FileKind(("float32",), tensorf_file.check, tensorf_file.load),
     "vq_tensorf": FileKind(("vq",), vq_file.check, vq_file.load),
+    "light_field": FileKind((*FLOATS, "int8"), light_field_file.check, light_field_file.load, has_density=False),
 }
 # What metadata says beside the rest, by precision.
 PRECISIONS = {
-    "float32": set(),
+    **{name: set() for name in FLOATS},
     "int8": {"weight_bits", "activation_bits"},
     "ternary": {"weight_bits"},
     "w4a8": {"weight_bits"},
@@ -60,19 +64,19 @@ PRECISIONS = {
 # ------------------------------------------------------------------------------------------ writing
 
 
-def float_model(renderer: Renderer, render_path: Cameras) -> bytes:
-    """The float32 model's file."""
+def float_model(renderer: Renderer, render_path: Cameras, precision: str = "float32") -> bytes:
+    """The file of a model whose weights are floats. precision: of FLOATS."""
     tensors = {
-        f"{name}.{key}": value.detach().cpu().contiguous()
+        f"{name}.{key}": value.detach().cpu().to(FLOATS[precision]).contiguous()
         for name, network in renderer.networks.items()
         for key, value in network.state_dict().items()
     }
-    return model_bytes(renderer, render_path, tensors, {"precision": "float32"})
+    return model_bytes(renderer, render_path, tensors, {"precision": precision})
 
 
-def save_float_model(path: Path, renderer: Renderer, render_path: Cameras) -> int:
-    """Writes the float32 model; returns its bytes on disk."""
-    content = float_model(renderer, render_path)
+def save_float_model(path: Path, renderer: Renderer, render_path: Cameras, precision: str = "float32") -> int:
+    """Writes it; returns its bytes on disk."""
+    content = float_model(renderer, render_path, precision)
     atomic_write(path, content)
     return len(content)
 
@@ -161,22 +165,25 @@ def check_metadata(metadata: dict) -> None:
     description.check(metadata)
     fields = metadata["fields"]
     names = set(fields) if isinstance(fields, dict) else set()
-    known = RENDERERS[metadata["sampler"]["kind"]].field_names
-    if "network_fn" not in names or not names <= set(known):
-        raise BrokenFile(f"fields: expected network_fn, and of a {metadata['sampler']['kind']} none but {known}")
+    renderer = RENDERERS[metadata["sampler"]["kind"]]
+    if "network_fn" not in names or not names <= set(renderer.field_names):
+        raise BrokenFile(f"fields: expected network_fn, and of a {renderer.kind} none but {renderer.field_names}")
+    asked = renderer.field_kinds or tuple(name for name, kind in KINDS.items() if kind.has_density)
     for name in names:
-        _check_field(name, fields[name], precision)
+        _check_field(name, fields[name], precision, asked)
 
 
-def _check_field(name: str, field: dict, precision: str) -> None:
+def _check_field(name: str, field: dict, precision: str, asked: tuple[str, ...]) -> None:
+    """asked: kinds of field that the renderer asks."""
     if not isinstance(field, dict):
         raise BrokenFile(f"{name}: {short(field)} is not a table")
-    check_one_of(name, {"kind": field.get("kind")}, "kind", tuple(KINDS))
+    check_one_of(name, {"kind": field.get("kind")}, "kind", asked)
     kind = KINDS[field["kind"]]
     kind.check(name, field)
-    check_one_of(name, field, "density_activation", ("relu", "softplus"))
-    check_number(name, field, "density_bias", -FAR_AWAY, FAR_AWAY)
-    check_number(name, field, "density_scale", 1e-6, FAR_AWAY)
+    if kind.has_density:
+        check_one_of(name, field, "density_activation", ("relu", "softplus"))
+        check_number(name, field, "density_bias", -FAR_AWAY, FAR_AWAY)
+        check_number(name, field, "density_scale", 1e-6, FAR_AWAY)
     if precision not in kind.precisions:
         raise BrokenFile(f"{name}: a {field['kind']} cannot be {precision}")
 

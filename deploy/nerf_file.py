@@ -1,10 +1,15 @@
-"""A NeRF's part of a model file, float32, int8 or of few bits: what may be in it, and the field it makes."""
+"""A NeRF's part of a model file, float32, int8 or of few bits: what may be in it, and the field it makes.
+
+`load_network` does so for every network whose topology is a layer graph.
+"""
 
 import torch
 
 from deploy.backends.choose import check_executes, make_int8_field, make_low_bit_field
+from deploy.backends.half import FLOATS, in_16_bits
 from deploy.packing import FLOAT, TERNARY, stored_bytes, unpack, unpack_bits
-from fields.nerf import HEADS, FieldConfig, RadianceField, is_hidden
+from fields.field import Trainable
+from fields.nerf import FieldConfig, RadianceField, is_hidden
 from utils.checks import check_keys, check_one_of, check_tensors, check_whole, is_whole, short
 from utils.errors import BrokenFile
 
@@ -54,20 +59,22 @@ def load(
 
 def load_network(
     name: str,
-    config: FieldConfig,
+    config,
     state: dict[str, torch.Tensor],
     metadata: dict,
     device: torch.device,
     backend: str,
-) -> RadianceField:
-    """The field that `config` describes, from the tensors of its network in whatever precision."""
+) -> Trainable:
+    """What `config` describes, from the tensors of its network in whatever precision. config: a FieldConfig, or
+    anything with its `graph`, `input_widths`, `skeleton`, `make_network` and `make_field`."""
     precision = metadata["precision"]
-    if precision == "float32":
-        expected = {key: (torch.float32, tuple(bare.shape)) for key, bare in config.skeleton().state_dict().items()}
+    if precision in FLOATS:
+        kind = FLOATS[precision]
+        expected = {key: (kind, tuple(bare.shape)) for key, bare in config.skeleton().state_dict().items()}
         check_tensors("network", state, expected)
         field = config.make_field(config.make_network())
         field.network.load_state_dict(state)
-        return field.to(device)
+        return in_16_bits(field, kind, device)
     check_executes(backend, precision)
     prefix = f"{name}."
     bits = {
@@ -76,7 +83,7 @@ def load_network(
     if set(bits) != {layer.name for layer in config.graph.linears}:
         raise BrokenFile(f"weight_bits names {short(sorted(bits)[:3])}..., expected the layers of {name}")
     if precision == "int8":
-        if config.residual:
+        if config.graph.multiplies_floats:
             raise BrokenFile(f"{name}: residual, which int8 files cannot be")
         state = unpacked_int8(config, state, bits)
         check_tensors("int8 network", state, int8_tensors(config))
@@ -92,7 +99,7 @@ def load_network(
 # -------------------------------------------------------------------------------------------- int8
 
 
-def unpacked_int8(config: FieldConfig, state: dict[str, torch.Tensor], bits: dict[str, int]) -> dict:
+def unpacked_int8(config, state: dict[str, torch.Tensor], bits: dict[str, int]) -> dict:
     """The same with int8 weights in the place of packed ones."""
     bare, unpacked = config.skeleton(), dict(state)
     for layer, number in bits.items():
@@ -105,20 +112,18 @@ def unpacked_int8(config: FieldConfig, state: dict[str, torch.Tensor], bits: dic
     return unpacked
 
 
-def int8_tensors(config: FieldConfig) -> Expected:
+def int8_tensors(config) -> Expected:
     """Of every tensor that an int8 network of this architecture has."""
-    bare, expected = config.skeleton(), {}
-    for name in config.graph.inputs:
+    graph, bare, expected = config.graph, config.skeleton(), {}
+    rounded = [node.name for node in graph.linears if node.name not in graph.floats]
+    for name in (*graph.roundings, *rounded):
         expected[f"{name}.output_scale"] = (torch.float32, ())
         expected[f"{name}.output_zero_point"] = (torch.uint8, ())
-    for node in config.graph.linears:
+    for node in graph.linears:
         name, layer = node.name, bare.get_submodule(node.name)
         expected[f"{name}.weight"] = (torch.int8, (layer.out_features, layer.in_features))
         expected[f"{name}.scale"] = (torch.float32, (layer.out_features,))
         expected[f"{name}.bias"] = (torch.float32, (layer.out_features,))
-        if name not in HEADS:
-            expected[f"{name}.output_scale"] = (torch.float32, ())
-            expected[f"{name}.output_zero_point"] = (torch.uint8, ())
     return expected
 
 
@@ -132,7 +137,7 @@ def check_zero_points(state: dict[str, torch.Tensor], bits: int) -> None:
 # -------------------------------------------------------------------------------------- of few bits
 
 
-def low_bit_tensors(config: FieldConfig, bits: dict[str, int], norms: bool) -> Expected:
+def low_bit_tensors(config, bits: dict[str, int], norms: bool) -> Expected:
     """Of every tensor in the file of a BitNeRF, whose layers `bits` names."""
     bare, expected = config.skeleton(), {}
     for name, number in bits.items():
@@ -150,7 +155,7 @@ def low_bit_tensors(config: FieldConfig, bits: dict[str, int], norms: bool) -> E
 
 
 def unpacked_low_bit(
-    config: FieldConfig, state: dict[str, torch.Tensor], bits: dict[str, int]
+    config, state: dict[str, torch.Tensor], bits: dict[str, int]
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Tensors by layer, weights as int8 codes `[out, in]` or, where they are not rounded, floats."""
     bare, layers = config.skeleton(), {}

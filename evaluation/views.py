@@ -49,6 +49,11 @@ class RenderedViews:
     def mean_psnr(self) -> float:
         return float(np.mean(self.psnr))
 
+    def psnr_against(self, others: "RenderedViews") -> float:
+        """Mean PSNR, dB, to other pictures of the same views."""
+        pairs = zip(self.images, others.images, strict=True)
+        return float(np.mean([min(psnr(a.float() / 255, b.float() / 255), BEST_PSNR) for a, b in pairs]))
+
     def summary(self) -> dict:
         """This model's entry in `metrics.json`, but for its file. Height and width are those that most views have."""
         height, width = most_common([tuple(image.shape[:2]) for image in self.images])

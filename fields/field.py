@@ -1,4 +1,4 @@
-"""What every field is: density and colour of places, how it is trained, and what a file says of it."""
+"""What is trained, saved and compressed alike, and what every field is: density and colour of places."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -23,8 +23,8 @@ class Group:
     muon: bool = False
 
 
-class Field(nn.Module, ABC):
-    """A network with its encodings and activations.
+class Trainable(nn.Module):
+    """A network with its encodings and activations, whatever it is asked.
 
     kind: in model files and flags. adam: options of the optimiser that suit it. config: a dataclass of all that says
     what it computes, but for its weights; `bytes_per_row` of it is what one query takes. network: what is trained,
@@ -40,19 +40,6 @@ class Field(nn.Module, ABC):
     def __init__(self, config, network: nn.Module):
         super().__init__()
         self.config, self.network = config, network
-
-    @abstractmethod
-    def forward(self, points: Points, raw_noise: torch.Tensor | None = None) -> FieldOutput:
-        """raw_noise: `[P]`, added to densities before their activation."""
-
-    @abstractmethod
-    def density(self, positions: torch.Tensor) -> torch.Tensor:
-        """Density `[P]` alone, 1/world unit, at `[P, 3]`."""
-
-    def activate_density(self, raw: torch.Tensor) -> torch.Tensor:
-        """`scale * activation(raw + bias)`, as the config has them."""
-        activation = F.softplus if self.config.density_activation == "softplus" else F.relu
-        return self.config.density_scale * activation(raw + self.config.density_bias)
 
     # ---------------------------------------------------------------------------------- in training
 
@@ -81,3 +68,20 @@ class Field(nn.Module, ABC):
     def problem(self) -> str:
         """Why what was loaded cannot be used, though its tensors have the right names; empty if it can."""
         return ""
+
+
+class Field(Trainable, ABC):
+    """Density and colour of places."""
+
+    @abstractmethod
+    def forward(self, points: Points, raw_noise: torch.Tensor | None = None) -> FieldOutput:
+        """raw_noise: `[P]`, added to densities before their activation."""
+
+    @abstractmethod
+    def density(self, positions: torch.Tensor) -> torch.Tensor:
+        """Density `[P]` alone, 1/world unit, at `[P, 3]`."""
+
+    def activate_density(self, raw: torch.Tensor) -> torch.Tensor:
+        """`scale * activation(raw + bias)`, as the config has them."""
+        activation = F.softplus if self.config.density_activation == "softplus" else F.relu
+        return self.config.density_scale * activation(raw + self.config.density_bias)

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fields import mip_nerf, nerf, ref_nerf, tensorf_training
-from fields.field import Field
+from fields import light_field, mip_nerf, nerf, ref_nerf, tensorf_training
+from fields.field import Trainable
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Kind:
 
     title: str
     add_flags: Callable[[argparse._ArgumentGroup], None]
-    from_flags: Callable[..., Field]
+    from_flags: Callable[..., Trainable]
     samplers: tuple[str, ...] | None = None
     schedule: Callable[..., Callable[[int], float]] | None = None
     contracts: bool = False
@@ -34,5 +34,11 @@ FIELDS = {
         tensorf_training.from_flags,
         samplers=("occupancy",),
         schedule=tensorf_training.schedule,
+    ),
+    "light_field": Kind(
+        "light field (--field light_field)",
+        light_field.add_flags,
+        light_field.from_flags,
+        samplers=("light_field",),
     ),
 }

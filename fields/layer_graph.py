@@ -1,4 +1,4 @@
-"""The topology of a network, said once: linear layers, concatenations and sums over named tensors.
+"""The topology of a network, said once: linear layers, concatenations, sums and roundings of named tensors.
 
 Fake quantisation, the integer backends and ONNX read it instead of each knowing a network by heart. A network that
 can be said so is compressed and executed by what is there.
@@ -51,7 +51,20 @@ class Add:
     inputs: tuple[str, str]
 
 
-Node = Input | Linear | Concat | Add
+@dataclass(frozen=True)
+class Round:
+    """The same tensor where integers execute it as codes; in float, itself. What is added is not rounded unless one of
+    these says so."""
+
+    name: str
+    input: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.input,)
+
+
+Node = Input | Linear | Concat | Add | Round
 
 
 @dataclass(frozen=True)
@@ -71,8 +84,23 @@ class LayerGraph:
         return [node for node in self.nodes if isinstance(node, Linear)]
 
     @property
-    def has_sums(self) -> bool:
-        return any(isinstance(node, Add) for node in self.nodes)
+    def roundings(self) -> list[str]:
+        """Names of what becomes codes on its own, and not in the layer that makes it: inputs, and `Round`s."""
+        return [node.name for node in self.nodes if isinstance(node, Input | Round)]
+
+    @cached_property
+    def floats(self) -> frozenset[str]:
+        """Names of tensors that integers keep in float: outputs, sums, and layers that are summands or are rounded
+        by a `Round`."""
+        sums = {node.name for node in self.nodes if isinstance(node, Add)}
+        used = {name for node in self.nodes if isinstance(node, Add | Round) for name in node.inputs}
+        return frozenset((sums | used | set(self.outputs)) - set(self.roundings))
+
+    @property
+    def multiplies_floats(self) -> bool:
+        """Whether a layer is given a sum that no `Round` stands behind, which integers cannot multiply."""
+        products = [source for node in self.linears for source in self.sources(node.input)]
+        return not self.floats.isdisjoint(products)
 
     def sources(self, name: str) -> list[str]:
         """What a tensor's columns are made of, in order: inputs, layers and sums, seen through concatenations."""
@@ -91,15 +119,21 @@ class LayerGraph:
         return LayerGraph(tuple(reversed(nodes)), outputs)
 
     def run(
-        self, tensors: dict[str, torch.Tensor], linear: Callable[[Linear, torch.Tensor], torch.Tensor]
+        self,
+        tensors: dict[str, torch.Tensor],
+        linear: Callable[[Linear, torch.Tensor], torch.Tensor],
+        rounded: Callable[[Round, torch.Tensor], torch.Tensor] = lambda node, x: x,
     ) -> list[torch.Tensor]:
-        """The outputs. tensors: the inputs by name. linear: executes a layer and its ReLU on `[P, in]`."""
+        """The outputs. tensors: the inputs by name. linear: executes a layer and its ReLU on `[P, in]`. rounded:
+        rounds."""
         tensors = dict(tensors)
         for node, last_used in self._schedule:
             if isinstance(node, Input):
                 continue
             if isinstance(node, Linear):
                 tensors[node.name] = linear(node, tensors[node.input])
+            elif isinstance(node, Round):
+                tensors[node.name] = rounded(node, tensors[node.input])
             elif isinstance(node, Concat):
                 tensors[node.name] = torch.cat([tensors[name] for name in node.inputs], -1)
             else:

@@ -8,10 +8,14 @@ import torch
 
 from rendering.rays import Rays
 from rendering.renderer import Plan
+from run_nerf_helpers import round_up
 
 # Points of a ray are first tested in runs of this many; only runs near something are looked into.
 RUN = 8
 
+# Room for stretches of rays near occupied cells: times as many as the step before had, in blocks of so many,
+# so that a device need not be waited for to say how many there are.
+STRETCH_SLACK, STRETCHES_AT_ONCE = 1.25, 1024
 
 # From rays by number `[W]` and places on them, multiples of their directions `[W]`: how long samples may be there,
 # units of the box.
@@ -113,7 +117,8 @@ def true_places(mask: torch.Tensor, at_most: int | None = None) -> torch.Tensor:
 
 
 class OccupancyPlan(Plan):
-    """Rays crossed with the grid, their samples not yet listed."""
+    """Rays crossed with the grid, their samples not yet listed. The renderer remembers how many stretches there were:
+    the next plan has room for about as many."""
 
     def __init__(self, renderer, rays: Rays, jitter: torch.Tensor | None, at_most: int | None):
         self.renderer, self.rays, self.jitter = renderer, rays, jitter
@@ -127,8 +132,16 @@ class OccupancyPlan(Plan):
         self.renderer.stretches_per_ray = found / len(self.rays)
         return found <= len(self.crossing.ray)
 
+    @classmethod
+    def guessed(cls, renderer, rays: Rays, jitter: torch.Tensor | None) -> "OccupancyPlan":
+        """With room for what the latest plan found, and some more; the first asks how much there is."""
+        known = renderer.stretches_per_ray
+        if known is None:
+            return cls(renderer, rays, jitter, None)
+        return cls(renderer, rays, jitter, round_up(math.ceil(STRETCH_SLACK * known * len(rays)), STRETCHES_AT_ONCE))
+
     def whole(self) -> "OccupancyPlan":
-        return OccupancyPlan(self.renderer, self.rays, self.jitter, None)
+        return type(self)(self.renderer, self.rays, self.jitter, None)
 
     def samples(self, counts: torch.Tensor, total: int, most: int) -> Samples:
         return self.crossing.samples(counts, total, most)

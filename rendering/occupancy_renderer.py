@@ -18,7 +18,6 @@ from rendering.points import Points
 from rendering.queries import ROWS_RENDERING, cones_of_samples, query, query_samples, widths_of_pixels
 from rendering.rays import Rays, RaySetup
 from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rendering, extras_of
-from run_nerf_helpers import round_up
 from utils import distributed
 from utils.bounds import FAR_AWAY, box_problem
 from utils.checks import WAY_OUT, check_keys, check_number, describe_mismatch
@@ -29,10 +28,6 @@ from utils.parser import positive
 # its overhead, but not so many that much behind an opaque surface is asked for.
 ROWS_PER_ROUND, LEAST_AT_ONCE, MOST_AT_ONCE = 8192, 4, 32
 EMPTY_SPACE_WEIGHT = 0.01  # of `empty_space_loss`; at ten times that a ReLU density dies in its first steps
-
-# Room for stretches of rays near occupied cells: times as many as the step before had, in blocks of so many,
-# so that a device need not be waited for to say how many there are.
-STRETCH_SLACK, STRETCHES_AT_ONCE = 1.25, 1024
 
 
 @dataclass(frozen=True)
@@ -176,10 +171,7 @@ class OccupancyRenderer(Renderer):
 
     def plan(self, rays: Rays, uniform: Callable[[], torch.Tensor] | None = None) -> OccupancyPlan:
         jitter = uniform() if uniform and self.grid_training.perturb else None
-        at_most = None  # ask how many stretches there are, at first
-        if self.stretches_per_ray is not None:
-            at_most = round_up(math.ceil(STRETCH_SLACK * self.stretches_per_ray * len(rays)), STRETCHES_AT_ONCE)
-        return OccupancyPlan(self, rays, jitter, at_most)
+        return OccupancyPlan.guessed(self, rays, jitter)
 
     def meets(self, rays: Rays) -> torch.Tensor:
         hit = super().meets(rays).logical_not_()
@@ -231,6 +223,9 @@ class OccupancyRenderer(Renderer):
 
     def content_box(self) -> torch.Tensor:
         return self.grid.bounding_box()
+
+    def occupied(self) -> OccupancyGrid:
+        return self.grid
 
     def scalars(self) -> dict[str, float]:
         return {"grid/occupied": float(self.grid.occupied.float().mean())}

@@ -225,6 +225,9 @@ class ProposalRenderer(Renderer):
             raise BrokenFile(f"{what}: its proposals are annealed by {done!r:.40}, expected a share of 1")
         self.done = done
 
+    def occupied(self) -> OccupancyGrid | None:
+        return self.hull
+
     # ------------------------------------------------------------------------------- in model files
 
     def describe(self) -> dict:

@@ -29,6 +29,11 @@ class Rays:
         parts = self.origins, self.directions, self.viewdirs, self.radii
         return Rays(*(None if part is None else part.index_select(0, index) for part in parts))
 
+    def and_then(self, others: "Rays") -> "Rays":
+        """These and others behind them, which know of their radii if these do."""
+        pairs = zip(vars(self).values(), vars(others).values(), strict=True)
+        return Rays(*(None if own is None else torch.cat([own, other]) for own, other in pairs))
+
 
 @dataclass
 class RaySetup:

@@ -95,6 +95,7 @@ class Renderer(nn.Module, ABC):
 
     kind: ClassVar[str]
     field_names: ClassVar[tuple[str, ...]] = ("network_fn",)  # that `fields` may have
+    field_kinds: ClassVar[tuple[str, ...]] = ()  # of those that it asks; none named: any that has a density
     queries_per_ray: int | None = None
 
     def __init__(self, setup: RaySetup, points_at_once: int = POINTS_AT_ONCE):
@@ -174,6 +175,10 @@ class Renderer(nn.Module, ABC):
 
     def content_box(self) -> torch.Tensor | None:
         """The box `[2, 3]` that holds what there is, where the renderer knows of one."""
+        return None
+
+    def occupied(self):
+        """The `occupancy.OccupancyGrid` of all there is, where the renderer has one."""
         return None
 
     def extra_state(self) -> dict:

@@ -73,7 +73,8 @@ def make_run(flags: list[str], *more: str) -> tuple[argparse.Namespace, Scene, t
 def make_trainer(scene, folder: Path, flags: list[str], *more: str) -> Trainer:
     """A trainer of a scene's float phase on the CPU."""
     args = config_parser().parse_args([*flags, *more])
-    return experiment.make_trainer(args, scene, make_renderer(args, scene, CPU), folder, float_phase(args))
+    run = experiment.Run(args, scene, folder, make_renderer(args, scene, CPU), None)
+    return experiment.make_trainer(run, float_phase(args))
 
 
 def calibrated(kind: type[Compressor], args: argparse.Namespace, scene: Scene, renderer: Renderer) -> Compressor:

@@ -113,7 +113,8 @@ class RayBatches:
         self.settings = settings
         scene = scene if settings.scales == (1,) else pyramid(scene, settings.scales)
         train = scene.splits["train"]
-        self.images = scene.images[train].to(device)
+        everything = train == list(range(len(scene.images)))  # then no copy is made: they may lie on disk
+        self.images = (scene.images if everything else scene.images[train]).to(device)
         self.cameras = scene.cameras[train].to(device)
         self.background = torch.tensor(scene.background, device=device)
         self.seed = settings.seed

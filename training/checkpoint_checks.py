@@ -96,14 +96,19 @@ def _check_trainer(trainer: dict) -> None:
         raise BrokenFile(f"trainer: recent is {short(recent)}, expected errors of the latest steps")
     if not isinstance(trainer.get("scaler", {}), dict):
         raise BrokenFile(f"trainer: scaler is {short(trainer['scaler'])}, expected a table")
-    batches = trainer["batches"]
-    _check_has("batches", batches, "generator", "samples_per_ray")
-    check_whole("batches", {"seed": 0} | batches, "seed", -LARGEST_WHOLE, LARGEST_WHOLE)
-    check_number("batches", batches, "samples_per_ray", 0.05, 1e6)  # a mean of what is never below 0.1
+    _check_batches("batches", trainer["batches"])
+    if "photographs" in trainer["batches"]:  # beside what a teacher shows
+        _check_batches("photographs", trainer["batches"]["photographs"])
+
+
+def _check_batches(what: str, batches: dict) -> None:
+    _check_has(what, batches, "generator", "samples_per_ray")
+    check_whole(what, {"seed": 0} | batches, "seed", -LARGEST_WHOLE, LARGEST_WHOLE)
+    check_number(what, batches, "samples_per_ray", 0.05, 1e6)  # a mean of what is never below 0.1
     for name in {"generator", "drawable"} & set(batches):
         tensor = batches[name]
         if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.uint8 or tensor.ndim != 1:
-            raise BrokenFile(f"batches: {name} is {short(tensor)}, expected bytes")
+            raise BrokenFile(f"{what}: {name} is {short(tensor)}, expected bytes")
 
 
 def _check_has(where: str, section: dict, *names: str) -> None:

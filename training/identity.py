@@ -11,6 +11,7 @@ import torch
 
 from scenes.scene import Scene
 from utils.errors import BadInput
+from utils.files import file_digest
 
 THUMBNAIL = 16  # pixels on each side that a training picture is averaged to
 PICTURES_AGREE = 2  # levels of 255 by which these may differ: other machines decode and shrink a little differently
@@ -33,7 +34,7 @@ FIXED = (
     "proposal_bins", "final_bins", "ray_warp", "opaque", "anneal_share", "no_hull", "no_dilation", "contract",
     "mip_directions",
     "optimizer", "lrate", "muon_lrate", "lrate_decay", "lrate_warmup", "lrate_rule", "lrate_batch",
-    "voxels", "voxels_final", "upsample_steps", "shrink_step",
+    "voxels", "voxels_final", "upsample_steps", "shrink_step", "ray_points", "ray_span", "ray_every", "pseudo_views",
 )  # fmt: skip
 # Those that must once training goes through rounding; before that they may still be chosen.
 FIXED_IN_ROUNDING = (
@@ -45,7 +46,7 @@ FIXED_IN_ROUNDING = (
 NOTED = (
     "samples_per_batch", "N_rand", "empty_samples", "no_batching", "precrop_iters", "precrop_frac", "filter_rays",
     "grad_clip", "amp", "grid_interval", "grid_start", "grid_threshold", "min_transmittance", "l1_weight", "tv_weight",
-    "distortion_weight",
+    "distortion_weight", "real",
 )  # fmt: skip
 
 
@@ -73,6 +74,7 @@ def run_identity(flags: dict, scene: Scene, rounding: bool) -> dict:
     if scene.valid is not None:
         known["valid"] = torch.stack([thumbnail(scene.valid[view].byte() * 255) for view in train])
     known |= {flag: flags[flag] for flag in (*FIXED, *NOTED)}
+    known["teacher"] = file_digest(flags["teacher"]) if flags["teacher"] else None
     if rounding:
         known |= {flag: flags[flag] for flag in FIXED_IN_ROUNDING}
         known["N_iters"] = float_steps(flags)
@@ -112,7 +114,7 @@ def check_same_run(flags: dict, scene: Scene, path: Path, state: dict) -> None:
         reasons = [f"other {' and '.join(data).replace('_', ' ')} (scene {scenes}; {OF_DATA[data[0]]})"]
     else:  # of other data these follow
         reasons = [_changed(flag, before[name], now[name]) for name, flag in OF_RAYS.items() if name in changed]
-    fixed = (*FIXED, *FIXED_IN_ROUNDING, "N_iters")
+    fixed = (*FIXED, *FIXED_IN_ROUNDING, "N_iters", "teacher")
     reasons += [_changed(f"--{flag}", before[flag], now[flag]) for flag in fixed if flag in changed]
     if reasons:
         raise BadInput(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from utils.errors import SaveError, in_short
+from utils.errors import BrokenFile, SaveError, in_short
 
 # What to do about it, by the system's number of an error.
 WAYS_OUT = {
@@ -71,6 +71,15 @@ def remove_partial_files(folder: Path) -> None:
 
 def write_json(path: Path, content: dict) -> None:
     atomic_write(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def file_digest(path: Path | str) -> str:
+    """SHA-256 of a file's bytes. Raises BrokenFile where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BrokenFile(f"{path}: cannot be read ({in_short(error)}); give another file") from error
 
 
 def digest(value) -> str:

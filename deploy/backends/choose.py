@@ -10,6 +10,7 @@ import torch.nn as nn
 from deploy.backends.blocks import InBlocks
 from deploy.backends.int8 import ROWS_IN_CACHE as INT8_ROWS
 from deploy.backends.int8 import Int8Field, Int8Network
+from deploy.backends.light_field import Int8LightField
 from deploy.backends.low_bit import ROWS_IN_CACHE as LOW_BIT_ROWS
 from deploy.backends.low_bit import BitNetwork
 from fields.nerf import FieldConfig
@@ -44,14 +45,17 @@ def _no_onnxruntime(device: torch.device) -> str:
     return ""
 
 
+# Fields that come to codes without encoding in float first, by kind.
+STRAIGHT_TO_CODES = {"nerf": Int8Field, "light_field": Int8LightField}
+
+
 def _int8(name: str) -> Callable[..., nn.Module]:
     """Layer by layer, as a backend of `backends.int8` multiplies."""
 
     def make(config: FieldConfig, network: Int8Network, device: torch.device) -> Int8Field:
         network.use_backend(name)
-        if config.encodes_positions:
-            return Int8Field(config, network).to(device)
-        return InBlocks(config.make_field(network), INT8_ROWS).to(device)
+        own = STRAIGHT_TO_CODES.get(config.make_field(network).kind)
+        return (own(config, network) if own else InBlocks(config.make_field(network), INT8_ROWS)).to(device)
 
     return make
 
@@ -63,8 +67,8 @@ def _int8_onnxruntime(config: FieldConfig, network: Int8Network, device: torch.d
 
 
 def _int8_triton(config: FieldConfig, network: Int8Network, device: torch.device) -> nn.Module:
-    if not config.encodes_positions:
-        raise BadInput("--backend triton encodes positions only, not pixels' cones; use auto, torch or reference")
+    if config.make_field(network).kind != "nerf":
+        raise BadInput("--backend triton knows NeRFs only, no cones and no light fields; use auto, torch or reference")
     from deploy.backends.triton_kernel import TritonField  # where there is Triton only
 
     return TritonField(Int8Field(config, network).to(device))

@@ -257,18 +257,17 @@ def test_torch_backend_is_exact_in_the_integer_part():
 
 def test_reference_layer_by_hand():
     """q = [3, 250], z = [1, 255], w = [2, -3], scale 0.5, bias 1: 0.5 (4 + 15) + 1 = 10.5 -> code."""
-    from deploy.backends.int8 import Int8Linear
+    from deploy.backends.int8 import Int8Linear, Rounding
 
     tensors = {
         "weight": torch.tensor([[2, -3]], dtype=torch.int8),
         "scale": torch.tensor([0.5]),
         "bias": torch.tensor([1.0]),
-        "output_scale": torch.tensor(0.25),
-        "output_zero_point": torch.tensor(7, dtype=torch.uint8),
     }
-    layer = Int8Linear(tensors, torch.tensor([1, 255], dtype=torch.uint8), relu=True, bits=8)
+    rounding = Rounding(torch.tensor(0.25), torch.tensor(7, dtype=torch.uint8), 255)
+    layer = Int8Linear(tensors, torch.tensor([1, 255], dtype=torch.uint8), relu=True, rounding=rounding)
     assert layer(torch.tensor([[3, 250]], dtype=torch.uint8)).tolist() == [[49]]  # 10.5 / 0.25 + 7
-    head = Int8Linear({k: tensors[k] for k in ("weight", "scale", "bias")}, layer.input_zero_points, False, 8)
+    head = Int8Linear(tensors, layer.input_zero_points, False, None)
     assert head(torch.tensor([[3, 250]], dtype=torch.uint8)).tolist() == [[10.5]]
 
 

@@ -107,7 +107,7 @@ def test_a_nerf_by_its_graph_is_the_nerf(network, depth, skips, use_viewdirs, re
     config = FieldConfig(depth, 16, skips, use_viewdirs, multires=2, multires_views=1, residual=residual)
     network = config.make_network(network)
     x = random_inputs(config)
-    assert graph_of(network) == config.graph and config.graph.has_sums == (residual and depth > 1)
+    assert graph_of(network) == config.graph and config.graph.multiplies_floats == (residual and depth > 1)
     outputs = run_by_graph(network, x, config.graph)
     assert torch.equal(torch.cat(outputs, -1), network(x))
     of_density = config.graph.until(config.graph.outputs[-1])
@@ -146,7 +146,7 @@ def test_another_shape_against_torch():
 def test_what_a_graph_says_of_itself():
     assert SHAPE.inputs == ["a", "b", "c"]
     assert [node.name for node in SHAPE.linears] == ["first", "second", "third", "left", "right"]
-    assert SHAPE.has_sums and not SHAPE.until("first").has_sums
+    assert SHAPE.multiplies_floats and not SHAPE.until("first").multiplies_floats
 
 
 def test_sources_are_seen_through_concatenations():

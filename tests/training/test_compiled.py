@@ -45,7 +45,7 @@ def make_trainer(tmp_path, flags: list[str], quantized: bool) -> Trainer:
         for field in renderer.fields.values():
             field.network = prepare(fuse(field.network))
         set_state(renderer, observing=True, quantizing=True)
-    return experiment.make_trainer(args, scene, renderer, tmp_path, float_phase(args))
+    return experiment.make_trainer(experiment.Run(args, scene, tmp_path, renderer, None), float_phase(args))
 
 
 def train(trainer: Trainer, steps: int) -> list[float]:

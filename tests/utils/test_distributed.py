@@ -24,13 +24,14 @@ import sys, json, torch
 from pathlib import Path
 from utils import distributed
 from load_scene import load_scene
-from experiment import float_phase, make_renderer, make_trainer, prepare_device
+from experiment import Run, float_phase, make_renderer, make_trainer, prepare_device
 from options import config_parser
 folder, *flags = sys.argv[1:]
 args = config_parser().parse_args(flags)
 device = prepare_device(args)
 scene = load_scene(args)
-trainer = make_trainer(args, scene, make_renderer(args, scene, device), Path(folder), float_phase(args))
+run = Run(args, scene, Path(folder), make_renderer(args, scene, device), None)
+trainer = make_trainer(run, float_phase(args))
 losses, rays = [], []
 for _ in range(20):
     mse, _, batch, _ = trainer.step()

@@ -88,7 +88,7 @@ def test_integer_bias_by_hand():
         "scale": torch.tensor([0.5]),
         "bias": torch.tensor([1.8]),
     }
-    layer = Int8Linear(tensors, torch.tensor([10, 4], dtype=torch.uint8), relu=False, bits=8)
+    layer = Int8Linear(tensors, torch.tensor([10, 4], dtype=torch.uint8), relu=False, rounding=None)
     assert integer_bias(layer).tolist() == [4 - (2 * 10 - 3 * 4)]
 
 
