@@ -15,7 +15,7 @@ from helpers import run, same
 from pretend_device import MixedDevices, PretendDevice
 
 from fields.tensorf import TensorField
-from rendering import occupancy_renderer
+from rendering import crossing, occupancy_renderer
 from training.batches import RayBatches
 from training.checkpoints import load_checkpoint, load_newest, on_host
 from training.trainer import Trainer
@@ -37,6 +37,10 @@ HIERARCHICAL = [
 PROPOSAL = [
     *BASE, "--field", "mip", "--sampler", "proposal", "--proposal_bins", "8", "--final_bins", "6",
     "--proposal_width", "8", "--N_rand", "32",
+]  # fmt: skip
+LIGHT_FIELD = [
+    *BASE, "--field", "light_field", "--sampler", "light_field", "--netdepth", "6", "--ray_points", "4",
+    "--grid_resolution", "12", "--samples_per_batch", "128",
 ]  # fmt: skip
 TENSOR = [
     *OCCUPANCY, "--field", "tensorf", "--density_ranks", "2", "2", "2", "--color_ranks", "3", "3", "3",
@@ -62,6 +66,8 @@ RUNS = {
     "scales": ("run_nerf", [*OCCUPANCY, "--field", "mip", "--scales", "1", "2", "--cone_steps", "1"]),
     "ref": ("run_nerf", [*OCCUPANCY, "--field", "ref", "--ref_bottleneck", "8", "--ref_levels", "2"]),
     "vq": ("run_vq", [*TENSOR, *VQ]),
+    "light_field": ("run_nerf", [*LIGHT_FIELD, *PICTURES, "--filter_rays"]),
+    "near_far": ("run_nerf", [*LIGHT_FIELD, "--ray_span", "near_far", "--N_rand", "64"]),
 }
 
 
@@ -128,8 +134,8 @@ def watch(command: str, flags: list[str], slack: float | None) -> Report:
         patch.setattr(occupancy_renderer, "query", query)
         patch.setattr(occupancy_renderer.OccupancyRenderer, "_render_front_to_back", render)
         if slack is not None:
-            patch.setattr(occupancy_renderer, "STRETCH_SLACK", slack)
-            patch.setattr(occupancy_renderer, "STRETCHES_AT_ONCE", 1)
+            patch.setattr(crossing, "STRETCH_SLACK", slack)
+            patch.setattr(crossing, "STRETCHES_AT_ONCE", 1)
         apart(TensorField, "after_step")
         apart(RayBatches, "filter")
         counted("step", report.steps)

@@ -24,8 +24,8 @@ Step = Product | Concat | Add | Round
 
 
 def fuse(graph: LayerGraph) -> list[tuple[Step, list[str]]]:
-    """The steps, each with what nothing needs after it. A sum of codes that is only rounded is one step with the layer
-    that makes its last summand; one of floats stays in float."""
+    """The steps, each with what nothing needs after it. A sum that a layer's output goes into, and nothing else, is one
+    step with it: one with codes if all it is for is to be rounded again, one of floats in any case."""
     users: dict[str, list[Node]] = {}
     for node in graph.nodes:
         for name in node.inputs:
@@ -47,16 +47,16 @@ def fuse(graph: LayerGraph) -> list[tuple[Step, list[str]]]:
 def _product(graph: LayerGraph, node: Linear, users: dict[str, list[Node]], made: set[str]) -> Product:
     if node.name not in graph.floats:
         return Product(node, node.name, rounding=node.name)
-    name, added = node.name, None
-    user = _only(graph, name, users)
-    if isinstance(user, Add) and not node.relu:
-        (other,) = (summand for summand in user.inputs if summand != name)
-        if other in made:
-            name, added = user.name, other
-            user = _only(graph, name, users)
-    if isinstance(user, Round) and (added is None or added in graph.roundings):
-        return Product(node, user.name, added, user.name)
-    return Product(node, name, added)
+    user = _only(graph, node.name, users)
+    if isinstance(user, Round):
+        return Product(node, user.name, None, user.name)
+    if not isinstance(user, Add) or node.relu:
+        return Product(node, node.name)
+    (added,) = (summand for summand in user.inputs if summand != node.name)
+    of_sum, codes = _only(graph, user.name, users), added in graph.roundings
+    if added in made and codes and isinstance(of_sum, Round):
+        return Product(node, of_sum.name, added, of_sum.name)
+    return Product(node, user.name, added) if added in made and not codes else Product(node, node.name)
 
 
 def _only(graph: LayerGraph, name: str, users: dict[str, list[Node]]) -> Node | None:

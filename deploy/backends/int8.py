@@ -30,7 +30,7 @@ EXACT_INPUTS = 518
 
 # --------------------------------------------------------------------------------------- backends
 # A backend prepares a layer once and returns a function from codes [P, in], and what is added to the layer's
-# outputs, if anything, to codes or floats.
+# outputs, if anything (and may be overwritten with them), to codes or floats.
 
 Run = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
@@ -75,7 +75,7 @@ def _onednn(layer: "Int8Linear") -> Run:
         if added is None:
             return ops.qlinear_pointwise(codes, 1.0, 0, *before, bias, *output, *post_op)
         return ops.qlinear_pointwise.binary(
-            codes, 1.0, 0, *before, added, bias, *output, *of_added, "add", 1.0, *post_op
+            codes, 1.0, 0, *before, added, bias, *output, *of_added, "sum", 1.0, *post_op
         )  # fmt: skip
 
     return run
@@ -240,6 +240,8 @@ class Int8Network(nn.Module):
         for step, last_used in steps:
             if isinstance(step, Product):
                 added = None if step.added is None else tensors[step.added]
+                if added is not None and step.added not in last_used:
+                    added = added.clone()  # something else needs it as it is
                 result = self.layer(step.layer.name)(tensors[step.layer.input], added)
             elif isinstance(step, Concat):
                 result = torch.cat([tensors[name] for name in step.inputs], -1)

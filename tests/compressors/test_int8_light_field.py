@@ -1,0 +1,146 @@
+"""A light field in int8: what is rounded where, evened out exactly, the same by every backend and in its simulation."""
+
+import pytest
+import torch
+from helpers import CPU
+
+from compressors.fake_quantize import set_state
+from compressors.int8 import convert, prepare_graph, remap_state_dict
+from compressors.light_field import StreamRanges, even_out
+from deploy.backends.choose import has_onednn, make_int8_field
+from deploy.backends.fused_steps import Product, fuse
+from deploy.backends.int8 import Int8Network
+from deploy.nerf_file import int8_tensors
+from fields.layer_graph import Add, Linear, Round
+from fields.light_field import LightFieldConfig
+
+BACKENDS = ["reference", "torch", *(["onednn"] if has_onednn() else [])]
+STREAMS = pytest.mark.parametrize("rounded", [False, True], ids=["float stream", "rounded stream"])
+
+
+def config_of(rounded: bool, depth: int = 8) -> LightFieldConfig:
+    return LightFieldConfig(
+        depth=depth, width=32, points=4, use_viewdirs=True, multires=4, multires_views=2, rounded_stream=rounded
+    )
+
+
+def some_rays(count: int = 500) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    places = 2 * torch.rand(count, 4, 3, generator=generator) - 1
+    return places, torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+
+
+def rounded_network(config: LightFieldConfig, bits: int = 8):
+    """A random light field, prepared and calibrated on `some_rays`."""
+    torch.manual_seed(1)
+    network = config.make_network()
+    for _, last in network.blocks:
+        torch.nn.init.normal_(last.weight, std=0.2)
+    network = prepare_graph(network, network.graph, config.input_widths, 8, bits)
+    field = config.make_field(network).train()
+    set_state(field, observing=True, quantizing=False, momentum=None)
+    with torch.no_grad():
+        field(*some_rays())
+    set_state(field, observing=False, quantizing=True)
+    return field.eval()
+
+
+def int8_state(field) -> dict[str, torch.Tensor]:
+    state = remap_state_dict(convert(field.network), "n")
+    return {key.removeprefix("n."): value for key, value in state.items()}
+
+
+@STREAMS
+def test_what_a_file_holds(rounded):
+    config = config_of(rounded)
+    state = int8_state(rounded_network(config))
+    expected = int8_tensors(config)
+    assert {name: (t.dtype, tuple(t.shape)) for name, t in state.items()} == expected
+    assert all(state[f"{node.name}.weight"].dtype == torch.int8 for node in config.graph.linears)
+    assert "blocks.0.1.output_scale" not in state and "quant_tail.output_scale" in state
+
+
+@STREAMS
+@pytest.mark.parametrize("backend", BACKENDS)
+@torch.no_grad()
+def test_integers_equal_their_simulation(rounded, backend):
+    """Up to codes that fall on the other side of a tie, which move few rays by little."""
+    config, rays = config_of(rounded), some_rays()
+    field = rounded_network(config)
+    expected = field(*rays)
+    got = make_int8_field(config, int8_state(field), 8, CPU, backend)(*rays)
+    difference = (got - expected).abs()
+    assert float(difference.median()) < 1e-4 and float(difference.max()) < 0.02
+    assert float(expected.std()) > 0.02
+
+
+@STREAMS
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+@torch.no_grad()
+def test_backends_agree_on_codes(rounded, backend):
+    config = config_of(rounded)
+    state, widths = int8_state(rounded_network(config)), config.input_widths
+    codes = [torch.randint(0, 256, (300, width), dtype=torch.uint8) for width in widths.values()]
+    reference, other = (Int8Network(config.graph, widths, state, 8, name) for name in ("reference", backend))
+    a, b = reference.run(*codes), other.run(*codes)
+    assert float(((a - b).abs() > 1e-4).float().mean()) < 0.05 and float((a - b).abs().max()) < 0.1 * float(a.std())
+
+
+@torch.no_grad()
+def test_layers_too_wide_for_float32_are_exact_all_the_same():
+    """1008 inputs, as the paper's network has: sums pass 2^24."""
+    config = LightFieldConfig(depth=4, width=16, points=16, multires=10)
+    state = int8_state(rounded_wide(config))
+    state["head.weight"] = torch.full_like(state["head.weight"], 127)
+    codes = [torch.full((3, width), 255, dtype=torch.uint8) for width in config.input_widths.values()]
+    outputs = [Int8Network(config.graph, config.input_widths, state, 8, name).run(*codes) for name in BACKENDS]
+    for output in outputs[1:]:
+        assert torch.equal(output, outputs[0]) or float((output - outputs[0]).abs().max()) < 1e-4
+
+
+def rounded_wide(config: LightFieldConfig):
+    network = config.make_network()
+    network = prepare_graph(network, network.graph, config.input_widths, 8, 8)
+    field = config.make_field(network).train()
+    set_state(field, observing=True, quantizing=False, momentum=None)
+    with torch.no_grad():
+        field(torch.rand(50, 16, 3), torch.rand(50, 3))
+    return field
+
+
+@STREAMS
+def test_steps_that_integers_take(rounded):
+    """Two products a block; a stream of codes is summed and rounded in the second, one of floats only summed. After the
+    last block there is another sum before the next rounding, for which codes have to become floats."""
+    steps = [step for step, _ in fuse(config_of(rounded).graph)]
+    products = [step for step in steps if isinstance(step, Product)]
+    assert len(products) == 8 and all(isinstance(step.layer, Linear) for step in products)
+    seconds = [step for step in products if step.layer.name.endswith(".1")]
+    assert [step.added is not None for step in seconds] == ([True, True, False] if rounded else [True] * 3)
+    assert [step.rounding is not None for step in seconds] == ([True, True, False] if rounded else [False] * 3)
+    assert sum(isinstance(step, Round) for step in steps) == (1 if rounded else 4)
+    assert sum(isinstance(step, Add) for step in steps) == (2 if rounded else 1)
+
+
+@torch.no_grad()
+def test_evening_out_changes_nothing_but_the_ranges():
+    config, rays = config_of(False), some_rays()
+    network = config.make_network().double()
+    for _, last in network.blocks:
+        torch.nn.init.normal_(last.weight, std=0.2)
+    network.head.weight[3] *= 30  # a channel that spoils the scale of all
+    network.head.weight[4] /= 10
+    field = config.make_field(network).double()
+    rays = [part.double() for part in rays]
+    before = field(*rays)
+    with StreamRanges(network) as ranges:
+        field(*rays)
+    uneven = ranges.largest()
+    factors = even_out(network, uneven.double())
+    torch.testing.assert_close(field(*rays), before)
+    with StreamRanges(network) as ranges:
+        field(*rays)
+    even = ranges.largest()
+    assert factors.min() == 1 and factors[3] == 1 and factors[4] > 5
+    spread = [(one.amax(1) / one.median(1).values).mean() for one in (uneven, even)]
+    assert spread[1] < 0.5 * spread[0]
