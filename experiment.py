@@ -181,7 +181,7 @@ def train_and_compress(run: Run, compressor: Compressor) -> Trainer:
     Goes on from the checkpoint found. Leaves the float model's file in the folder if there is one, and the renderer
     with the compressor's networks.
     """
-    args, scene, folder, renderer = run.args, run.scene, run.folder, run.renderer
+    args, folder, renderer = run.args, run.folder, run.renderer
 
     # 1. A float network: resumed, taken from --ft_path, or trained.
     first = float_steps(vars(args))
@@ -194,7 +194,7 @@ def train_and_compress(run: Run, compressor: Compressor) -> Trainer:
         record_flags(vars(args), folder)
         trainer.train(first)
         if distributed.is_main() and compressor.has_float:
-            unsaved.attempt(save_float_model, folder / FLOAT_FILE, renderer, scene.render_path)
+            unsaved.attempt(save_float_model, folder / FLOAT_FILE, renderer, run.scene.render_path)
             if args.distill > 0 and unsaved.holds(folder / FLOAT_FILE):  # who teaches is read from it
                 unsaved.raise_first()
 
@@ -274,7 +274,7 @@ def measure(
     """
     args, scene, folder, unsaved = run.args, run.scene, run.folder, trainer.progress.unsaved
     device, limits, final = trainer.device, RenderLimits.from_flags(args), list(files)[-1]
-    models: dict[str, dict] = {}
+    models: dict[str, dict] = {"teacher": {**teacher[0].summary(), **teacher[1]}} if teacher else {}
     pictures: dict[str, RenderedViews] = {}
     for name, file in files.items():
         model = run.renderer
@@ -295,8 +295,6 @@ def measure(
         if file and model is not run.renderer:
             models[name] |= {"file": file, "bytes": (folder / file).stat().st_size, "backend": executes}
     models[final] |= noted or {}
-    if teacher:
-        models = {"teacher": {**teacher[0].summary(), **teacher[1]}, **models}
     facts = run_facts(args.expname, args.config, device)
     unsaved.attempt(write_metrics, folder / "metrics.json", facts, trainer.summary(), models)
     unsaved.attempt(write_views, pictures[final], folder / f"testset_{trainer.global_step:06d}")

@@ -220,7 +220,13 @@ def add_teacher_flags(group: argparse._ArgumentGroup) -> None:
         "--real",
         type=float,
         default=0.2,
-        help="share of a batch that is of photographs, 0 to 1; half of it in the last fifth of all steps; 0: none ever",
+        help="share of a batch that is of photographs, 0 to 0.9, and half in the last fifth of the steps; 0: none ever",
+    )
+    add(
+        "--hard_rays",
+        type=float,
+        default=0.0,
+        help="share of a batch that is drawn again of rays that had large errors, 0 to 0.9; 0: none (one process only)",
     )
 
 

@@ -17,7 +17,7 @@ import torch
 
 from compressors.kinds import COMPRESSORS
 from deploy.backends.choose import check_executes, select_backend
-from deploy.backends.onnx_graph import export_onnx
+from deploy.backends.onnx_runtime import export_onnx
 from deploy.model_file import KINDS, load_renderer
 from experiment import CPU, measure, prepare_device, render_file, set_up, train_and_compress, trains_in_float
 from options import config_parser

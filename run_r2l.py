@@ -26,7 +26,7 @@ from scenes.new_views import new_cameras
 from scenes.scene import Scene
 from training.batches import BatchSettings, RayBatches
 from training.identity import float_steps
-from training.taught_rays import TaughtBatches, taught_scene, teach
+from training.taught_rays import Mixture, TaughtBatches, taught_scene, teach
 from utils import distributed
 from utils.errors import BadInput, exit_cleanly
 from utils.files import atomic_write, file_digest
@@ -76,21 +76,22 @@ class TaughtRun(Run):
         args = self.args
         steps = float_steps(vars(args)) + args.qat_iters
         settings = BatchSettings.from_flags(args)
-        return TaughtBatches(settings, self.taught, self.scene, self.renderer.device, args.real, steps)
+        rays = args.samples_per_batch if args.ray_span == "occupied" else args.N_rand
+        mixture = Mixture(args.real, args.hard_rays, steps, rays)
+        return TaughtBatches(settings, self.taught, self.scene, self.renderer.device, mixture)
 
 
 def check_flags(args: argparse.Namespace, device: torch.device) -> str:
     """The backend. Raises BadInput for flags that do not go together, before hours are spent."""
     if not args.teacher:
-        raise BadInput(
-            "--teacher FILE is missing: a model file of ours, such as model_int8.safetensors of a run"
-        )
+        raise BadInput("--teacher FILE is missing: a model file of ours, such as model_int8.safetensors of a run")
     if args.field != "light_field" or args.sampler != "light_field":
         raise BadInput(f"--field {args.field} --sampler {args.sampler}: run_r2l.py trains light_field and light_field")
     if args.quant not in ("qat", "ptq"):
         raise BadInput(f"--quant {args.quant}: light fields are trained to int8; give qat or ptq")
-    if not 0 <= args.real < 1:
-        raise BadInput(f"--real {args.real:g}: give a share of 1, less than 1")
+    for flag in ("real", "hard_rays"):
+        if not 0 <= getattr(args, flag) <= 0.9:
+            raise BadInput(f"--{flag} {getattr(args, flag):g}: give a share of a batch, 0 to 0.9")
     if args.distill > 0:
         raise BadInput("--distill compares densities, which a light field has none of; leave it out")
     backend = select_backend(args.backend, device)

@@ -103,12 +103,17 @@ class Int8Compressor(LayerCompressor):
         """Every network of the prepared renderer converted; weights of less than 8 bits packed."""
         tensors: dict[str, torch.Tensor] = {}
         for name, network in self.renderer.networks.items():
-            tensors |= remap_state_dict(convert(network), name)
-        for layer, bits in self.weight_bits.items():
-            if bits < 8:
-                tensors[f"{layer}.weight"] = pack_bits(tensors[f"{layer}.weight"], bits)
+            layers = convert(network)
+            for layer, bits in self.bits_of(name).items():
+                if bits < 8:
+                    layers[f"{layer}.weight"] = pack_bits(layers[f"{layer}.weight"], bits)
+            tensors |= self.as_stored(name, layers)
         precision = {"precision": "int8", "weight_bits": self.weight_bits, "activation_bits": self.activation_bits}
         return model_bytes(self.renderer, self.render_path, tensors, precision)
+
+    def as_stored(self, network: str, layers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A network's tensors under the file's keys, from those that `convert` gives it."""
+        return remap_state_dict(layers, network)
 
 
 # ------------------------------------------------------------------------------- fuse and prepare

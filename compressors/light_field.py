@@ -6,7 +6,8 @@ import torch
 import torch.nn as nn
 
 from compressors.fake_quantize import set_state
-from compressors.int8 import Int8Compressor, prepare_graph
+from compressors.int8 import Int8Compressor, prepare_graph, remap_state_dict
+from deploy.light_field_file import packed_tables
 from deploy.model_file import load_renderer, save_float_model
 from fields.light_field import LightFieldNetwork
 from scenes.scene import Cameras
@@ -28,6 +29,12 @@ class LightFieldCompressor(Int8Compressor):
         for name, field in self.renderer.fields.items():
             network, widths = field.network, field.config.input_widths
             field.network = prepare_graph(network, network.graph, widths, self.bits_of(name), self.activation_bits)
+
+    def as_stored(self, network: str, layers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        state = remap_state_dict(layers, network)
+        own = {key.removeprefix(f"{network}."): value for key, value in state.items()}
+        tables = packed_tables(self.renderer.fields[network].config, own)
+        return {f"{network}.{key}": value for key, value in tables.items()}
 
     def calibrate(self, batches: RayBatches) -> None:
         drawn = batches.draw_some(self.renderer, self.calibration)

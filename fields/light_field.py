@@ -43,6 +43,10 @@ class LightFieldConfig:
         waves = 2 * (points * self.multires + views * self.multires_views)
         return {"quant_places": points + views, "quant_waves": waves}
 
+    def coordinates(self, places: torch.Tensor, viewdirs: torch.Tensor) -> torch.Tensor:
+        """`[R, K, 3]` and `[R, 3]` side by side, where directions are used."""
+        return torch.cat([places.flatten(1), viewdirs], -1) if self.use_viewdirs else places.flatten(1)
+
     @property
     def bytes_per_row(self) -> int:
         return 4 * (3 * sum(self.input_widths.values()) + 4 * self.width)
@@ -144,11 +148,10 @@ class LightField(Trainable):
 
     def encode(self, places: torch.Tensor, viewdirs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Coordinates `[R, C]`, and of each its sines and then its cosines of `2^k x`, no pi, `[R, W]`."""
-        flat = places.flatten(1)
-        if not self.config.use_viewdirs:
-            return flat, waves(flat, self.freqs)
-        encoded = waves(flat, self.freqs), waves(viewdirs, self.freqs_views)
-        return torch.cat([flat, viewdirs], -1), torch.cat(encoded, -1)
+        encoded = [waves(places.flatten(1), self.freqs)]
+        if self.config.use_viewdirs:
+            encoded.append(waves(viewdirs, self.freqs_views))
+        return self.config.coordinates(places, viewdirs), torch.cat(encoded, -1)
 
     def parameter_groups(self) -> list[Group]:
         """Muon may take the matrices of blocks."""

@@ -89,6 +89,7 @@ class LightFieldRenderer(Renderer):
 
     kind = "light_field"
     field_kinds = ("light_field",)
+    usual_queries = 0.5
 
     def __init__(
         self,

@@ -89,14 +89,15 @@ class Renderer(nn.Module, ABC):
     """What all renderers have: fields, how pixels become rays, and the device that they live on.
 
     kind: in model files and flags. queries_per_ray: what each ray asks of networks in training; None where that is
-    found out by `plan`, and a batch then has as many rays as fill its queries. background: what stands behind
-    everything, `[3]`. points_at_once: of one network call, at most.
+    found out by `plan`, and a batch then has as many rays as fill its queries, at first as many as if each asked
+    `usual_queries`. background: what stands behind everything, `[3]`. points_at_once: of one network call, at most.
     """
 
     kind: ClassVar[str]
     field_names: ClassVar[tuple[str, ...]] = ("network_fn",)  # that `fields` may have
     field_kinds: ClassVar[tuple[str, ...]] = ()  # of those that it asks; none named: any that has a density
     queries_per_ray: int | None = None
+    usual_queries: ClassVar[float] = 16.0
 
     def __init__(self, setup: RaySetup, points_at_once: int = POINTS_AT_ONCE):
         super().__init__()

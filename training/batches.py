@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from rendering.rays import Rays, RaySetup, make_rays
 from rendering.renderer import Plan, Renderer, Rendering
 from run_nerf_helpers import camera_rays
 from scenes.scales import pyramid
 from scenes.scene import Scene, composite_over
+from training.pixel_numbers import packed_bits, pixel_numbers
 from utils import distributed
 from utils.errors import BadInput
 from utils.progress import brief_bar
@@ -119,7 +119,7 @@ class RayBatches:
         self.background = torch.tensor(scene.background, device=device)
         self.seed = settings.seed
         self.generator = torch.Generator(device).manual_seed(settings.seed)
-        self.samples_per_ray = 16.0  # a running estimate, of renderers that plan
+        self.samples_per_ray: float | None = None  # a running estimate, of renderers that plan
         self._noise = torch.Generator(device)
         self.scale_weights = torch.tensor(settings.scale_weights or (1.0,) * len(settings.scales), device=device)
         self.candidates: torch.Tensor | None = None  # of `keep_only`; None: every pixel
@@ -196,6 +196,8 @@ class RayBatches:
         """The batch of a step, counted from 1."""
         if renderer.queries_per_ray is not None:
             return self._rays(self.settings.rays, step, renderer)
+        if self.samples_per_ray is None:
+            self.samples_per_ray = renderer.usual_queries
         count = max(distributed.world_size(), int(1.05 * self.settings.queries / self.samples_per_ray))
         batch = self._rays(count, step, renderer)
         plan = renderer.plan(batch.rays, lambda: self._uniform(batch.total_rays)[distributed.share()])
@@ -211,6 +213,9 @@ class RayBatches:
         return Batch(
             batch.rays[:rays], batch.target[:rays], background, fitting.total_rays, samples, fitting.total_samples
         )
+
+    def after_step(self, batch: Batch, rendering: Rendering) -> None:
+        """To be called with what came of each batch."""
 
     def draw_some(self, renderer: Renderer, count: int) -> list[Batch]:
         """Batches of steps that see whole images."""
@@ -311,7 +316,8 @@ class RayBatches:
         return torch.randint(high, (count,), device=self.images.device, generator=self.generator)
 
     def state_dict(self) -> dict:
-        state = {"seed": self.seed, "generator": self.generator.get_state(), "samples_per_ray": self.samples_per_ray}
+        estimate = self.samples_per_ray or Renderer.usual_queries
+        state = {"seed": self.seed, "generator": self.generator.get_state(), "samples_per_ray": estimate}
         if self.candidates is not None:  # they may be of a grid that has changed since
             state["drawable"] = packed_bits(self.drawable())
         return state
@@ -332,26 +338,6 @@ class RayBatches:
                 raise BadInput("the checkpoint chose among training pixels of other images; choose another --expname")
             bits = np.unpackbits(packed, count=shape.numel())
             self.keep_only(pixel_numbers(torch.from_numpy(bits).view(shape).bool()))
-
-
-def pixel_numbers(chosen: torch.Tensor) -> torch.Tensor:
-    """The flat numbers, ascending, of the true entries of `chosen [V, H, W]`, for `RayBatches.keep_only`.
-
-    int32 as long as that suffices. Works a view at a time: nowhere near 8 bytes for every pixel of all.
-    """
-    kind = torch.int32 if chosen.numel() < 2**31 else torch.int64
-    pixels = chosen[0].numel()
-    views = [view.reshape(-1).nonzero()[:, 0] + i * pixels for i, view in enumerate(chosen)]
-    return torch.cat([numbers.to(kind) for numbers in views])
-
-
-def packed_bits(bits: torch.Tensor) -> torch.Tensor:
-    """Booleans of any shape as uint8, eight in each, the first in the highest bit, as `np.packbits` has them."""
-    flat = F.pad(bits.reshape(-1), (0, -bits.numel() % 8)).view(-1, 8)
-    packed = torch.zeros(len(flat), dtype=torch.uint8, device=bits.device)
-    for place in range(8):
-        packed |= flat[:, place].to(torch.uint8) << (7 - place)
-    return packed
 
 
 def render_batch(

@@ -46,7 +46,7 @@ FIXED_IN_ROUNDING = (
 NOTED = (
     "samples_per_batch", "N_rand", "empty_samples", "no_batching", "precrop_iters", "precrop_frac", "filter_rays",
     "grad_clip", "amp", "grid_interval", "grid_start", "grid_threshold", "min_transmittance", "l1_weight", "tv_weight",
-    "distortion_weight", "real",
+    "distortion_weight", "real", "hard_rays",
 )  # fmt: skip
 
 

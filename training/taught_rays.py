@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rendering.renderer import Renderer, RenderLimits, render_image
+from rendering.renderer import Renderer, Rendering, RenderLimits, render_image
 from run_nerf_helpers import to8b
 from scenes.scene import Cameras, Scene
 from training.batches import Batch, BatchSettings, RayBatches
+from training.hard_rays import HardRays
 from utils import distributed
 from utils.errors import BadInput, BrokenFile
 from utils.files import digest, saving, write_json
@@ -22,6 +23,7 @@ from utils.progress import progress_bar
 
 PICTURES, MANIFEST = "taught.npy", "taught.json"
 SAVED_EVERY = 25  # pictures after which the manifest says that they are done
+HARD_BATCHES = 20  # whose hard rays are held, as in R2L
 LAST_PART, REAL_AT_LAST = 0.8, 0.5  # share of the steps after which so much of a batch is of photographs
 
 
@@ -104,16 +106,33 @@ def taught_scene(scene: Scene, pictures: torch.Tensor, cameras: Cameras) -> Scen
     )
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """real: share of a batch that is of photographs; half of it is in the last fifth of all `steps`. hard: share that
+    was hard before, of a pool of HARD_BATCHES batches' worth; batch: rays in one."""
+
+    real: float = 0.2
+    hard: float = 0.0
+    steps: int = 0
+    batch: int = 0
+
+
 class TaughtBatches(RayBatches):
-    """Rays that a teacher coloured, and among them those of photographs: `real` of each batch, and half of it in the
-    last fifth of all `steps`."""
+    """Rays that a teacher coloured, and among them those of photographs, and those that were hard."""
 
     def __init__(
-        self, settings: BatchSettings, taught: Scene, photographs: Scene, device: torch.device, real: float, steps: int
+        self, settings: BatchSettings, taught: Scene, photographs: Scene, device: torch.device, mixture: Mixture
     ):
         super().__init__(replace(settings, scales=(1,), scale_weights=None, precrop_steps=0), taught, device)
         self.photographs = RayBatches(replace(settings, seed=settings.seed + 1), photographs, device)
-        self.real, self.steps = real, steps
+        self.real, self.steps = mixture.real, mixture.steps
+        self.hard_count = int(mixture.hard * mixture.batch)
+        self.hard = None
+        if mixture.hard:
+            if distributed.world_size() > 1:
+                raise BadInput("--hard_rays: each of several processes would keep others; leave it out, or use one")
+            self.hard = HardRays(HARD_BATCHES * self.hard_count, device)
+        self._old = 0  # rays at the beginning of the latest batch that came from the pool
 
     def share_of_photographs(self, step: int) -> float:
         return max(self.real, REAL_AT_LAST if self.real and step > LAST_PART * self.steps else 0)
@@ -126,19 +145,35 @@ class TaughtBatches(RayBatches):
         """Photographs come first, as many as processes can share evenly: what does not fit falls off at the end."""
         processes = distributed.world_size()
         real = min(count, round(count * self.share_of_photographs(step) / processes) * processes)
-        parts = [super()._rays(count - real, step, renderer)] if real < count else []
-        parts = [self.photographs._rays(real, step, renderer), *parts] if real else parts
-        if len(parts) == 1:
-            return parts[0]
-        first, second = parts
-        rays = first.rays.and_then(second.rays)
-        return Batch(rays, torch.cat([first.target, second.target]), first.background, count)
+        batch = super()._rays(count - real, step, renderer)
+        if real:
+            batch = joined(self.photographs._rays(real, step, renderer), batch)
+        if self.hard:
+            rays, target = self.hard.draw(self.hard_count, self.generator)
+            self._old = len(rays)
+            batch = joined(Batch(rays, target, batch.background, len(rays)), batch)
+        return batch
+
+    def after_step(self, batch: Batch, rendering: Rendering) -> None:
+        if self.hard:
+            fresh = slice(self._old, None)
+            error = (rendering.rgb.detach()[fresh].float() - batch.target[fresh]).square().mean(-1)
+            self.hard.keep(batch.rays[fresh], batch.target[fresh], error, self.hard_count)
 
     def state_dict(self) -> dict:
-        return {**super().state_dict(), "photographs": self.photographs.state_dict()}
+        hard = {"hard": self.hard.state_dict()} if self.hard else {}
+        return {**super().state_dict(), "photographs": self.photographs.state_dict(), **hard}
 
     def load_state_dict(self, state: dict) -> None:
         if "photographs" not in state:
             raise BadInput("the checkpoint knows no photographs beside a teacher's pictures; choose another --expname")
         super().load_state_dict(state)
         self.photographs.load_state_dict(state["photographs"])
+        if self.hard:
+            self.hard.load_state_dict(state.get("hard"))
+
+
+def joined(first: Batch, second: Batch) -> Batch:
+    """Two parts of one batch, over one background."""
+    rays, target = first.rays.and_then(second.rays), torch.cat([first.target, second.target])
+    return Batch(rays, target, first.background, first.total_rays + second.total_rays)

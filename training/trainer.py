@@ -150,6 +150,7 @@ class Trainer:
                 self._stop_wanted = stop > 0
         with record_function("update"):
             self._update(done)
+        self.batches.after_step(batch, rendering)
         self.progress.step += 1
         self._after_step(self.progress.step)
         self._last_mse = mse

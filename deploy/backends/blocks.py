@@ -18,7 +18,7 @@ class InBlocks(nn.Module):
     def __init__(self, field: nn.Module, rows: int):
         super().__init__()
         self.field, self.rows = field, rows
-        self.config, self.wants_cones = field.config, field.wants_cones
+        self.kind, self.config, self.wants_cones = field.kind, field.config, field.wants_cones
 
     @property
     def network(self) -> nn.Module:

@@ -61,9 +61,10 @@ def _int8(name: str) -> Callable[..., nn.Module]:
 
 
 def _int8_onnxruntime(config: FieldConfig, network: Int8Network, device: torch.device) -> nn.Module:
-    from deploy.backends.onnx_graph import OnnxField  # an extra
+    from deploy.backends.onnx_runtime import OnnxField, OnnxLightField  # an extra
 
-    return OnnxField(config.make_field(network))
+    field = config.make_field(network)
+    return (OnnxLightField if field.kind == "light_field" else OnnxField)(field)
 
 
 def _int8_triton(config: FieldConfig, network: Int8Network, device: torch.device) -> nn.Module:

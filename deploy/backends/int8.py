@@ -185,7 +185,7 @@ class Int8Network(nn.Module):
                 tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
                 of_inputs = torch.cat([zero_points[source] for source in graph.sources(step.layer.input)])
                 rounding = step.rounding and self._rounding(state, step.rounding)
-                added = self._codes_of(step.added) if step.added in graph.roundings else None
+                added = self.codes_of(step.added) if step.added in graph.roundings else None
                 layer = Int8Linear(tensors, of_inputs, step.layer.relu, rounding, added)
                 self.layers[_key(step.layer.name)] = layer
                 columns[step.name] = len(layer.weight)
@@ -202,7 +202,7 @@ class Int8Network(nn.Module):
     def _rounding(self, state: dict[str, torch.Tensor], name: str) -> Rounding:
         return Rounding(state[f"{name}.output_scale"], state[f"{name}.output_zero_point"], self.q_max)
 
-    def _codes_of(self, name: str) -> Rounding:
+    def codes_of(self, name: str) -> Rounding:
         """What made codes of a tensor."""
         return self.inputs[name] if name in self.inputs else self.roundings[_key(name)]
 
@@ -256,7 +256,7 @@ class Int8Network(nn.Module):
         return [tensors[name] for name in outputs]
 
     def _in_float(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        return self._codes_of(name).floats(tensor) if tensor.dtype == torch.uint8 else tensor
+        return self.codes_of(name).floats(tensor) if tensor.dtype == torch.uint8 else tensor
 
 
 def _key(name: str) -> str:

@@ -30,11 +30,10 @@ class Int8LightField(LightField):
     def codes(self, places: torch.Tensor, viewdirs: torch.Tensor) -> list[torch.Tensor]:
         """What the network gets of rays, uint8, coordinates and waves."""
         of_places, of_waves = self.stubs
-        flat, parts = places.flatten(1), [wave_codes(places.flatten(1), self.freqs, of_waves)]
+        parts = [wave_codes(places.flatten(1), self.freqs, of_waves)]
         if self.config.use_viewdirs:
-            flat = torch.cat([flat, viewdirs], -1)
             parts.append(wave_codes(viewdirs, self.freqs_views, of_waves))
-        return [of_places(flat), torch.cat(parts, -1)]
+        return [of_places(self.config.coordinates(places, viewdirs)), torch.cat(parts, -1)]
 
 
 def wave_codes(x: torch.Tensor, freqs: torch.Tensor, rounding: Rounding) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The int8 field as ONNX: a QDQ graph with its encodings inside, and ONNX Runtime as a backend.
+"""The int8 field as ONNX: a QDQ graph with its encodings inside.
 
 The graph says what the reference of `backends.int8` says: integers between the layers, heads in float.
 Inputs are `positions [P, 3]` and `directions [P, 3]`, float32, of a mip-NeRF instead of positions the
@@ -9,19 +9,17 @@ zero points, which differ by column behind a concatenation, are in the int32 bia
 activations without a zero point and unsigned codes not at all, so it does not fuse these.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn as nn
 
-from deploy.backends.int8 import Int8Linear, Int8Network
-from fields.layer_graph import Concat, Input, Linear
+from deploy.backends.fused_steps import Product
+from deploy.backends.int8 import Int8Linear, Int8Network, Rounding
+from fields.layer_graph import Add, Concat
 from fields.nerf import FieldConfig, RadianceField
-from rendering.points import FieldOutput, Points
+from rendering.points import Points
 from run_nerf_helpers import Embedder
 from utils.errors import UserError
-from utils.files import atomic_write
 
 OPSET = 17
 
@@ -34,7 +32,7 @@ def _import_onnx():
     return onnx
 
 
-class _Graph:
+class Graph:
     """Nodes and constants as they are added; every method returns the name of what it made."""
 
     def __init__(self):
@@ -75,6 +73,10 @@ class _Graph:
         joined = self.add("Concat", faded, f"{name}.waves", axis=2)  # [P, L, 2 N]
         return self.add("Flatten", [joined], f"{name}.encoded", axis=1)
 
+    def columns(self, x: str, first: int, last: int, name: str) -> str:
+        ends = [self.constant(f"{name}.{end}", np.array([at], np.int64)) for end, at in (("from", first), ("to", last))]
+        return self.add("Slice", [x, *ends, self.constant(f"{name}.axis", np.array([1], np.int64))], name)
+
     def quantize(self, y: str, scale: torch.Tensor, zero_point: torch.Tensor, q_max: int, name: str) -> str:
         """Float to uint8 codes; of fewer than 8 bits, by clipping first."""
         if q_max < 255:
@@ -83,8 +85,8 @@ class _Graph:
         grid = [self.constant(f"{name}.output_scale", scale), self.constant(f"{name}.output_zero_point", zero_point)]
         return self.add("QuantizeLinear", [y, *grid], f"{name}.codes")
 
-    def linear(self, codes: str, layer: Int8Linear, name: str) -> str:
-        """One layer: codes to codes, or to floats if it is a head."""
+    def product(self, codes: str, layer: Int8Linear, name: str, added: str | None = None) -> str:
+        """One layer: codes to codes, or to floats if it rounds nothing. added: floats that its output is added to."""
         unit = [self.constant(f"{name}.unit", np.float32(1)), self.constant(f"{name}.zero", np.uint8(0))]
         x = self.add("DequantizeLinear", [codes, *unit], f"{name}.input")
         scale = self.constant(f"{name}.scale", layer.scale)
@@ -96,9 +98,50 @@ class _Graph:
         y = self.add("Gemm", [x, weight, bias], f"{name}.y", transB=1)
         if layer.relu:
             y = self.add("Relu", [y], f"{name}.relu")
-        if layer.is_head:
-            return y
-        return self.quantize(y, layer.output_scale, layer.output_zero_point, layer.q_max, name)
+        if added is not None:
+            y = self.add("Add", [y, added], f"{name}.sum")
+        return self.round(y, layer.rounding, name) if layer.rounding else y
+
+    def round(self, y: str, rounding: Rounding, name: str) -> str:
+        return self.quantize(y, rounding.scale, rounding.zero_point, rounding.q_max, name)
+
+    def network(self, network: Int8Network, inputs: dict[str, str]) -> list[str]:
+        """A whole network. inputs: names of what it is given, float, by the names of its own inputs."""
+        made = {name: self.round(x, network.inputs[name], name) for name, x in inputs.items()}
+
+        def in_float(name: str) -> str:
+            if name not in network.graph.roundings:
+                return made[name]
+            rounding, x = network.codes_of(name), f"{name}.floats"
+            grid = [self.constant(f"{x}.scale", rounding.scale), self.constant(f"{x}.zero_point", rounding.zero_point)]
+            return self.add("DequantizeLinear", [made[name], *grid], f"{x}.{len(self.nodes)}")
+
+        for step, _ in network.steps:
+            if isinstance(step, Product):
+                layer, added = step.layer, step.added and in_float(step.added)
+                made[step.name] = self.product(made[layer.input], network.layer(layer.name), layer.name, added)
+            elif isinstance(step, Concat):
+                made[step.name] = self.add("Concat", [made[name] for name in step.inputs], step.name, axis=1)
+            elif isinstance(step, Add):
+                made[step.name] = self.add("Add", [in_float(name) for name in step.inputs], step.name)
+            else:
+                made[step.name] = self.round(made[step.input], network.codes_of(step.name), step.name)
+        return [made[name] for name in network.graph.outputs]
+
+    def model(self, inputs: dict[str, int], outputs: dict[str, list]):
+        """The ModelProto. inputs: columns by name; outputs: shapes by name."""
+        helper, FLOAT = self.onnx.helper, self.onnx.TensorProto.FLOAT
+        made = helper.make_graph(
+            self.nodes,
+            "nerf_qat_field",
+            [helper.make_tensor_value_info(name, FLOAT, ["P", width]) for name, width in inputs.items()],
+            [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in outputs.items()],
+            list(self.constants.values()),
+        )
+        model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="NeRF-QAT")
+        model.ir_version = 8
+        self.onnx.checker.check_model(model, full_check=True)
+        return model
 
 
 def integer_bias(layer: Int8Linear) -> torch.Tensor:
@@ -110,28 +153,19 @@ def integer_bias(layer: Int8Linear) -> torch.Tensor:
 
 def field_to_onnx(field: RadianceField):
     """The ModelProto of a field whose network is an `Int8Network`. Raises UserError without onnx."""
-    network, config = field.network, field.config
-    graph, made = _Graph(), {}
-    for node in network.graph.nodes:
-        if isinstance(node, Input):
-            made[node.name] = _quantize_input(graph, _encoded(graph, field, node.name), network, node.name)
-        elif isinstance(node, Linear):
-            made[node.name] = graph.linear(made[node.input], network.layer(node.name), node.name)
-        elif isinstance(node, Concat):
-            made[node.name] = graph.add("Concat", [made[name] for name in node.inputs], node.name, axis=1)
-        else:
-            raise UserError(f"--export_onnx: {node.name} adds two tensors, which integers do not")
-    outputs = [made[name] for name in network.graph.outputs]
+    network, config, graph = field.network, field.config, Graph()
+    inputs = {name: _encoded(graph, field, name) for name in network.graph.inputs}
+    outputs = graph.network(network, inputs)
     if len(outputs) == 2:
         raw_rgb, raw_density = outputs
     else:
         raw_rgb, raw_density = (
-            _columns(graph, *outputs, 0, 3, "raw_rgb"),
-            _columns(graph, *outputs, 3, 4, "raw_density"),
+            graph.columns(*outputs, 0, 3, "raw_rgb"),
+            graph.columns(*outputs, 3, 4, "raw_density"),
         )
     graph.add("Sigmoid", [raw_rgb], "rgb")
     _activate_density(graph, raw_density, config)
-    return _model(graph, input_widths(field))
+    return graph.model(input_widths(field), {"density": ["P"], "rgb": ["P", 3]})
 
 
 def input_widths(field: RadianceField) -> dict[str, int]:
@@ -141,7 +175,7 @@ def input_widths(field: RadianceField) -> dict[str, int]:
     return widths if field.config.use_viewdirs else {name: widths[name] for name in widths if name != "directions"}
 
 
-def _encoded(graph: _Graph, field: RadianceField, name: str) -> str:
+def _encoded(graph: Graph, field: RadianceField, name: str) -> str:
     """An input of the network, from inputs of the graph."""
     if name == "quant_views":
         return graph.embed("directions", field.embed_views, "embed_views")
@@ -150,17 +184,7 @@ def _encoded(graph: _Graph, field: RadianceField, name: str) -> str:
     return graph.embed("positions", field.embed, "embed_pts")
 
 
-def _quantize_input(graph: _Graph, x: str, network: Int8Network, name: str) -> str:
-    stub = network.inputs[name]
-    return graph.quantize(x, stub.scale, stub.zero_point, stub.q_max, name)
-
-
-def _columns(graph: _Graph, x: str, first: int, last: int, name: str) -> str:
-    ends = [graph.constant(f"{name}.{end}", np.array([at], np.int64)) for end, at in (("from", first), ("to", last))]
-    return graph.add("Slice", [x, *ends, graph.constant(f"{name}.axis", np.array([1], np.int64))], name)
-
-
-def _activate_density(graph: _Graph, raw: str, config: FieldConfig) -> None:
+def _activate_density(graph: Graph, raw: str, config: FieldConfig) -> None:
     biased = graph.add("Add", [raw, graph.constant("density.bias", np.float32(config.density_bias))], "density.biased")
     activation = "Softplus" if config.density_activation == "softplus" else "Relu"
     active = graph.add(activation, [biased], "density.active")
@@ -168,64 +192,3 @@ def _activate_density(graph: _Graph, raw: str, config: FieldConfig) -> None:
         "Mul", [active, graph.constant("density.scale", np.float32(config.density_scale))], "density.column"
     )
     graph.add("Squeeze", [column, graph.constant("density.axis", np.array([1], np.int64))], "density")
-
-
-def _model(graph: _Graph, inputs: dict[str, int]):
-    helper, FLOAT = graph.onnx.helper, graph.onnx.TensorProto.FLOAT
-    made = helper.make_graph(
-        graph.nodes,
-        "nerf_qat_field",
-        [helper.make_tensor_value_info(name, FLOAT, ["P", width]) for name, width in inputs.items()],
-        [
-            helper.make_tensor_value_info("density", FLOAT, ["P"]),
-            helper.make_tensor_value_info("rgb", FLOAT, ["P", 3]),
-        ],
-        list(graph.constants.values()),
-    )
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="NeRF-QAT")
-    model.ir_version = 8
-    graph.onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-def export_onnx(renderer: nn.Module, path: Path) -> dict[str, int]:
-    """Writes each int8 field of a renderer (from `deploy.model_file.load_renderer`), the first to `path`, others beside
-    it: a fine one as `NAME_fine.onnx`, proposals as `NAME_proposal_0.onnx`. Returns bytes on disk by file name."""
-    sizes = {}
-    for name, field in renderer.fields.items():
-        beside = path.with_name(f"{path.stem}_{name.removeprefix('network_')}{path.suffix}")
-        file = path if name == "network_fn" else beside
-        atomic_write(file, field_to_onnx(field).SerializeToString())
-        sizes[file.name] = file.stat().st_size
-    return sizes
-
-
-# ---------------------------------------------------------------------------------- ONNX Runtime
-
-
-class OnnxField(nn.Module):
-    """A field that ONNX Runtime executes, in place of a `RadianceField`."""
-
-    def __init__(self, field: RadianceField):
-        super().__init__()
-        import onnxruntime  # an extra; `choose.select_backend` says where it is missing
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        # Threads that wait by spinning would take the cores from torch's between two calls.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.config, self.wants_cones, self.queries = field.config, field.wants_cones, field.queries
-        self.inputs = list(input_widths(field))
-        self.session = onnxruntime.InferenceSession(
-            field_to_onnx(field).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-
-    def forward(self, points: Points) -> FieldOutput:
-        """As `RadianceField.forward`."""
-        queries = self.queries(points)
-        feed = {name: queries[name].contiguous().numpy() for name in self.inputs}
-        density, rgb = self.session.run(["density", "rgb"], feed)
-        return FieldOutput(torch.from_numpy(density), torch.from_numpy(rgb))
-
-    def density(self, positions: torch.Tensor) -> torch.Tensor:
-        return self(Points(positions, torch.zeros_like(positions))).density

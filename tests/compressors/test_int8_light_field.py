@@ -86,6 +86,16 @@ def test_backends_agree_on_codes(rounded, backend):
     assert float(((a - b).abs() > 1e-4).float().mean()) < 0.05 and float((a - b).abs().max()) < 0.1 * float(a.std())
 
 
+@STREAMS
+@torch.no_grad()
+def test_onnx_runtime_agrees(rounded):
+    pytest.importorskip("onnxruntime", reason="an extra: pip install -r requirements-onnx.txt")
+    config, rays = config_of(rounded), some_rays()
+    state = int8_state(rounded_network(config))
+    reference, onnx = (make_int8_field(config, state, 8, CPU, name)(*rays) for name in ("reference", "onnxruntime"))
+    assert float((reference - onnx).abs().median()) < 1e-4 and float((reference - onnx).abs().max()) < 0.02
+
+
 @torch.no_grad()
 def test_layers_too_wide_for_float32_are_exact_all_the_same():
     """1008 inputs, as the paper's network has: sums pass 2^24."""

@@ -251,7 +251,7 @@ def test_int8_follows_any_graph(backend):
 def test_onnx_follows_any_graph():
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from deploy.backends.onnx_graph import OnnxField
+    from deploy.backends.onnx_runtime import OnnxField
 
     field, asked = RadianceField(CONFIG, int8_network()[0]), points(5000)
     expected, got = field(asked), OnnxField(field)(asked)

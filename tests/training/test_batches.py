@@ -14,7 +14,8 @@ from load_scene import load_scene
 from options import config_parser
 from rendering.carving import make_grid
 from rendering.renderer import RenderLimits
-from training.batches import BatchSettings, RayBatches, packed_bits, pixel_numbers
+from training.batches import BatchSettings, RayBatches
+from training.pixel_numbers import packed_bits, pixel_numbers
 from utils.errors import BadInput
 
 CPU = torch.device("cpu")

@@ -8,7 +8,8 @@ from helpers import HIERARCHICAL, TINY, calibrated, make_run, random_int8_field
 
 from compressors.int8 import Int8Compressor
 from deploy.backends.int8 import Int8Linear
-from deploy.backends.onnx_graph import OPSET, OnnxField, _Graph, export_onnx, field_to_onnx, integer_bias
+from deploy.backends.onnx_graph import OPSET, Graph, field_to_onnx, integer_bias
+from deploy.backends.onnx_runtime import OnnxField, export_onnx
 from deploy.model_file import load_renderer
 from evaluation.videos import render_video
 from fields.mip_nerf import MipConfig
@@ -48,8 +49,8 @@ def test_runtime_agrees_with_the_reference(config, bits):
 
 def run_layer(layer: Int8Linear, codes: torch.Tensor) -> torch.Tensor:
     """One layer of codes `[P, in]` by ONNX Runtime."""
-    graph = _Graph()
-    output = graph.linear("codes", layer, "layer")
+    graph = Graph()
+    output = graph.product("codes", layer, "layer")
     helper, types = onnx.helper, onnx.TensorProto
     kind = types.FLOAT if layer.is_head else types.UINT8
     model = helper.make_graph(
