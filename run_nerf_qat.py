@@ -58,6 +58,8 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> str:
     """The backend. Raises BadInput for flags that do not go together, before hours are spent on training."""
     backend = select_backend(args.backend, device)
     precision = COMPRESSORS[args.quant].name
+    if not KINDS.get(args.field, KINDS["nerf"]).has_density:
+        raise BadInput(f"--field {args.field}: is trained, to int8 too, by run_r2l.py")
     if args.field not in KINDS or precision not in KINDS[args.field].precisions:
         raise BadInput(f"--field {args.field}: is not trained to --quant {args.quant}; a tensor field is by run_vq.py")
     if args.distill > 0 and args.sampler != "occupancy":

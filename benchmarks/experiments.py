@@ -80,9 +80,9 @@ EXPERIMENTS = {
 }
 
 
-def main(experiments: dict[str, Experiment], name: str, description: str) -> None:
+def main(experiments: dict[str, Experiment], name: str, description: str, frames: bool = True) -> None:
     """Runs what has not finished of some experiments, and collects them. name: of the folder and the file, if
-    `--name` gives no other."""
+    `--name` gives no other. frames: whether they are timed."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=experiments, default=list(experiments))
@@ -106,7 +106,7 @@ def main(experiments: dict[str, Experiment], name: str, description: str) -> Non
             future.result()
     for name, seed in alone:
         train(name, experiments[name], seed, *how)
-    collect(experiments, basedir, options.name)
+    collect(experiments, basedir, options.name, frames)
 
 
 def train(
@@ -137,8 +137,9 @@ def train(
         subprocess.run(command, cwd=common.ROOT, env=environment, check=True, stdout=log, stderr=log)
 
 
-def collect(experiments: dict[str, Experiment], basedir: Path, name: str) -> None:
-    """All finished runs as one file: what was measured, without single views."""
+def collect(experiments: dict[str, Experiment], basedir: Path, name: str, frames: bool) -> None:
+    """All finished runs as one file: what was measured, without single views, and without frames' times that were
+    taken beside other runs."""
     runs = []
     for experiment in experiments:
         for path in sorted(basedir.glob(f"{experiment}_[0-9]*/metrics.json")):
@@ -147,7 +148,8 @@ def collect(experiments: dict[str, Experiment], basedir: Path, name: str) -> Non
             metrics = json.loads(path.read_text())
             for model in metrics["models"].values():
                 model.pop("per_view", None)
-                if "file" in model:
+                model.pop("seconds_per_frame", None)
+                if frames and "file" in model:
                     model["seconds_per_frame"] = frame_seconds(path.parent / model["file"])
             runs.append({"experiment": experiment, **metrics})
     common.save_results(name, {"facts": common.machine(device=str(select_device("auto"))), "runs": runs})

@@ -55,4 +55,4 @@ EXPERIMENTS = {
 }
 
 if __name__ == "__main__":
-    main(EXPERIMENTS, "mip", __doc__)
+    main(EXPERIMENTS, "mip", __doc__, frames=False)

@@ -16,6 +16,7 @@ from torch.profiler import record_function
 from fields.field import Group, Trainable
 from fields.layer_graph import Add, Concat, Input, LayerGraph, Linear, Node, Round
 from run_nerf_helpers import QuantStub
+from utils.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,12 @@ def add_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def from_flags(args: argparse.Namespace, box: torch.Tensor | None, network: type | None = None) -> LightField:
-    """Untrained; its shape is that of the flags of a NeRF. box, network: it needs neither."""
+    """Untrained; its shape is that of the flags of a NeRF. box, network: it needs neither. Raises BadInput for a shape
+    that it cannot have."""
+    if args.netdepth < 2 or args.netdepth % 2:
+        raise BadInput(f"--netdepth {args.netdepth}: a light field has a first and a last layer and pairs between them")
+    if args.multires < 1 or args.multires_views < 0:
+        raise BadInput(f"--multires {args.multires} --multires_views {args.multires_views}: give 1, and 0, or more")
     config = LightFieldConfig(
         depth=args.netdepth,
         width=args.netwidth,

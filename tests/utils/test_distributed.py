@@ -59,8 +59,9 @@ PROPOSALS = [
         [*TINY, *PROPOSALS, "--scales", "1", "2"],
         # Which points are asked for their slopes is each process's own as well.
         [*TINY, "--field", "ref", "--use_viewdirs", "--ref_bottleneck", "8", "--normal_weight", "0"],
+        [*TINY, "--no_random_bkgd", "--field", "light_field", "--sampler", "light_field", "--samples_per_batch", "200"],
     ],
-    ids=["occupancy", "hierarchical", "proposals", "ref"],
+    ids=["occupancy", "hierarchical", "proposals", "ref", "light field"],
 )
 def test_two_processes_train_what_one_would(tmp_path, flags):
     script = tmp_path / "train.py"
