@@ -199,7 +199,7 @@ def ingredients_table(names: list[str]) -> str:
         psnrs = [model["scales"]["mean"]["psnr"] if "scales" in model else model["psnr"] for model in models]
         if name.partition("_")[0] != group:
             first, group = mean(psnrs), name.partition("_")[0]
-        minutes = mean(run["train"]["seconds"] for run in runs) / 60
+        minutes = min(run["train"]["seconds"] for run in runs) / 60
         size = mean(model["bytes"] for model in models)
         lines.append(
             f"| {name} | {mean(psnrs):.2f} | {mean(psnrs) - first:+.2f} | "
@@ -208,7 +208,7 @@ def ingredients_table(names: list[str]) -> str:
     one = results["runs"][0]
     note = (
         f"Float models, means over seeds, at several scales the mean of all; {one['train']['steps']} steps each; "
-        f"minutes of training by one thread, another run beside it; {machine(results['facts'])}"
+        f"minutes of training by one thread with another run beside it, of the fastest seed; {machine(results['facts'])}"
     )
     return "\n".join(lines) + f"\n\n{note}\n"
 
