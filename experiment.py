@@ -11,7 +11,7 @@ import torch
 
 from compressors.compressor import Compressor
 from deploy.backends.choose import FLOAT_BACKEND
-from deploy.model_file import load_renderer, save_float_model
+from deploy.model_file import check_can_be_read, load_renderer, save_float_model
 from evaluation.frame_times import stage_table
 from evaluation.measures import lpips_missing_reason
 from evaluation.metrics_file import format_table, run_facts, write_metrics
@@ -106,16 +106,6 @@ def find_checkpoint(
     return found
 
 
-def ray_setup(args: argparse.Namespace, scene: Scene) -> RaySetup:
-    return RaySetup(
-        near=scene.near,
-        far=scene.far,
-        ndc_near=1.0 if scene.ndc else None,
-        pixel_offset=0.0 if args.corner_rays else 0.5,
-        background=scene.background,
-    )
-
-
 def make_renderer(args: argparse.Namespace, scene: Scene, device: torch.device, network: type[NeRF] = NeRF) -> Renderer:
     """The renderer that `--sampler` names with the field that `--field` names, untrained."""
     if args.model:
@@ -131,7 +121,9 @@ def make_renderer(args: argparse.Namespace, scene: Scene, device: torch.device, 
         which |= {"ball": scene.ball} if scene.ball else {}
         return kind.from_flags(args, box, network=network, **which)
 
-    return RENDERERS[args.sampler].from_flags(args, scene, ray_setup(args, scene), device, make_field)
+    made = RENDERERS[args.sampler].from_flags(args, scene, RaySetup.from_flags(args, scene), device, make_field)
+    check_can_be_read(made, scene.render_path)
+    return made
 
 
 # ------------------------------------------------------------------------------------------ training

@@ -10,10 +10,12 @@ import os
 from compressors.kinds import COMPRESSORS
 from compressors.vq import VQCompressor
 from deploy.backends.choose import BACKENDS
+from deploy.description import MOST_FRAMES
 from fields.kinds import FIELDS
 from load_scene import DATASETS
 from rendering.kinds import RENDERERS
-from utils.parser import Parser, positive
+from utils.bounds import FAR_AWAY
+from utils.parser import Parser, positive, within
 
 PATH = os.path.expanduser  # what a shell does, for paths in config files and behind a `=`
 # Groups that a command does not read, by the beginnings of their titles.
@@ -127,14 +129,14 @@ def add_data_flags(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--scale_weights",
-        type=positive(float),
+        type=within(float, 1e-6, 1e6),
         nargs="+",
         help="of each scale in the loss, by its share of the rays (default: equal)",
     )
     add("--white_bkgd", action="store_true", help="composite RGBA images on white, else on black (NSVF: always white)")
     add("--random_bkgd", action="store_true", help="train RGBA images on a random colour per ray: no white fog")
     add("--plot_cameras", action="store_true", help="write cameras.png (cameras, near and far, box) and exit")
-    add("--near", type=positive(float), help="nearest content, z-depth in world units (default: by dataset)")
+    add("--near", type=within(float, 1e-6), help="nearest content, z-depth in world units (default: by dataset)")
     add("--far", type=positive(float), help="farthest content, z-depth in world units (default: by dataset)")
     add("--aabb", type=float, nargs=6, metavar="X", help="box of the content: x0 y0 z0 x1 y1 z1, world units")
     add("--llffhold", type=int, default=8, help="LLFF, nerfstudio, COLMAP: every Nth view is a test view")
@@ -155,7 +157,7 @@ def add_data_flags(group: argparse._ArgumentGroup) -> None:
 
 def add_training_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--N_iters", type=int, default=200000, help="optimiser steps of the float network")
+    add("--N_iters", type=within(int, 0), default=200000, help="optimiser steps of the float network")
     add(
         "--optimizer",
         default="adam",
@@ -178,10 +180,10 @@ def add_training_flags(group: argparse._ArgumentGroup) -> None:
         help="matrix products in 16 bits while training; fp16 (CUDA only) scales the loss",
     )
     add("--compile", action="store_true", help="torch.compile the networks for training; the first steps are slow")
-    add("--grad_clip", type=float, default=0.0, help="largest gradient norm, 0 for no clipping")
+    add("--grad_clip", type=within(float, 0), default=0.0, help="largest gradient norm, 0 for no clipping")
     add("--no_batching", action="store_true", help="take the rays of a step from one image only")
     add("--precrop_iters", type=int, default=0, help="steps that see only the middle of the images; 0: none")
-    add("--precrop_frac", type=float, default=0.5, help="share of each side that the middle is, 0 to 1")
+    add("--precrop_frac", type=within(float, 0, 1), default=0.5, help="share of each side that the middle is, 0 to 1")
     add(
         "--lrate_rule",
         default="fixed",
@@ -195,8 +197,18 @@ def add_field_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--field", default="nerf", choices=list(FIELDS), help="what is trained")
     add("--density_activation", default="relu", choices=["relu", "softplus"], help="raw output to density")
-    add("--density_bias", type=float, default=0.0, help="added to the raw density before its activation")
-    add("--density_scale", type=positive(float), default=1.0, help="density per unit of activated output, 1/world unit")
+    add(
+        "--density_bias",
+        type=within(float, -FAR_AWAY, FAR_AWAY),
+        default=0.0,
+        help="added to the raw density before its activation",
+    )
+    add(
+        "--density_scale",
+        type=within(float, 1e-6, FAR_AWAY),
+        default=1.0,
+        help="density per activated output, 1/world unit",
+    )
 
 
 def add_sampling_flags(group: argparse._ArgumentGroup) -> None:
@@ -208,8 +220,15 @@ def add_sampling_flags(group: argparse._ArgumentGroup) -> None:
         help="NeRF's coarse and fine pass; one network and a grid that skips empty space; or small networks that find "
         "where along a ray to ask the large one",
     )
-    add("--perturb", type=float, default=1.0, help="0 for no jitter of the training samples, 1 for jitter")
-    add("--raw_noise_std", type=float, default=0.0, help="std of the noise added to raw density in training; 0: none")
+    add(
+        "--perturb", type=within(float, 0, 1), default=1.0, help="0 for no jitter of the training samples, 1 for jitter"
+    )
+    add(
+        "--raw_noise_std",
+        type=within(float, 0),
+        default=0.0,
+        help="std of the noise added to raw density in training; 0: none",
+    )
 
 
 def add_teacher_flags(group: argparse._ArgumentGroup) -> None:
@@ -218,13 +237,13 @@ def add_teacher_flags(group: argparse._ArgumentGroup) -> None:
     add("--pseudo_views", type=positive(int), default=750, help="pictures that it makes from new cameras")
     add(
         "--real",
-        type=float,
+        type=within(float, 0, 0.9),
         default=0.2,
         help="share of a batch that is of photographs, 0 to 0.9, and half in the last fifth of the steps; 0: none ever",
     )
     add(
         "--hard_rays",
-        type=float,
+        type=within(float, 0, 0.9),
         default=0.0,
         help="share of a batch that is drawn again of rays that had large errors, 0 to 0.9; 0: none (one process only)",
     )
@@ -232,7 +251,7 @@ def add_teacher_flags(group: argparse._ArgumentGroup) -> None:
 
 def add_compression_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--qat_iters", type=int, default=20000, help="optimiser steps through the rounding, after --N_iters")
+    add("--qat_iters", type=within(int, 0), default=20000, help="optimiser steps through the rounding, after --N_iters")
     add(
         "--qat_lrate_scale",
         type=positive(float),
@@ -248,7 +267,7 @@ def add_compression_flags(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--distill",
-        type=float,
+        type=within(float, 0),
         default=0.0,
         help="weight of a loss towards the float model at every sample, fading out; 0 for none (occupancy sampler)",
     )
@@ -264,15 +283,29 @@ def add_rendering_flags(group: argparse._ArgumentGroup) -> None:
         metavar="FILE",
         help="with --render_only: the model file to render (default: the run folder's)",
     )
-    add("--render_factor", type=float, default=0, help="render videos this much smaller, 4 or 8 for a fast preview")
-    add("--path_frames", type=int, default=0, help="frames of the video path, 0 for the dataset's own number")
+    add(
+        "--render_factor",
+        type=within(float, 0),
+        default=0,
+        help="render videos this much smaller, 4 or 8 for a fast preview",
+    )
+    add(
+        "--path_frames",
+        type=within(int, 0, MOST_FRAMES),
+        default=0,
+        help="frames of the video path, 0 for the dataset's own number",
+    )
     add(
         "--render_sphere",
         action="store_true",
         help="the video goes round the origin, up is z, whatever path the data have",
     )
-    add("--sphere_elevation", type=float, default=30.0, help="its height above the horizon, degrees")
-    add("--sphere_radius", type=positive(float), help="its distance, world units (default: the data's own path's)")
+    add("--sphere_elevation", type=within(float, -89, 89), default=30.0, help="its height above the horizon, degrees")
+    add(
+        "--sphere_radius",
+        type=within(float, 1e-3, FAR_AWAY / 2),
+        help="its distance, world units (default: the data's own path's)",
+    )
     add(
         "--plot_weights",
         action="store_true",

@@ -89,9 +89,6 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> str:
         raise BadInput(f"--field {args.field} --sampler {args.sampler}: run_r2l.py trains light_field and light_field")
     if args.quant not in ("qat", "ptq"):
         raise BadInput(f"--quant {args.quant}: light fields are trained to int8; give qat or ptq")
-    for flag in ("real", "hard_rays"):
-        if not 0 <= getattr(args, flag) <= 0.9:
-            raise BadInput(f"--{flag} {getattr(args, flag):g}: give a share of a batch, 0 to 0.9")
     if args.distill > 0:
         raise BadInput("--distill compares densities, which a light field has none of; leave it out")
     backend = select_backend(args.backend, device)

@@ -208,7 +208,7 @@ def ingredients_table(names: list[str]) -> str:
     one = results["runs"][0]
     note = (
         f"Float models, means over seeds, at several scales the mean of all; {one['train']['steps']} steps each; "
-        f"minutes of training by one thread with another run beside it, of the fastest seed; {machine(results['facts'])}"
+        f"minutes of training by one thread beside another run, of the fastest seed; {machine(results['facts'])}"
     )
     return "\n".join(lines) + f"\n\n{note}\n"
 

@@ -21,6 +21,7 @@ from rendering.renderer import Renderer
 from run_nerf_helpers import NeRF_qat
 from scenes.scene import Cameras
 from training.batches import RayBatches
+from utils.parser import within
 
 
 class Int8Compressor(LayerCompressor):
@@ -55,7 +56,12 @@ class Int8Compressor(LayerCompressor):
             metavar="{2..8}",
             help="int8: bits of an activation",
         )
-        add("--qat_freeze", type=float, default=0.75, help="int8: share of these steps after which ranges are frozen")
+        add(
+            "--qat_freeze",
+            type=within(float, 0, 1),
+            default=0.75,
+            help="int8: share of these steps after which ranges are frozen",
+        )
 
     @classmethod
     def from_flags(

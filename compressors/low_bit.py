@@ -28,6 +28,7 @@ from rendering.renderer import Renderer
 from run_nerf_helpers import NeRF
 from scenes.scene import Cameras
 from training.batches import RayBatches
+from utils.parser import within
 
 
 def ternarize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -234,7 +235,7 @@ class TernaryCompressor(LayerCompressor):
         )
         add(
             "--bit_ramp",
-            type=float,
+            type=within(float, 0, 1),
             default=0.0,
             help="w4a8, ternary: share of the steps over which the weights' rounding grows from none to full; 0: none",
         )

@@ -276,7 +276,7 @@ class VQCompressor(Compressor):
     def _rays(self, batches: RayBatches) -> Iterator[Rays]:
         """Training rays, all or so many drawn at random, in parts."""
         numbers = batches.some_numbers(self.settings.rays, torch.Generator().manual_seed(self.settings.seed))
-        return batches.rays_of(numbers, self.renderer.setup)
+        return batches.rays_of(numbers, self.renderer)
 
     def after_step(self, done: float) -> None:
         """Under `--target_bytes`, moves the price of a byte so that the file shrinks to the right size.

@@ -17,6 +17,7 @@ from utils.errors import BrokenFile
 
 LARGEST_PICTURE = 65_536  # pixels on a side
 MOST_PIXELS = 2**27  # of a picture
+SHORTEST_FOCAL = 1e-3  # pixels
 MOST_FRAMES = 100_000  # of the video path
 
 
@@ -65,8 +66,8 @@ def _check_camera(camera: dict) -> None:
         raise BrokenFile("camera: K is not a matrix of 3 x 3")
     for row in rows:
         check_numbers("camera K", row, 3, -FAR_AWAY, FAR_AWAY)
-    if not (rows[0][0] > 0 and rows[1][1] > 0):
-        raise BrokenFile("camera: a focal length is not positive")
+    if not min(rows[0][0], rows[1][1]) >= SHORTEST_FOCAL:
+        raise BrokenFile(f"camera: a focal length is below {SHORTEST_FOCAL:g} pixels")
 
 
 def _check_sampler(sampler: dict, vq: bool) -> None:

@@ -6,7 +6,7 @@ from deploy import nerf_file
 from fields.mip_nerf import MipConfig
 from fields.nerf import RadianceField
 from rendering.cones import DIRECTIONS
-from utils.bounds import FAR_AWAY
+from utils.bounds import FAR_AWAY, SMALLEST_SIDE
 from utils.checks import check_number, check_one_of, check_whole
 
 OWN = frozenset({"directions", "ball", "point_size"})
@@ -19,7 +19,7 @@ def check(name: str, field: dict, more: frozenset[str] = frozenset()) -> None:
     check_whole(name, field, "directions", min(DIRECTIONS), max(DIRECTIONS))
     check_one_of(name, {"directions": str(field["directions"])}, "directions", tuple(map(str, DIRECTIONS)))
     check_whole(name, field, "multires", 1, 32)
-    check_number(name, field, "ball", 0, FAR_AWAY)
+    check_number(name, field, "ball", SMALLEST_SIDE if field["ball"] else 0, FAR_AWAY)
     check_number(name, field, "point_size", 0, FAR_AWAY)
 
 

@@ -25,7 +25,7 @@ from rendering.renderer import Renderer
 from scenes.scene import Cameras
 from utils.bounds import FAR_AWAY
 from utils.checks import check_keys, check_number, check_one_of, check_plain, check_whole, short
-from utils.errors import BrokenFile, UserError, first_line
+from utils.errors import BadInput, BrokenFile, UserError, first_line
 from utils.files import atomic_write, digest
 
 FORMAT, VERSION = "nerf-qat", 3
@@ -72,6 +72,17 @@ def float_model(renderer: Renderer, render_path: Cameras, precision: str = "floa
         for key, value in network.state_dict().items()
     }
     return model_bytes(renderer, render_path, tensors, {"precision": precision})
+
+
+def check_can_be_read(renderer: Renderer, render_path: Cameras) -> None:
+    """Raises BadInput where no file of a renderer could be read again; to be asked before it is trained for hours."""
+    described = {"format": FORMAT, "version": VERSION, "precision": "float32"}
+    described |= json.loads(json.dumps(description.describe(renderer, render_path)))
+    try:
+        check_metadata(described)
+        description.read_cameras(described["camera"], render_path.c2w.float().cpu())
+    except BrokenFile as error:
+        raise BadInput(f"the flags ask for what no model file may hold: {error}") from error
 
 
 def save_float_model(path: Path, renderer: Renderer, render_path: Cameras, precision: str = "float32") -> int:

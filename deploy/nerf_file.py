@@ -36,7 +36,11 @@ def check(name: str, field: dict, more: frozenset[str] = frozenset()) -> None:
     check_whole(name, field, "i_embed", -1, 0)
     check_one_of(name, field, "use_viewdirs", (True, False))
     check_one_of(name, field, "residual", (True, False))
-    if not isinstance(field["skips"], list) or not all(is_whole(skip) for skip in field["skips"]):
+    if (
+        not isinstance(field["skips"], list)
+        or len(field["skips"]) > 256
+        or not all(is_whole(skip) for skip in field["skips"])
+    ):
         raise BrokenFile(f"{name}: skips is {short(field['skips'])}, expected layer numbers")
 
 

@@ -15,6 +15,7 @@ from evaluation.normals import colorize_normals, normals_of
 from rendering.renderer import RenderLimits, render_image
 from run_nerf_helpers import to8b
 from scenes.scene import Cameras
+from utils.errors import BadInput
 from utils.files import saving
 from utils.progress import progress_bar
 
@@ -27,6 +28,8 @@ def render_video(
     render_factor: render this much smaller, 0 or 1 for full size.
     """
     path = (path.scaled(render_factor) if render_factor > 1 else path).to(renderer.device)
+    if min(path.height, path.width) < 2:
+        raise BadInput(f"--render_factor {render_factor:g}: leaves less than the 2 pixels a side that a video has")
     frames = []
     for i in progress_bar(range(len(path)), desc="video", unit="frame", leave=False):
         picture = render_image(renderer, path[i], limits)

@@ -11,7 +11,7 @@ from fields.field import Field, Group
 from fields.layer_graph import Add, Concat, Input, LayerGraph, Linear, Node
 from rendering.points import FieldOutput, Points
 from run_nerf_helpers import NeRF, get_embedder
-from utils.parser import positive
+from utils.parser import within
 
 HEADS = ("alpha_linear", "rgb_linear", "output_linear")
 
@@ -198,14 +198,14 @@ def make_field(config: FieldConfig, network: type[NeRF] = NeRF) -> RadianceField
 
 def add_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--netdepth", type=positive(int), default=8, help="layers in the (coarse) network")
-    add("--netwidth", type=positive(int), default=256, help="channels per layer")
-    add("--netdepth_fine", type=positive(int), default=8, help="layers in the fine network")
-    add("--netwidth_fine", type=positive(int), default=256, help="channels per layer in the fine network")
+    add("--netdepth", type=within(int, 1, 256), default=8, help="layers in the (coarse) network")
+    add("--netwidth", type=within(int, 2, 8192), default=256, help="channels per layer")
+    add("--netdepth_fine", type=within(int, 1, 256), default=8, help="layers in the fine network")
+    add("--netwidth_fine", type=within(int, 2, 8192), default=256, help="channels per layer in the fine network")
     add("--use_viewdirs", action="store_true", help="colour depends on the viewing direction (5D input)")
-    add("--multires", type=int, default=10, help="octaves of the positional encoding of positions")
-    add("--multires_views", type=int, default=4, help="octaves of the positional encoding of directions")
-    add("--i_embed", type=int, default=0, help="0 for positional encoding, -1 for none")
+    add("--multires", type=within(int, 0, 32), default=10, help="octaves of the positional encoding of positions")
+    add("--multires_views", type=within(int, 0, 32), default=4, help="octaves of the positional encoding of directions")
+    add("--i_embed", type=int, choices=[0, -1], default=0, help="0 for positional encoding, -1 for none")
     add(
         "--residual",
         action="store_true",

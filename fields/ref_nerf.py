@@ -29,7 +29,7 @@ from fields.reflections import (
 from rendering.points import FieldOutput, Points
 from run_nerf_helpers import NeRF
 from utils.errors import BadInput
-from utils.parser import positive
+from utils.parser import within
 
 MOST_LEVELS = 5  # of the directional encoding: degree 16
 ROUGHNESS_BIAS, DIFFUSE_BIAS = -1.0, -1.0986122886681098  # Ref-NeRF's: moderate gloss, and a third of all light
@@ -180,7 +180,12 @@ class RefField(MipField):
 
 def add_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--ref_bottleneck", type=positive(int), default=64, help="channels from the network of places to that of views")
+    add(
+        "--ref_bottleneck",
+        type=within(int, 1, 8192),
+        default=64,
+        help="channels from the network of places to that of views",
+    )
     add(
         "--ref_levels",
         type=int,
@@ -188,9 +193,14 @@ def add_flags(group: argparse._ArgumentGroup) -> None:
         default=4,
         help="of the encoding of mirrored directions: harmonics of degree 1, 2, 4, ..., 2^(N-1)",
     )
-    add("--ref_depth", type=positive(int), default=2, help="layers of the network of views, --netwidth wide")
-    add("--orientation_weight", type=float, default=0.1, help="of the loss of normals that face away")
-    add("--normal_weight", type=float, default=0.01, help="of the loss of normals that differ from the density's slope")
+    add("--ref_depth", type=within(int, 1, 256), default=2, help="layers of the network of views, --netwidth wide")
+    add("--orientation_weight", type=within(float, 0), default=0.1, help="of the loss of normals that face away")
+    add(
+        "--normal_weight",
+        type=within(float, 0),
+        default=0.01,
+        help="of the loss of normals that differ from the density's slope",
+    )
 
 
 def from_flags(

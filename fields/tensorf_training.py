@@ -15,7 +15,7 @@ from fields.tensorf import (
     resolution_for,
     total_variation,
 )
-from utils.parser import positive
+from utils.parser import positive, within
 
 TV_SCALE = 2e-2  # TensoRF's: 2 for its sum over both directions, 0.01 of a plane
 
@@ -95,8 +95,18 @@ def add_flags(group: argparse._ArgumentGroup) -> None:
     add("--density_ranks", type=positive(int), nargs=3, default=[16, 16, 16], help="density components by axis")
     add("--color_ranks", type=positive(int), nargs=3, default=[48, 48, 48], help="colour components by axis")
     add("--color_features", type=positive(int), default=27, help="colour features that the decoder gets")
-    add("--feature_octaves", type=int, default=2, help="octaves of the decoder's encoding of these, 0 for none")
-    add("--view_octaves", type=int, default=2, help="octaves of the decoder's encoding of directions, 0 for none")
+    add(
+        "--feature_octaves",
+        type=within(int, 0, 16),
+        default=2,
+        help="octaves of the decoder's encoding of these, 0 for none",
+    )
+    add(
+        "--view_octaves",
+        type=within(int, 0, 16),
+        default=2,
+        help="octaves of the decoder's encoding of directions, 0 for none",
+    )
     add("--decoder_width", type=positive(int), default=128, help="channels of the decoder's two hidden layers")
     add("--voxels", type=positive(int), default=128**3, help="voxels of the box that training starts with")
     add("--voxels_final", type=positive(int), default=300**3, help="voxels after the last of --upsample_steps")

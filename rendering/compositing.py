@@ -49,7 +49,10 @@ def sum_per_ray(values: torch.Tensor, ray: torch.Tensor, num_rays: int) -> torch
 
 def seen_of(extras: dict[str, torch.Tensor] | None, weights: torch.Tensor) -> dict[str, torch.Tensor]:
     """What rays see of their samples' extras `[R S, C]`, `[R, C]`, by weights `[R, S]`."""
-    return {name: (weights[..., None] * part.view(*weights.shape, -1)).sum(1) for name, part in (extras or {}).items()}
+    return {
+        name: (weights[..., None] * part.view(*weights.shape, part.shape[-1])).sum(1)
+        for name, part in (extras or {}).items()
+    }
 
 
 def finish(

@@ -12,8 +12,8 @@ from rendering.rays import Rays, RaySetup
 from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rendering
 from run_nerf_helpers import img2mse, sample_pdf
 from utils.checks import check_keys, check_one_of, check_whole
-from utils.errors import BadInput
-from utils.parser import positive
+from utils.errors import BadInput, BrokenFile
+from utils.parser import positive, within
 
 MOST_SAMPLES = 4096  # of a ray, of the coarse and of the fine field each
 
@@ -135,14 +135,16 @@ class HierarchicalRenderer(Renderer):
     @staticmethod
     def check(described: dict) -> None:
         check_keys("sampler", described, {"kind", "n_samples", "n_importance", "lindisp"})
-        check_whole("sampler", described, "n_samples", 2, MOST_SAMPLES)
         check_whole("sampler", described, "n_importance", 0, MOST_SAMPLES)
+        check_whole("sampler", described, "n_samples", least_samples(described["n_importance"]), MOST_SAMPLES)
         check_one_of("sampler", described, "lindisp", (True, False))
 
     @classmethod
     def from_description(
         cls, described: dict, fields: dict[str, nn.Module], setup: RaySetup, tensors: dict[str, torch.Tensor]
     ) -> "HierarchicalRenderer":
+        if described["lindisp"] and not setup.near > 0:
+            raise BrokenFile("sampler: lindisp, where distances begin at 0")
         counts = described["n_samples"], described["n_importance"]
         return cls(fields["network_fn"], fields.get("network_fine"), setup, *counts, described["lindisp"])
 
@@ -152,7 +154,7 @@ class HierarchicalRenderer(Renderer):
     def add_flags(group: argparse._ArgumentGroup) -> None:
         add = group.add_argument
         add("--N_samples", type=positive(int), default=64, help="coarse samples per ray")
-        add("--N_importance", type=int, default=0, help="extra fine samples per ray, 0 for no fine network")
+        add("--N_importance", type=within(int, 0), default=0, help="extra fine samples per ray, 0 for no fine network")
         add("--N_rand", type=positive(int), default=32 * 32 * 4, help="rays per training step")
         add("--lindisp", action="store_true", help="coarse samples linear in disparity, not depth")
 
@@ -164,6 +166,11 @@ class HierarchicalRenderer(Renderer):
         for flag in ("N_samples", "N_importance"):
             if getattr(args, flag) > MOST_SAMPLES:
                 raise BadInput(f"--{flag} {getattr(args, flag)}: model files hold {MOST_SAMPLES} at most; give less")
+        if args.N_samples < least_samples(args.N_importance):
+            least = least_samples(args.N_importance)
+            raise BadInput(f"--N_samples {args.N_samples}: give {least} or more, from which --N_importance are drawn")
+        if args.lindisp and not setup.near > 0:
+            raise BadInput("--lindisp: in NDC distances begin at 0; leave it out, or add --no_ndc")
         if args.filter_rays:
             raise BadInput("--filter_rays asks the occupancy grid; add --sampler occupancy")
         fine = make_field(scene.aabb, fine=True) if args.N_importance > 0 else None
@@ -177,3 +184,8 @@ class HierarchicalRenderer(Renderer):
             args.perturb > 0,
             args.netchunk,
         ).to(device)
+
+
+def least_samples(n_importance: int) -> int:
+    """Of a coarse pass: a fine one draws between the middles of its samples, of which the outer ones do not count."""
+    return 3 if n_importance else 2

@@ -22,7 +22,7 @@ from rendering.ray_warps import FROM_ZERO, WARPS, Warp
 from rendering.rays import Rays, RaySetup, world_distance
 from rendering.renderer import BYTES_PER_SAMPLE, Renderer, Rendering
 from run_nerf_helpers import iterate_chunks
-from utils.bounds import FAR_AWAY
+from utils.bounds import FAR_AWAY, SMALLEST_SIDE
 from utils.checks import check_keys, check_number, check_one_of, check_whole
 from utils.errors import BadInput
 from utils.parser import positive
@@ -208,7 +208,7 @@ class LightFieldRenderer(Renderer):
         if "every" not in described:
             check_keys("sampler", described, {"kind", "ray_warp", "ball"})
             check_one_of("sampler", described, "ray_warp", tuple(WARPS))
-            check_number("sampler", described, "ball", 0, FAR_AWAY)
+            check_number("sampler", described, "ball", SMALLEST_SIDE if described["ball"] else 0, FAR_AWAY)
             return
         check_keys("sampler", described, {"kind", "every"} | KEYS)
         check_whole("sampler", described, "every", 1, MOST_APART)

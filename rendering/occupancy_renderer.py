@@ -22,7 +22,7 @@ from utils import distributed
 from utils.bounds import FAR_AWAY, box_problem
 from utils.checks import WAY_OUT, check_keys, check_number, describe_mismatch
 from utils.errors import BadInput, BrokenFile
-from utils.parser import positive
+from utils.parser import positive, within
 
 # Rendering looks at a few samples of every unfinished ray at a time: as many as make a round worth
 # its overhead, but not so many that much behind an opaque surface is asked for.
@@ -288,10 +288,10 @@ class OccupancyRenderer(Renderer):
     def add_flags(group: argparse._ArgumentGroup) -> None:
         add = group.add_argument
         add("--grid_resolution", type=positive(int), default=96, help=f"cells on each side, at most {LARGEST_GRID}")
-        add("--march_step", type=positive(float), default=0.5, help="distance between samples, in cells")
+        add("--march_step", type=within(float, 1e-6, FAR_AWAY), default=0.5, help="distance between samples, in cells")
         add(
             "--cone_steps",
-            type=float,
+            type=within(float, 0, FAR_AWAY),
             default=0.0,
             help="samples as long as so many pixels are wide there, where that is more than --march_step; 0: none is",
         )

@@ -16,7 +16,7 @@ import torch.nn as nn
 from rendering.carving import make_grid
 from rendering.compositing import finish, seen_of, weights_from_density
 from rendering.grid_description import KEYS, check_grid, describe_grid, read_grid
-from rendering.occupancy import OccupancyGrid
+from rendering.occupancy import LARGEST_GRID, OccupancyGrid
 from rendering.points import Cones, FieldOutput, Points
 from rendering.ray_warps import FROM_ZERO, WARPS, Warp
 from rendering.rays import Rays, RaySetup
@@ -24,7 +24,7 @@ from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rende
 from rendering.step_functions import dilated, distortion_loss, interlevel_loss, sample_intervals
 from utils.checks import check_keys, check_one_of, check_whole, short
 from utils.errors import BadInput, BrokenFile
-from utils.parser import positive
+from utils.parser import positive, within
 
 MOST_BINS = 4096  # of a ray, of each network
 MOST_PROPOSALS = 2
@@ -283,7 +283,12 @@ class ProposalRenderer(Renderer):
             help="bins per ray of each proposal network, one or two",
         )
         add("--final_bins", type=positive(int), default=32, help="bins per ray of the field")
-        add("--proposal_width", type=positive(int), default=64, help="channels of a proposal network's two layers")
+        add(
+            "--proposal_width",
+            type=within(int, 2, 8192),
+            default=64,
+            help="channels of a proposal network's two layers",
+        )
         add(
             "--ray_warp",
             default="auto",
@@ -302,10 +307,15 @@ class ProposalRenderer(Renderer):
             action="store_true",
             help="nothing shines through what is farthest (always so where space is contracted)",
         )
-        add("--distortion_weight", type=float, default=0.01, help="of the loss that draws weights together; 0: none")
+        add(
+            "--distortion_weight",
+            type=within(float, 0),
+            default=0.01,
+            help="of the loss that draws weights together; 0: none",
+        )
         add(
             "--anneal_share",
-            type=float,
+            type=within(float, 0, 1),
             default=0.1,
             help="share of the steps over which what proposals find comes to be trusted, 0 to 1; 0: at once",
         )
@@ -323,6 +333,8 @@ class ProposalRenderer(Renderer):
             curve = "linear" if scene.ball is None else "reciprocal"
         if curve not in FROM_ZERO and not setup.near > 0:
             raise BadInput(f"--ray_warp {curve}: in NDC distances begin at 0; leave it out, or add --no_ndc")
+        if args.grid_resolution > LARGEST_GRID:
+            raise BadInput(f"--grid_resolution {args.grid_resolution}: give {LARGEST_GRID} at most")
         hull = None
         if scene.has_alpha and scene.ball is None and not (args.no_hull or args.opaque):
             hull = make_grid(scene, args.grid_resolution, device)

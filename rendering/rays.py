@@ -1,5 +1,6 @@
 """Rays, and how pixels become them."""
 
+import argparse
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,16 @@ class RaySetup:
     ndc_near: float | None = None
     pixel_offset: float = 0.5
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    @classmethod
+    def from_flags(cls, args: argparse.Namespace, scene) -> "RaySetup":
+        return cls(
+            near=scene.near,
+            far=scene.far,
+            ndc_near=1.0 if scene.ndc else None,
+            pixel_offset=0.0 if args.corner_rays else 0.5,
+            background=scene.background,
+        )
 
 
 # A disc of this share of a pixel's width as its radius has the pixel's variance (mip-NeRF, sec. 3.1).

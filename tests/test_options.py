@@ -147,7 +147,7 @@ def test_configs_in_other_encodings_are_one_line(tmp_path, capsys, content, says
         ("N_rand = many\n", ["N_rand", "many"]),
         ("netdepth = 2.5\n", ["netdepth", "2.5"]),
         ("sampler = fast\n", ["sampler", "fast", "occupancy"]),
-        ("netwidth = 0\n", ["netwidth", "not above zero"]),
+        ("netwidth = 0\n", ["netwidth", "from 2 to 8192"]),
         ("weight_bits = 9\n", ["weight_bits", "9"]),
         ("white_bkgd = maybe\n", ["white_bkgd", "maybe"]),
         ("white_bkgd = [True, False]\n", ["white_bkgd", "True or False"]),

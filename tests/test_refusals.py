@@ -341,3 +341,49 @@ def test_a_closed_terminal_ends_training_with_a_checkpoint_but_not_under_nohup(t
         assert run(run_nerf, *TINY, *FEW, "--basedir", tmp_path, "--expname", "nohup") == 0
     finally:
         signal.signal(signal.SIGHUP, previous)
+
+
+# ------------------------------------------------------------------------------ numbers out of range
+
+PROPOSAL = ["--field", "mip", "--sampler", "proposal"]
+REF = ["--field", "ref", "--use_viewdirs"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--cone_steps", "nan"], ["--cone_steps", "-1"], ["--cone_steps", "inf"], ["--march_step", "inf"],
+        ["--march_step", "1e308"], ["--multires", "-1"], ["--multires", "4096"], ["--multires_views", "33"],
+        ["--netwidth", "1"], ["--netwidth", "9" * 30], ["--netdepth", "257"], ["--i_embed", "5"],
+        ["--path_frames", "-1"], ["--path_frames", "-100"], ["--precrop_frac", "nan"], ["--precrop_frac", "-1"],
+        ["--sphere_elevation", "inf"], ["--sphere_elevation", "nan"], ["--sphere_radius", "1e39"],
+        ["--sphere_radius", "1e-320"], ["--perturb", "nan"], ["--raw_noise_std", "nan"], ["--render_factor", "-1"],
+        ["--density_bias", "1e7"], ["--density_scale", "1e-7"], ["--lrate_decay", "inf"], ["--near", "1e-46"],
+        ["--scales", "1", "2", "--scale_weights", "1e-320", "1"], ["--scales", "1", "2", "--scale_weights", "1", "inf"],
+        ["--N_importance", "-1"], [*PROPOSAL, "--anneal_share", "nan"], [*PROPOSAL, "--anneal_share", "2"],
+        [*PROPOSAL, "--distortion_weight", "-1"], [*PROPOSAL, "--proposal_width", "1"],
+        [*PROPOSAL, "--grid_resolution", "600"], [*REF, "--ref_bottleneck", "8193"], [*REF, "--ref_depth", "257"],
+        [*REF, "--normal_weight", "nan"], [*REF, "--multires", "0"], ["--sampler", "hierarchical", "--N_samples", "2",
+        "--N_importance", "8"], ["--sampler", "hierarchical", "--N_samples", "5000"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_number_out_of_range_ends_a_run_before_it_begins(tmp_path, capsys, flags):
+    name = next(flag for flag in reversed(flags) if flag.startswith("--")).strip("-")
+    name = name.replace("N_importance", "N_samples") if "hierarchical" in flags else name
+    fails_cleanly(capsys, run_nerf, *TINY, *FEW, *flags, "--basedir", tmp_path, says=(name,))
+    assert not list(tmp_path.rglob("*.tar"))
+
+
+def test_what_no_file_may_hold_is_found_before_training(tmp_path, capsys, monkeypatch):
+    """Whatever no flag of its own refuses: the file is described, and the description checked, first."""
+    from fields.nerf import FieldConfig
+
+    monkeypatch.setattr(FieldConfig, "from_flags", classmethod(lambda cls, *_: cls(depth=2, width=16, output_ch=7)))
+    fails_cleanly(capsys, run_nerf, *TINY, *FEW, "--basedir", tmp_path, says=("no model file may hold", "output_ch"))
+    assert not list(tmp_path.rglob("*.tar"))
+
+
+def test_a_video_smaller_than_pixels(tmp_path, capsys):
+    flags = [*TINY, *FEW, "--basedir", tmp_path, "--render_factor", "24"]
+    fails_cleanly(capsys, run_nerf, *flags, says=("--render_factor 24", "2 pixels"))

@@ -136,8 +136,8 @@ def test_what_it_refuses(teacher, tmp_path, capsys):
     taught = [*flags, "--teacher", teacher]
     fails_cleanly(capsys, run_r2l, *flags, "--teacher", tmp_path / "none.safetensors", says=("none.safetensors",))
     fails_cleanly(capsys, run_r2l, *taught, "--field", "nerf", says=("--field nerf", "light_field"))
-    fails_cleanly(capsys, run_r2l, *taught, "--real", "1.5", says=("--real 1.5",))
-    fails_cleanly(capsys, run_r2l, *taught, "--hard_rays", "-1", says=("--hard_rays -1",))
+    fails_cleanly(capsys, run_r2l, *taught, "--real", "1.5", says=("--real", "1.5"))
+    fails_cleanly(capsys, run_r2l, *taught, "--hard_rays", "-1", says=("--hard_rays", "-1"))
     fails_cleanly(capsys, run_r2l, *taught, "--random_bkgd", says=("--random_bkgd",))
     fails_cleanly(capsys, run_r2l, *taught, "--quant", "w4a8", says=("--quant w4a8",))
     fails_cleanly(capsys, run_r2l, *taught, "--ray_points", "300", says=("--ray_points 300", "256"))

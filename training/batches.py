@@ -153,10 +153,10 @@ class RayBatches:
                 "training images (masks, or lens correction); give 0, or a larger --precrop_frac"
             )
 
-    def rays_of(self, numbers: torch.Tensor, setup: RaySetup) -> Iterator[Rays]:
-        """The rays through the middles of pixels by flat number, in parts."""
+    def rays_of(self, numbers: torch.Tensor, renderer: Renderer) -> Iterator[Rays]:
+        """The rays that a renderer asks for pixels by flat number, in parts."""
         for part in numbers.split(RAYS_AT_ONCE):
-            yield self._rays_through(*self._places(part.to(self.images.device)), setup)
+            yield self._rays_through(*self._places(part.to(self.images.device)), renderer.setup, renderer.wants_cones)
 
     def some_numbers(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Flat numbers of pixels that may be drawn: all, or `count` at random where there are more."""
@@ -185,7 +185,7 @@ class RayBatches:
         bar = brief_bar(parts, desc="choosing rays", unit="part", disable=not distributed.is_main())
         for first, pixels in zip(itertools.count(0, RAYS_AT_ONCE), bar, strict=False):
             inside = pixels.nonzero()[:, 0]
-            pixels[inside] = renderer.meets(self._rays_through(*self._places(first + inside), renderer.setup))
+            pixels[inside] = torch.cat([renderer.meets(rays) for rays in self.rays_of(first + inside, renderer)])
         self.keep_only(pixel_numbers(kept))
 
     def noise(self, step: int) -> torch.Generator:

@@ -89,14 +89,31 @@ def open_config(path: str) -> io.StringIO:
     return stream
 
 
+LARGEST = 10**12  # of a flag's number: beyond, it is a slip
+
+
 def positive(kind: type):
     """An argparse type: a number of `kind` above zero."""
 
     def parse(text: str):
         value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"{text} is not above zero")
+        if not 0 < value <= LARGEST:
+            raise argparse.ArgumentTypeError(f"{text} is not above zero{' and finite' * (value > 0)}")
         return value
 
     parse.__name__ = f"positive {kind.__name__}"
+    return parse
+
+
+def within(kind: type, low: float, high: float = LARGEST):
+    """An argparse type: a number of `kind` from `low` to `high`, both included."""
+
+    def parse(text: str):
+        value = kind(text)
+        if not low <= value <= high:
+            above = f"from {low:g} to {high:g}" if high < LARGEST else f"{low:g} or more, and finite"
+            raise argparse.ArgumentTypeError(f"{text}: expected {above}")
+        return value
+
+    parse.__name__ = kind.__name__
     return parse

@@ -41,7 +41,9 @@ def files(tmp_path_factory):
     """Untrained models: float32 of both samplers, TensoRF and VQ-TensoRF."""
     folder = tmp_path_factory.mktemp("files")
     small = "--netwidth", "16", "--netwidth_fine", "16", "--procedural_size", "12", *SMALL_TENSOR
-    for name, flags in (("nerf", TINY), ("hierarchical", HIERARCHICAL)):
+    light_field = [*TINY, "--no_random_bkgd", "--field", "light_field", "--sampler", "light_field"]
+    kinds = {"nerf": TINY, "hierarchical": HIERARCHICAL, "mip": [*TINY, "--field", "mip"], "light_field": light_field}
+    for name, flags in kinds.items():
         args, scene, renderer = make_run(flags, *small)
         save_float_model(folder / f"{name}.safetensors", renderer, scene.render_path)
         if name == "nerf":
@@ -111,6 +113,10 @@ def hull(**values):
     return change
 
 
+def lindisp_from_zero(metadata, field, tensors) -> None:
+    metadata["sampler"]["lindisp"], metadata["rays"]["near"] = True, 0
+
+
 def long_key(metadata, field, tensors) -> None:
     metadata["weight_bits\x1b[31m" + "x" * 5000] = 3
 
@@ -127,6 +133,18 @@ def long_key(metadata, field, tensors) -> None:
         ("nerf", long_key, "unexpected"),
         ("hierarchical", cells_of_no_grid, "unexpected tensor 'occupancy'"),
         ("nerf", hull(grid_resolution=1024), "grid_resolution is 1024"),
+        ("nerf", set_in("camera", K=[[1e-38, 0, 6], [0, 20, 6], [0, 0, 1]]), "focal length"),
+        ("nerf", set_in("field", skips=[1] * 100_000), "skips"),
+        ("hierarchical", set_in("sampler", n_samples=2), "n_samples is 2"),
+        ("hierarchical", lindisp_from_zero, "lindisp"),
+        ("mip", set_in("field", ball=1e-30), "ball is 1e-30"),
+        ("light_field", set_in("field", depth=2000), "depth is 2000"),
+        ("light_field", set_in("field", points=0), "points is 0"),
+        ("light_field", set_in("field", kind="nerf"), "kind is 'nerf'"),
+        ("nerf", set_in("field", kind="light_field"), "kind is 'light_field'"),
+        ("light_field", set_in("sampler", every=0), "every is 0"),
+        ("light_field", set_in("sampler", every="x"), "every"),
+        ("light_field", set_in("sampler", kind="occupancy"), "sampler"),
         ("nerf", hull(aabb=3), "aabb is not two corners"),
         ("nerf", hull(more=1), "sampler hull: unexpected 'more'"),
         ("nerf", hull(), "16^3 cells"),

@@ -12,7 +12,7 @@ from deploy.model_file import load_renderer
 from fields.ref_nerf import POINTS_PER_SLOPE, scattered
 from fields.reflections import unit
 from rendering.points import Cones, Points
-from rendering.renderer import render_image
+from rendering.renderer import RenderLimits, render_image
 
 REF = [*TINY, "--field", "ref", "--use_viewdirs", "--ref_bottleneck", "16", "--multires", "5"]
 PROPOSAL = [
@@ -128,3 +128,12 @@ def test_what_it_cannot_be(tmp_path, capsys):
     fails_cleanly(capsys, run_nerf, *flags, "--use_viewdirs", "--residual", says=("--residual",))
     fails_cleanly(capsys, run_nerf, *flags, "--use_viewdirs", "--compile", says=("--compile", "ref"))
     fails_cleanly(capsys, run_nerf_qat, *flags, "--use_viewdirs", says=("ref",))
+
+
+def test_rays_that_all_miss_the_hull(tmp_path):
+    """A part of a picture in which there is nothing."""
+    _, scene, renderer = make_run([*PROPOSAL, "--random_bkgd"])
+    assert renderer.hull is not None
+    parts = [render_image(renderer, scene.cameras[0], RenderLimits(rays=count)) for count in (7, 10_000)]
+    torch.testing.assert_close(parts[0].rgb, parts[1].rgb)
+    torch.testing.assert_close(parts[0].extras, parts[1].extras)

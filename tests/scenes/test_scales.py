@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
-from helpers import CPU, TINY, fails_cleanly, make_run, make_trainer, run, same, whole_and_resumed
+from helpers import CPU, SMALL_TENSOR, TINY, fails_cleanly, make_run, make_trainer, run, same, whole_and_resumed
 
 import run_nerf
+import run_vq
 from rendering.rays import PIXEL_RADIUS
 from run_nerf_helpers import get_rays
 from scenes.scales import pyramid, scaled
@@ -128,3 +129,16 @@ def test_bad_scales(tmp_path, capsys):
     fails_cleanly(capsys, run_nerf, *flags, "--scales", "1", "2", "--scale_weights", "1", says=("--scale_weights",))
     _, scene, _ = make_run(TINY)
     assert scene.cameras.height >= 8
+
+
+@pytest.mark.parametrize("field", ["nerf", "mip"])
+def test_samples_as_long_as_pixels_with_chosen_rays(tmp_path, field):
+    """Rays that are only looked along know their pixels' size too."""
+    flags = [*TINY, "--field", field, "--cone_steps", "1", "--filter_rays", "--N_iters", "4", "--basedir", tmp_path]
+    assert run(run_nerf, *flags) == 0
+
+
+def test_samples_as_long_as_pixels_of_a_tensor_field(tmp_path):
+    """Whose importance is measured along training rays."""
+    tensor = ["--field", "tensorf", *SMALL_TENSOR, "--importance_rays", "200", "--cone_steps", "1"]
+    assert run(run_vq, *TINY, *tensor, "--N_iters", "4", "--qat_iters", "2", "--basedir", tmp_path) == 0

@@ -173,7 +173,7 @@ def test_filtered_rays_are_those_that_meet_an_occupied_cell(scene):
     low, high = renderer.grid.aabb[0] + 8 * renderer.grid.cell, renderer.grid.aabb[0] + 12 * renderer.grid.cell
     everything = torch.arange(batches.images[..., 0].numel())
     hits = []
-    for rays in batches.rays_of(everything, renderer.setup):
+    for rays in batches.rays_of(everything, renderer):
         t = torch.stack([low - rays.origins, high - rays.origins]) / rays.directions
         hits.append(t.amin(0).amax(-1) < t.amax(0).amin(-1))  # the slab test, against the block of cells
     hits = torch.cat(hits)
