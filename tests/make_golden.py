@@ -39,6 +39,10 @@ PROPOSAL = [
     *BASE, "--sampler", "proposal", "--proposal_bins", "12", "8", "--final_bins", "6", "--proposal_width", "8",
     "--N_rand", "64", "--ray_warp", "reciprocal",
 ]  # fmt: skip
+LIGHT_FIELD = [
+    *BASE, "--netdepth", "6", "--grid_resolution", "12", "--samples_per_batch", "128", "--ray_points", "3",
+    "--pseudo_views", "4", "--teacher", "tests/golden/int8/model_int8.safetensors",
+]  # fmt: skip
 FLOAT = ["--N_iters", "30"]
 MUON = ["--optimizer", "muon", "--muon_lrate", "0.04"]
 RUNS = {
@@ -54,6 +58,7 @@ RUNS = {
     "ternary": ("run_nerf_qat", [*OCCUPANCY, *MUON, "--quant", "ternary", "--residual", "--bit_ramp", "0.5"]),
     "mip": ("run_nerf_qat", [*OCCUPANCY, *MUON, "--field", "mip"]),
     "proposal": ("run_nerf_qat", [*PROPOSAL, "--field", "mip", "--mip_directions", "21", "--contract", "on"]),
+    "light_field": ("run_r2l", LIGHT_FIELD),
     "vq": ("run_vq", [*TENSOR, "--codebook_size", "8", "--importance_rays", "500", "--vq_keep", "0.5"]),
 }
 MORE = 10  # steps after the checkpoint

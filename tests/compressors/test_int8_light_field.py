@@ -2,17 +2,19 @@
 
 import pytest
 import torch
-from helpers import CPU
+from helpers import CPU, TINY, make_trainer
 
 from compressors.fake_quantize import set_state
 from compressors.int8 import convert, prepare_graph, remap_state_dict
-from compressors.light_field import StreamRanges, even_out
+from compressors.light_field import LightFieldCompressor, StreamRanges, even_out
 from deploy.backends.choose import has_onednn, make_int8_field
 from deploy.backends.fused_steps import Product, fuse
 from deploy.backends.int8 import Int8Network
+from deploy.model_file import float_model
 from deploy.nerf_file import int8_tensors
 from fields.layer_graph import Add, Linear, Round
 from fields.light_field import LightFieldConfig
+from options import config_parser
 
 BACKENDS = ["reference", "torch", *(["onednn"] if has_onednn() else [])]
 STREAMS = pytest.mark.parametrize("rounded", [False, True], ids=["float stream", "rounded stream"])
@@ -154,3 +156,38 @@ def test_evening_out_changes_nothing_but_the_ranges():
     assert factors.min() == 1 and factors[3] == 1 and factors[4] > 5
     spread = [(one.amax(1) / one.median(1).values).mean() for one in (uneven, even)]
     assert spread[1] < 0.5 * spread[0]
+
+
+@pytest.mark.parametrize(
+    "precision, largest",
+    [("float32", 23_700_000), ("bfloat16", 11_900_000), ("float16", 11_900_000), ("int8", 6_100_000)],
+)
+def test_the_papers_network_in_bytes(paper, precision, largest):
+    """Of 5,917,187 parameters: 4, 2 and about 1 byte each, and little else."""
+    renderer, path, compressor = paper
+    if precision == "int8":
+        compressor.prepare()
+        compressor.calibrate(compressor.batches)
+        content = compressor.to_bytes()
+    else:
+        content = float_model(renderer, path, precision)
+    assert len(content) <= largest
+    if precision == "float32":
+        assert len(content) >= 4 * 5_917_187
+
+
+@pytest.fixture(scope="module")
+def paper(scene, tmp_path_factory):
+    """The paper's student, after a few steps of training; places from near to far, as it has them."""
+    flags = [
+        *TINY, "--no_random_bkgd", "--no_use_viewdirs", "--field", "light_field", "--sampler", "light_field",
+        "--netdepth", "88", "--netwidth", "256", "--multires", "10", "--ray_points", "16", "--ray_span", "near_far",
+        "--N_rand", "64", "--calibration_batches", "2", "--muon_lrate", "0.01", "--lrate", "1e-3",
+    ]  # fmt: skip
+    trainer = make_trainer(scene, tmp_path_factory.mktemp("paper"), flags)
+    errors = [float(trainer.step().mse) for _ in range(6)]
+    assert errors[-1] < errors[0]
+    args = config_parser().parse_args(flags)
+    compressor = LightFieldCompressor.from_flags(args, trainer.renderer, scene.render_path, has_float=True)
+    compressor.batches = trainer.batches
+    return trainer.renderer, scene.render_path, compressor
