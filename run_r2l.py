@@ -19,9 +19,10 @@ import torch
 from compressors.light_field import LightFieldCompressor, save_other_precisions
 from deploy.backends.choose import check_executes, select_backend
 from evaluation.views import RenderedViews, evaluate_views
-from experiment import FLOAT_FILE, Run, load_file, measure, prepare_device, render_file, set_up, train_and_compress
+from experiment import FLOAT_FILE, Run, load_file, measure, prepare_device, set_up, train_and_compress
 from options import config_parser
 from rendering.renderer import Renderer, RenderLimits
+from run_nerf_qat import export, render_only
 from scenes.new_views import new_cameras
 from scenes.scene import Scene
 from training.batches import BatchSettings, RayBatches
@@ -37,8 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     device = prepare_device(args)
     if args.render_only:
         own = Path(args.basedir) / args.expname / "model_int8.safetensors"
-        backend = select_backend(args.backend, device)
-        return render_file(args, Path(args.model or own), device, backend) if distributed.is_main() else None
+        return render_only(args, Path(args.model or own), device) if distributed.is_main() else None
     backend = check_flags(args, device)
     run = set_up(args, device, LightFieldCompressor.phase)
     if run is None:  # --plot_cameras
@@ -59,11 +59,13 @@ def main(argv: list[str] | None = None) -> None:
 
     # What training left is now measured from the files that a user would keep.
     compressor.finish()
-    atomic_write(run.folder / compressor.file, compressor.to_bytes())
+    file, files = run.folder / compressor.file, compressor.files()
+    atomic_write(file, compressor.to_bytes())
     others = save_other_precisions(run.folder / FLOAT_FILE, run.scene.render_path)
-    files = compressor.files()
+    exported = trainer.progress.unsaved.attempt(export, file) if args.export_onnx else None
+    noted = {"onnx_bytes": sum(exported.values())} if exported else {}
     final = {compressor.name: files.pop(compressor.name)}
-    measure(run, trainer, files | others | final, backend, teacher=(teacher_views(run, teacher), of_teacher))
+    measure(run, trainer, files | others | final, backend, noted, (teacher_views(run, teacher), of_teacher))
 
 
 @dataclass

@@ -118,16 +118,20 @@ def test_by_two_processes(teacher, tmp_path):
 
 
 def test_other_students(teacher, tmp_path):
-    """Places from near to far, hard rays, calibration only, and a stream of codes."""
+    """Places from near to far, hard rays, calibration only, a stream of codes, fewer bits, a budget."""
     for name, flags in {
         "even": ["--ray_span", "near_far", "--N_rand", "256", "--no_use_viewdirs"],
         "hard": ["--hard_rays", "0.2", "--quant", "ptq"],
-        "codes": ["--rounded_stream", "--real", "0"],
+        "codes": ["--rounded_stream", "--real", "0", "--export_onnx"],
+        "bits": ["--weight_bits", "6", "--quant_bits", "tail=8"],
+        "budget": ["--quant_budget", "12500"],
     }.items():
         short = [*STUDENT, *flags, "--N_iters", "40", "--qat_iters", "10", "--basedir", tmp_path, "--expname", name]
         assert run(run_r2l, *short, "--teacher", teacher) == 0
         models = models_of(tmp_path / name)
         assert models["int8"]["psnr"] == pytest.approx(models["float32"]["psnr"], abs=1.0)
+    assert models["int8"]["bytes"] < 12_500
+    assert (tmp_path / "codes" / "model_int8.onnx").is_file()
 
 
 def test_what_it_refuses(teacher, tmp_path, capsys):
