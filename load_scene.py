@@ -67,12 +67,13 @@ def open_up(args: argparse.Namespace, scene: Scene) -> list[str]:
     """Decides by `--contract` whether space is contracted. Where it is, `scene.ball` says from where on, and far is far
     away; where not, there is no ball. Returns what to say of it. Raises BadInput where it cannot be."""
     can = FIELDS[args.field].contracts and not scene.ndc
-    auto = args.contract == "auto" and can and scene.ball is not None and args.sampler == "proposal" and not args.aabb
+    reaches_out = args.sampler == "proposal" or (args.sampler == "light_field" and args.ray_span == "near_far")
+    auto = args.contract == "auto" and can and scene.ball is not None and reaches_out and not args.aabb
     if not auto and args.contract != "on":
         scene.ball = None
         return []
     if not can:
-        raise BadInput("--contract on: is of --field mip and ref, and in NDC infinity is near as it is; leave it out")
+        raise BadInput("--contract on: is of --field mip, ref and light_field, and not of NDC, where infinity is near")
     scene.ball = scene.ball or float(scene.cameras.c2w[:, :, 3].norm(dim=-1).max())
     scene.far = args.far or max(scene.far, UNBOUNDED_FAR)
     why = "asked for" if args.contract == "on" else "a capture with a background; --contract off keeps to its box"

@@ -48,6 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     teacher, of_teacher = load_teacher(args, run.scene, device, backend)
     if args.ray_span == "occupied" and teacher.occupied() is not None:
         run.renderer.take_grid(teacher.occupied())
+    elif args.ray_span == "occupied" and not run.scene.has_alpha:
+        raise BadInput(f"--teacher {args.teacher}: knows no occupied cells, nor do the images; add --ray_span near_far")
     cameras = new_cameras(run.scene, args.pseudo_views, args.seed)
     pictures = teach(teacher, cameras, run.folder, file_digest(args.teacher), RenderLimits.from_flags(args))
     run = TaughtRun(**vars(run), taught=taught_scene(run.scene, pictures, cameras))

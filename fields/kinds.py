@@ -40,5 +40,6 @@ FIELDS = {
         light_field.add_flags,
         light_field.from_flags,
         samplers=("light_field",),
+        contracts=True,
     ),
 }

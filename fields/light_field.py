@@ -179,9 +179,11 @@ def add_flags(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def from_flags(args: argparse.Namespace, box: torch.Tensor | None, network: type | None = None) -> LightField:
-    """Untrained; its shape is that of the flags of a NeRF. box, network: it needs neither. Raises BadInput for a shape
-    that it cannot have."""
+def from_flags(
+    args: argparse.Namespace, box: torch.Tensor | None, network: type | None = None, ball: float = 0.0
+) -> LightField:
+    """Untrained; its shape is that of the flags of a NeRF. box, network, ball: it needs none, where places lie is its
+    renderer's. Raises BadInput for a shape that it cannot have."""
     if args.netdepth < 2 or args.netdepth % 2:
         raise BadInput(f"--netdepth {args.netdepth}: a light field has a first and a last layer and pairs between them")
     if args.multires < 1 or args.multires_views < 0:

@@ -79,7 +79,7 @@ def add_flags(group: argparse._ArgumentGroup) -> None:
         default="auto",
         choices=["auto", "on", "off"],
         help="bring all of space into a ball before encoding it, the cameras' own part as it is; auto: for captures "
-        "with a background, by --sampler proposal",
+        "with a background, by --sampler proposal, and light fields of --ray_span near_far",
     )
 
 

@@ -10,6 +10,7 @@ from capture_files import write_nerfstudio
 from helpers import CPU, TINY, fails_cleanly, make_run, run
 
 import run_nerf_qat
+import run_r2l
 from deploy.model_file import load_renderer
 from load_procedural import camera_poses
 from rendering.renderer import render_image
@@ -102,3 +103,16 @@ def test_it_is_learnt_to_its_horizon_and_the_int_8_file_shows_it(capture, tmp_pa
     picture = render_image(renderer, path[0])
     assert picture.opacity.min() > 0.999  # nothing shines through
     assert picture.depth.median() > 1 and picture.depth.max() > 20
+
+
+def test_a_light_field_learns_from_a_teacher_without_end(capture, tmp_path, capsys):
+    """Its places are even in disparity, and contracted as the teacher's are; cells it has none."""
+    flags = flags_for(capture, "--N_iters", "60", "--qat_iters", "20", "--basedir", str(tmp_path))
+    assert run(run_nerf_qat, *flags, "--expname", "teacher") == 0
+    student = [*flags, "--field", "light_field", "--sampler", "light_field", "--netdepth", "4", "--ray_points", "6"]
+    student += ["--teacher", str(tmp_path / "teacher" / "model_int8.safetensors"), "--pseudo_views", "4"]
+    fails_cleanly(capsys, run_r2l, *student, "--expname", "s", says=("no occupied cells", "--ray_span near_far"))
+    assert run(run_r2l, *student, "--expname", "s", "--ray_span", "near_far") == 0
+    renderer, path, metadata = load_renderer(tmp_path / "s" / "model_int8.safetensors", CPU)
+    assert metadata["sampler"]["ray_warp"] == "reciprocal" and metadata["sampler"]["ball"] > 0
+    assert renderer.setup.far == 1000 and torch.isfinite(render_image(renderer, path[0]).rgb).all()
