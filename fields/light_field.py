@@ -148,7 +148,7 @@ class LightField(Trainable):
             return torch.sigmoid(self.network(*encoded).float())
 
     def encode(self, places: torch.Tensor, viewdirs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Coordinates `[R, C]`, and of each its sines and then its cosines of `2^k x`, no pi, `[R, W]`."""
+        """Coordinates `[R, C]`, and their waves `[R, W]`."""
         encoded = [waves(places.flatten(1), self.freqs)]
         if self.config.use_viewdirs:
             encoded.append(waves(viewdirs, self.freqs_views))
@@ -163,9 +163,9 @@ class LightField(Trainable):
 
 
 def waves(x: torch.Tensor, freqs: torch.Tensor) -> torch.Tensor:
-    """Columns `[R, C]` to `[R, C * 2 L]`."""
-    angles = x[..., None] * freqs
-    return torch.cat([angles.sin(), angles.cos()], -1).flatten(1)
+    """Columns `[R, C]` to `[R, 2 L C]`: the sines of `2^k x`, no pi, of all columns for each k, then the cosines."""
+    angles = x[:, None] * freqs[:, None]
+    return torch.cat([angles.sin(), angles.cos()], 1).flatten(1)
 
 
 # ---------------------------------------------------------------------------------------- by flags

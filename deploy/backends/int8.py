@@ -100,6 +100,11 @@ class Rounding(nn.Module):
         codes = (x / self.scale).round_().add_(self.zero_point)
         return codes.clamp_(0, self.q_max).to(torch.uint8)
 
+    def quick(self, x: torch.Tensor) -> torch.Tensor:
+        """The same in fewer passes, with ties going up; for `x` on the CPU, which is overwritten."""
+        x.mul_(1 / float(self.scale)).add_(float(self.zero_point) + 0.5)
+        return x.clamp_(0, self.q_max + 0.5).to(torch.uint8)  # which cuts off what is behind the point
+
     def floats(self, codes: torch.Tensor) -> torch.Tensor:
         return (codes.to(torch.float32) - self.zero_point).mul_(self.scale)
 
@@ -248,6 +253,8 @@ class Int8Network(nn.Module):
             elif isinstance(step, Add):
                 first, second = (self._in_float(name, tensors[name]) for name in step.inputs)
                 result = first + second
+            elif self.backend == "onednn":
+                result = self.roundings[_key(step.name)].quick(tensors[step.input].clone())
             else:
                 result = self.roundings[_key(step.name)](tensors[step.input])
             tensors[step.name] = result

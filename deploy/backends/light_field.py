@@ -4,11 +4,12 @@ import torch
 from torch.profiler import record_function
 
 from deploy.backends.blocks import rows_at_once
-from deploy.backends.int8 import Int8Network, Rounding
+from deploy.backends.int8 import Int8Network
 from fields.light_field import LightField, LightFieldConfig
 from run_nerf_helpers import iterate_chunks
 
 ROWS_IN_CACHE = 1024  # the codes and waves of their places are what is large
+DOUBLED = 7  # octaves
 
 
 class Int8LightField(LightField):
@@ -30,18 +31,25 @@ class Int8LightField(LightField):
     def codes(self, places: torch.Tensor, viewdirs: torch.Tensor) -> list[torch.Tensor]:
         """What the network gets of rays, uint8, coordinates and waves."""
         of_places, of_waves = self.stubs
-        parts = [wave_codes(places.flatten(1), self.freqs, of_waves)]
-        if self.config.use_viewdirs:
-            parts.append(wave_codes(viewdirs, self.freqs_views, of_waves))
-        return [of_places(self.config.coordinates(places, viewdirs)), torch.cat(parts, -1)]
+        flat, config = places.flatten(1), self.config
+        encoded = flat.new_empty(len(flat), config.input_widths["quant_waves"])
+        columns = 2 * config.multires * flat.shape[1]
+        write_waves(flat, encoded[:, :columns], config.multires)
+        if config.use_viewdirs and config.multires_views:
+            write_waves(viewdirs, encoded[:, columns:], config.multires_views)
+        return [of_places(config.coordinates(places, viewdirs)), of_waves.quick(encoded)]
 
 
-def wave_codes(x: torch.Tensor, freqs: torch.Tensor, rounding: Rounding) -> torch.Tensor:
-    """Codes of `fields.light_field.waves`, all in place; `cos v = sin(v + pi/2)`. Against waves in float a code may
-    fall on the other side of a tie."""
-    octaves = len(freqs)
-    angles = x.new_empty(*x.shape, 2 * octaves)
-    torch.mul(x[..., None], freqs, out=angles[..., :octaves])
-    torch.add(angles[..., :octaves], 0.5 * torch.pi, out=angles[..., octaves:])
-    waves = angles.sin_().div_(rounding.scale).round_().add_(rounding.zero_point)
-    return waves.clamp_(0, rounding.q_max).to(torch.uint8).flatten(1)
+def write_waves(x: torch.Tensor, into: torch.Tensor, octaves: int) -> None:
+    """`fields.light_field.waves` of `[R, C]`, into `[R, 2 L C]`. One octave in DOUBLED is asked of sine and cosine, the
+    others follow by sin 2a = 2 sin a cos a and cos 2a = 1 - 2 sin^2 a, each with several times the error: 1e-5 at
+    most, which puts few codes on the other side of a tie."""
+    sines, cosines = into.unflatten(1, (2, octaves, x.shape[1])).unbind(1)
+    for k in range(octaves):
+        if k % DOUBLED == 0:
+            angles = x * 2.0**k
+            torch.sin(angles, out=sines[:, k])
+            torch.cos(angles, out=cosines[:, k])
+        else:
+            torch.mul(sines[:, k - 1], cosines[:, k - 1], out=sines[:, k]).mul_(2)
+            torch.mul(sines[:, k - 1], sines[:, k - 1], out=cosines[:, k]).mul_(-2).add_(1)

@@ -17,11 +17,11 @@ def light_field_to_onnx(field: LightField):
     ):
         if last > first:
             x = graph.columns("coordinates", first, last, name)
-            axis = graph.constant(f"{name}.last_axis", np.array([2], np.int64))
-            column = graph.add("Unsqueeze", [x, axis], f"{name}.column")
-            angles = graph.add("Mul", [column, graph.constant(f"{name}.octaves", freqs)], f"{name}.angles")  # [P, C, L]
+            row = graph.add("Unsqueeze", [x, graph.constant(f"{name}.second", np.array([1], np.int64))], f"{name}.row")
+            octaves = graph.constant(f"{name}.octaves", freqs[:, None])
+            angles = graph.add("Mul", [row, octaves], f"{name}.angles")  # [P, L, C]
             waves = [graph.add(wave, [angles], f"{name}.{wave}") for wave in ("Sin", "Cos")]
-            joined = graph.add("Concat", waves, f"{name}.waves", axis=2)
+            joined = graph.add("Concat", waves, f"{name}.waves", axis=1)
             parts.append(graph.add("Flatten", [joined], f"{name}.encoded", axis=1))
     waves = graph.add("Concat", parts, "encoded_waves", axis=1)
     (logits,) = graph.network(field.network, {"quant_places": "coordinates", "quant_waves": waves})

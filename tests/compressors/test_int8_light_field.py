@@ -9,11 +9,12 @@ from compressors.int8 import convert, prepare_graph, remap_state_dict
 from compressors.light_field import LightFieldCompressor, StreamRanges, even_out
 from deploy.backends.choose import has_onednn, make_int8_field
 from deploy.backends.fused_steps import Product, fuse
-from deploy.backends.int8 import Int8Network
+from deploy.backends.int8 import Int8Network, Rounding
+from deploy.backends.light_field import write_waves
 from deploy.model_file import float_model
 from deploy.nerf_file import int8_tensors
 from fields.layer_graph import Add, Linear, Round
-from fields.light_field import LightFieldConfig
+from fields.light_field import LightFieldConfig, waves
 from options import config_parser
 
 BACKENDS = ["reference", "torch", *(["onednn"] if has_onednn() else [])]
@@ -86,6 +87,19 @@ def test_backends_agree_on_codes(rounded, backend):
     reference, other = (Int8Network(config.graph, widths, state, 8, name) for name in ("reference", backend))
     a, b = reference.run(*codes), other.run(*codes)
     assert float(((a - b).abs() > 1e-4).float().mean()) < 0.05 and float((a - b).abs().max()) < 0.1 * float(a.std())
+
+
+@torch.no_grad()
+def test_waves_straight_to_codes():
+    """By recurrence, against sines and cosines themselves: a code off at most, and few of them."""
+    rounding = Rounding(torch.tensor(2 / 255), torch.tensor(128, dtype=torch.uint8), 255)
+    x, octaves = 2 * torch.rand(2000, 6) - 1, 16
+    encoded = torch.empty(2000, 2 * octaves * 6)
+    write_waves(x, encoded, octaves)
+    exact = waves(x.double(), 2.0 ** torch.arange(octaves)).float()
+    assert float((encoded - exact).abs().max()) < 5e-5
+    codes, expected = rounding.quick(encoded).int(), rounding(exact).int()
+    assert int((codes - expected).abs().max()) <= 1 and float((codes != expected).float().mean()) < 5e-3
 
 
 @STREAMS
