@@ -8,6 +8,7 @@ import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn as nn
@@ -15,7 +16,7 @@ from torch.profiler import record_function
 
 from rendering.carving import make_grid
 from rendering.cones import contract
-from rendering.crossing import Crossing, OccupancyPlan, true_places
+from rendering.crossing import RUN, Crossing, OccupancyPlan, true_places
 from rendering.grid_description import KEYS, check_grid, describe_grid, read_grid
 from rendering.occupancy import LARGEST_GRID, OccupancyGrid
 from rendering.ray_warps import FROM_ZERO, WARPS, Warp
@@ -29,7 +30,7 @@ from utils.parser import positive
 
 MOST_PLACES = 256  # on a ray
 MOST_APART = 64  # cells between two
-ROWS_RENDERING = 2048  # of one query: what stays in cache from layer to layer
+ROWS_RENDERING = 4096  # of one query: what stays in cache from layer to layer, and is enough for two cores
 
 
 @dataclass
@@ -52,31 +53,39 @@ class PlacesInCells:
     def cross(self, rays: Rays, near: float, far: float, jitter: torch.Tensor | None, at_most: int | None) -> Crossing:
         return self.grid.cross(rays.origins, rays.directions, near, far, self.step, jitter, at_most)
 
-    def of(self, crossing: Crossing) -> torch.Tensor:
-        """`[R, K]`, of rays that meet no cell zeros."""
-        counts = crossing.counts()
-        rays, inside = crossing.num_rays, crossing.inside.T
+    def of(self, crossing: Crossing, counts: torch.Tensor) -> torch.Tensor:
+        """`[R, K]`, of rays that meet no cell zeros. counts: the crossing's, `[R]`."""
+        rays, longest = crossing.num_rays, self.every * self.count
         before = torch.cumsum(counts, 0) - counts
-        nth = (torch.cumsum(inside.reshape(-1), 0) - 1).view(inside.shape) - before[crossing.ray][:, None]
-        slot = nth // self.every
-        wanted = inside & (nth % self.every == 0) & (slot < self.count)
-        # What is not wanted goes to one place behind the last.
-        index = torch.where(wanted, crossing.ray[:, None] * self.count + slot, rays * self.count)
-        t = crossing.t.new_zeros(rays * self.count + 1).scatter_(0, index.reshape(-1), crossing.t.T.reshape(-1))
-        last = ((counts - 1) // self.every).clamp(0, self.count - 1)
-        slots = torch.arange(self.count, device=t.device).expand(rays, -1)
-        return t[:-1].view(rays, self.count).gather(1, torch.minimum(slots, last[:, None]))
+        points = true_places(crossing.inside.T.reshape(-1), crossing.inside.numel())
+        stretch = points // RUN
+        ray = crossing.ray.index_select(0, stretch)
+        # Which of its ray's points each is; those beyond the last wanted go to one place behind all.
+        numbers = torch.arange(len(points), device=points.device)
+        nth = numbers - before.index_select(0, ray)
+        wanted = (nth < longest) & (numbers < counts.sum())
+        index = torch.where(wanted, ray * longest + nth, rays * longest)
+        found = crossing.t.view(-1).index_select(0, (points - stretch * RUN) * len(crossing.ray) + stretch)
+        t = found.new_zeros(rays * longest + 1).scatter_(0, index, found)[:-1].view(rays, longest)
+        last = (counts - 1).clamp(0, longest - 1)
+        slots = torch.arange(0, longest, self.every, device=t.device).expand(rays, -1)
+        return t.gather(1, torch.minimum(slots, (last - last % self.every)[:, None]))
 
 
 class LightFieldPlan(OccupancyPlan):
     """Rays crossed with the grid; those that meet a cell ask once."""
 
+    @cached_property
+    def points(self) -> torch.Tensor:
+        """In occupied cells, of each ray `[R]`."""
+        return self.crossing.counts()
+
     def counts(self) -> torch.Tensor:
-        return self.crossing.counts().clamp_max(1)
+        return self.points.clamp_max(1)
 
     def samples(self, counts: torch.Tensor, total: int, most: int) -> Places:
         ray = true_places(counts > 0, total)[:total]
-        return Places(ray, self.renderer.places.of(self.crossing).index_select(0, ray))
+        return Places(ray, self.renderer.places.of(self.crossing, self.points).index_select(0, ray))
 
 
 class LightFieldRenderer(Renderer):

@@ -101,9 +101,9 @@ class Rounding(nn.Module):
         return codes.clamp_(0, self.q_max).to(torch.uint8)
 
     def quick(self, x: torch.Tensor) -> torch.Tensor:
-        """The same in fewer passes, with ties going up; for `x` on the CPU, which is overwritten."""
-        x.mul_(1 / float(self.scale)).add_(float(self.zero_point) + 0.5)
-        return x.clamp_(0, self.q_max + 0.5).to(torch.uint8)  # which cuts off what is behind the point
+        """The same in fewer passes, with ties going up; on the CPU."""
+        codes = torch.add(self.zero_point + 0.5, x, alpha=1 / float(self.scale))
+        return codes.clamp_(0, self.q_max + 0.5).to(torch.uint8)  # which cuts off what is behind the point
 
     def floats(self, codes: torch.Tensor) -> torch.Tensor:
         return (codes.to(torch.float32) - self.zero_point).mul_(self.scale)
@@ -254,7 +254,7 @@ class Int8Network(nn.Module):
                 first, second = (self._in_float(name, tensors[name]) for name in step.inputs)
                 result = first + second
             elif self.backend == "onednn":
-                result = self.roundings[_key(step.name)].quick(tensors[step.input].clone())
+                result = self.roundings[_key(step.name)].quick(tensors[step.input])
             else:
                 result = self.roundings[_key(step.name)](tensors[step.input])
             tensors[step.name] = result

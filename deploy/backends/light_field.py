@@ -8,7 +8,9 @@ from deploy.backends.int8 import Int8Network
 from fields.light_field import LightField, LightFieldConfig
 from run_nerf_helpers import iterate_chunks
 
-ROWS_IN_CACHE = 1024  # the codes and waves of their places are what is large
+# Rows that go through the network before the next ones, and those that are encoded at once: waves are four bytes each,
+# codes one. Fewer leave two cores with too little to do.
+ROWS_IN_CACHE, ROWS_ENCODED = 4096, 1024
 DOUBLED = 7  # octaves
 
 
@@ -23,7 +25,10 @@ class Int8LightField(LightField):
         rgb = viewdirs.new_empty(len(viewdirs), 3)
         for rows in iterate_chunks(len(rgb), rows_at_once(viewdirs, ROWS_IN_CACHE)):
             with record_function("encoding"):
-                codes = self.codes(places[rows], viewdirs[rows])
+                at_once = rows_at_once(viewdirs, ROWS_ENCODED)
+                pairs = zip(places[rows].split(at_once), viewdirs[rows].split(at_once), strict=True)
+                parts = [self.codes(*pair) for pair in pairs]
+                codes = [torch.cat(columns) for columns in zip(*parts, strict=True)]
             with record_function("network"):
                 torch.sigmoid(self.network.run(*codes), out=rgb[rows])
         return rgb

@@ -53,7 +53,8 @@ def renderer_of(grid: OccupancyGrid | None, points: int, every: int, near=0.0, f
 
 def places_of(grid: OccupancyGrid, rays: Rays, count: int, every: int) -> torch.Tensor:
     places = PlacesInCells(grid, count, every)
-    return places.of(places.cross(rays, 0.0, 100.0, None, None))
+    crossing = places.cross(rays, 0.0, 100.0, None, None)
+    return places.of(crossing, crossing.counts())
 
 
 def test_places_by_hand():
@@ -75,8 +76,9 @@ def test_places_of_many_rays_are_those_of_each():
     directions = 0.4 * torch.randn(300, 3, generator=generator) - origins
     rays = Rays(origins, directions, torch.nn.functional.normalize(directions, dim=-1))
     places = PlacesInCells(grid, 5, 2)
-    together = places.of(places.cross(rays, 0.0, 10.0, None, None))
-    counts = places.cross(rays, 0.0, 10.0, None, None).counts()
+    crossing = places.cross(rays, 0.0, 10.0, None, None)
+    counts = crossing.counts()
+    together = places.of(crossing, counts)
     assert 0 < int((counts == 0).sum()) < 300
     listed = grid.cross(origins, directions, 0.0, 10.0, places.step).all_samples()
     for ray in range(300):
