@@ -242,6 +242,63 @@ def shiny_table(names: list[str]) -> str:
     return "\n".join(lines) + "\n\n" + "  \n".join(run_note(run) for run in runs) + "\n"
 
 
+STUDENTS = {
+    "teacher": "teacher",
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+    "fake8": "fake 8 bits (R2L-quant's)",
+    "int8_ptq": "int8, calibrated only",
+    "int8": "**int8, trained**",
+}
+
+
+def light_field_table(names: list[str]) -> str:
+    """`metrics.json` of runs of run_r2l.py: every precision, against the photographs and against the teacher."""
+    lines = ["| run | file | PSNR | to its teacher | SSIM | bytes | of float |", "|---|---|--:|--:|--:|--:|--:|"]
+    runs = [load(name) for name in names]
+    for run in runs:
+        models = run["models"]
+        for name, label in STUDENTS.items():
+            if name in models:
+                entry = models[name]
+                to_teacher = f"{entry['teacher_psnr']:.2f}" if "teacher_psnr" in entry else ""
+                share = "" if name == "teacher" else f"{entry['bytes'] / models['float32']['bytes']:.3f}"
+                lines.append(
+                    f"| {run['expname']} | {label} | {entry['psnr']:.2f} | {to_teacher} | {entry['ssim']:.4f} | "
+                    f"{entry['bytes']:,} | {share} |"
+                )
+    return "\n".join(lines) + "\n\n" + "  \n".join(run_note(run) for run in runs) + "\n"
+
+
+def light_field_frames_table(names: list[str]) -> str:
+    """benchmarks/light_field.py: frames of a light field and its teacher, side by side."""
+    run = load(names[0])
+    bases = {
+        "teacher_float32": "teacher's float32",
+        "teacher_int8": "its int8",
+        "nerf_pytorch": "nerf-pytorch's queries",
+    }
+    faster = " | ".join(f"times {base}" for base in bases.values())
+    lines = [
+        f"| picture | file | parameters | MFLOP a ray | s/frame | {faster} |",
+        "|---|---|--:|--:|--:|" + "--:|" * len(bases),
+    ]
+    labels = STUDENTS | {"teacher_float32": "teacher, float32", "teacher_int8": "teacher, int8"}
+    for picture in run["pictures"]:
+        rays = picture["width"] * picture["height"]
+        for name, entry in picture["files"].items():
+            file = run["files"][name]
+            flops = file["flops_per_query"] * entry["queries"] / rays / 1e6
+            times = " | ".join(f"{entry['times'][base]:,.1f}" for base in bases)
+            lines.append(
+                f"| {picture['width']}x{picture['height']} | {labels[name]} | {file['parameters']:,} | {flops:.2f} | "
+                f"{entry['median_seconds']:.4f} | {times} |"
+            )
+    note = f"{run['views']} test views in turn, {machine(run['facts'])}"
+    return "\n".join(lines) + f"\n\n{note}\n"
+
+
 def run_note(run: dict) -> str:
     """How a run was trained and measured, in a line."""
     final = final_model(run)
@@ -308,6 +365,8 @@ MAKERS = {
     "ingredients": ingredients_table,
     "scales": scales_table,
     "shiny": shiny_table,
+    "light_field": light_field_table,
+    "light_field_frames": light_field_frames_table,
 }
 BLOCK = re.compile(rf"(<!-- ({'|'.join(MAKERS)}) ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
