@@ -8,9 +8,7 @@ from deploy.backends.int8 import Int8Network
 from fields.light_field import LightField, LightFieldConfig
 from run_nerf_helpers import iterate_chunks
 
-# Rows that go through the network before the next ones, and those that are encoded at once: waves are four bytes each,
-# codes one. Fewer leave two cores with too little to do.
-ROWS_IN_CACHE, ROWS_ENCODED = 4096, 1024
+ROWS_IN_CACHE = 4096  # that go through the network before the next ones; fewer leave two cores with too little to do
 DOUBLED = 7  # octaves
 
 
@@ -25,10 +23,7 @@ class Int8LightField(LightField):
         rgb = viewdirs.new_empty(len(viewdirs), 3)
         for rows in iterate_chunks(len(rgb), rows_at_once(viewdirs, ROWS_IN_CACHE)):
             with record_function("encoding"):
-                at_once = rows_at_once(viewdirs, ROWS_ENCODED)
-                pairs = zip(places[rows].split(at_once), viewdirs[rows].split(at_once), strict=True)
-                parts = [self.codes(*pair) for pair in pairs]
-                codes = [torch.cat(columns) for columns in zip(*parts, strict=True)]
+                codes = self.codes(places[rows], viewdirs[rows])
             with record_function("network"):
                 torch.sigmoid(self.network.run(*codes), out=rgb[rows])
         return rgb
