@@ -11,6 +11,7 @@ from pathlib import Path
 import imageio.v2 as imageio
 import pytest
 import torch
+from conftest import ROOT
 from helpers import run, same
 from pretend_device import MixedDevices, PretendDevice
 
@@ -42,6 +43,11 @@ LIGHT_FIELD = [
     *BASE, "--field", "light_field", "--sampler", "light_field", "--netdepth", "6", "--ray_points", "4",
     "--grid_resolution", "12", "--samples_per_batch", "128",
 ]  # fmt: skip
+GOLDEN = ROOT / "tests" / "golden"
+TAUGHT = [
+    "--datadir", GOLDEN / "scene", "--dataset_type", "blender", "--testskip", "1", "--pseudo_views", "4",
+    "--teacher", GOLDEN / "int8" / "model_int8.safetensors",
+]  # fmt: skip
 TENSOR = [
     *OCCUPANCY, "--field", "tensorf", "--density_ranks", "2", "2", "2", "--color_ranks", "3", "3", "3",
     "--color_features", "4", "--decoder_width", "8", "--voxels", "512", "--voxels_final", "1000",
@@ -67,6 +73,7 @@ RUNS = {
     "ref": ("run_nerf", [*OCCUPANCY, "--field", "ref", "--ref_bottleneck", "8", "--ref_levels", "2"]),
     "vq": ("run_vq", [*TENSOR, *VQ]),
     "light_field": ("run_nerf", [*LIGHT_FIELD, *PICTURES, "--filter_rays"]),
+    "r2l": ("run_r2l", [*LIGHT_FIELD, *TAUGHT, "--hard_rays", "0.2", "--rounded_stream"]),
     "near_far": ("run_nerf", [*LIGHT_FIELD, "--ray_span", "near_far", "--N_rand", "64"]),
 }
 
