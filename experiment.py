@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from compressors.compressor import Compressor
-from deploy.backends.choose import FLOAT_BACKEND
+from deploy.backends.choose import FLOAT_BACKEND, select_backend
 from deploy.model_file import check_can_be_read, load_renderer, save_float_model
+from deploy.onnx_file import export
 from evaluation.frame_times import stage_table
 from evaluation.measures import lpips_missing_reason
 from evaluation.metrics_file import format_table, run_facts, write_metrics
@@ -39,7 +40,6 @@ from utils import devices, distributed
 from utils.errors import BadInput, BrokenFile, blaming
 from utils.files import atomic_write, saving
 
-CPU = torch.device("cpu")
 FLOAT_FILE = "model_float32.safetensors"
 
 
@@ -235,7 +235,7 @@ def compression_trainer(run: Run, compressor: Compressor, progress: Progress) ->
     elif args.qat_schedule == "exponential":
         phase.schedule = exponential_schedule(args.lrate_decay, args.lrate_warmup, args.qat_lrate_scale, first)
     if args.distill > 0:
-        teacher = distributed.from_main(lambda: load_renderer(run.folder / FLOAT_FILE, CPU)[0])
+        teacher = distributed.from_main(lambda: load_renderer(run.folder / FLOAT_FILE, torch.device("cpu"))[0])
         distillation = Distillation(teacher.to(run.renderer.device), args.distill)
 
         def losses(batch: Batch, rendering, step: int) -> dict[str, torch.Tensor]:
@@ -323,6 +323,14 @@ def render_file(args: argparse.Namespace, file: Path, device: torch.device, back
     steps = [int(checkpoint.stem) for checkpoint in checkpoint_files(folder)]
     size = {"bytes": file.stat().st_size}
     render_only(args, renderer, path, folder, max(steps, default=0), file.stem, size)
+
+
+def render_or_export(args: argparse.Namespace, file: Path, device: torch.device) -> None:
+    """What a command does with `--render_only` and a file of integers."""
+    if args.export_onnx:
+        export(file)
+    else:
+        render_file(args, file, device, select_backend(args.backend, device))
 
 
 def render_checkpoint(run: Run, trainer: Trainer) -> None:

@@ -236,6 +236,9 @@ def add_teacher_flags(group: argparse._ArgumentGroup) -> None:
     add("--teacher", type=PATH, metavar="FILE", help="model file that colours rays for a light field to learn from")
     add("--pseudo_views", type=positive(int), default=750, help="pictures that it makes from new cameras")
     add(
+        "--pseudo_zoom", type=within(float, 1, 100), default=2.0, help="the most that they are zoomed in, 1: not at all"
+    )
+    add(
         "--real",
         type=within(float, 0, 0.9),
         default=0.2,

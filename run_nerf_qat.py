@@ -17,9 +17,9 @@ import torch
 
 from compressors.kinds import COMPRESSORS
 from deploy.backends.choose import check_executes, select_backend
-from deploy.backends.onnx_runtime import export_onnx
-from deploy.model_file import KINDS, load_renderer
-from experiment import CPU, measure, prepare_device, render_file, set_up, train_and_compress, trains_in_float
+from deploy.model_file import KINDS
+from deploy.onnx_file import export
+from experiment import measure, prepare_device, render_or_export, set_up, train_and_compress, trains_in_float
 from options import config_parser
 from run_nerf_helpers import NeRF_qat
 from utils import distributed
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     kind = COMPRESSORS[args.quant]
     if args.render_only:
         own = Path(args.basedir) / args.expname / f"model_{kind.name}.safetensors"
-        return render_only(args, Path(args.model or own), device) if distributed.is_main() else None
+        return render_or_export(args, Path(args.model or own), device) if distributed.is_main() else None
     backend = check_flags(args, device)
     run = set_up(args, device, kind.phase, NeRF_qat)
     if run is None:  # --plot_cameras
@@ -80,25 +80,6 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> str:
         if args.export_onnx:
             raise BadInput(f"--export_onnx is for int8 files; leave it out with --quant {args.quant}")
     return backend
-
-
-def render_only(args: argparse.Namespace, file: Path, device: torch.device) -> None:
-    """Renders a model file, or exports it."""
-    if args.export_onnx:
-        export(file)
-    else:
-        render_file(args, file, device, select_backend(args.backend, device))
-
-
-def export(file: Path) -> dict[str, int]:
-    """Writes an int8 file's field, or both, as ONNX beside it; returns bytes by file name."""
-    renderer, _, metadata = load_renderer(file, CPU)
-    if metadata["precision"] != "int8":
-        raise BadInput(f"{file}: --export_onnx takes an int8 file, this one is {metadata['precision']}")
-    sizes = export_onnx(renderer, file.with_suffix(".onnx"))
-    for name, size in sizes.items():
-        print(f"wrote {file.with_name(name)} ({size} bytes)")
-    return sizes
 
 
 if __name__ == "__main__":

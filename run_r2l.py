@@ -18,11 +18,11 @@ import torch
 
 from compressors.light_field import LightFieldCompressor, save_other_precisions
 from deploy.backends.choose import check_executes, select_backend
+from deploy.onnx_file import export
 from evaluation.views import RenderedViews, evaluate_views
-from experiment import FLOAT_FILE, Run, load_file, measure, prepare_device, set_up, train_and_compress
+from experiment import FLOAT_FILE, Run, load_file, measure, prepare_device, render_or_export, set_up, train_and_compress
 from options import config_parser
 from rendering.renderer import Renderer, RenderLimits
-from run_nerf_qat import export, render_only
 from scenes.new_views import new_cameras
 from scenes.scene import Scene
 from training.batches import BatchSettings, RayBatches
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     device = prepare_device(args)
     if args.render_only:
         own = Path(args.basedir) / args.expname / "model_int8.safetensors"
-        return render_only(args, Path(args.model or own), device) if distributed.is_main() else None
+        return render_or_export(args, Path(args.model or own), device) if distributed.is_main() else None
     backend = check_flags(args, device)
     run = set_up(args, device, LightFieldCompressor.phase)
     if run is None:  # --plot_cameras
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         run.renderer.take_grid(teacher.occupied())
     elif args.ray_span == "occupied" and not run.scene.has_alpha:
         raise BadInput(f"--teacher {args.teacher}: knows no occupied cells, nor do the images; add --ray_span near_far")
-    cameras = new_cameras(run.scene, args.pseudo_views, args.seed)
+    cameras = new_cameras(run.scene, args.pseudo_views, args.seed, args.pseudo_zoom)
     pictures = teach(teacher, cameras, run.folder, file_digest(args.teacher), RenderLimits.from_flags(args))
     run = TaughtRun(**vars(run), taught=taught_scene(run.scene, pictures, cameras))
 

@@ -89,6 +89,22 @@ def test_backends_agree_on_codes(rounded, backend):
     assert float(((a - b).abs() > 1e-4).float().mean()) < 0.05 and float((a - b).abs().max()) < 0.1 * float(a.std())
 
 
+@STREAMS
+@pytest.mark.parametrize("backend", BACKENDS)
+@torch.no_grad()
+def test_a_ray_alone_is_what_it_is_among_others(rounded, backend):
+    """Scales are fixed: where they follow the batch, as R2L-quant's do, a ray's colour depends on its neighbours."""
+    config, (places, viewdirs) = config_of(rounded), some_rays(64)
+    field = make_int8_field(config, int8_state(rounded_network(config)), 8, CPU, backend)
+    together = field(places, viewdirs)
+    places[1:] *= 3  # far beyond what was calibrated
+    for i in range(0, 64, 21):
+        alone = field(places[i : i + 1], viewdirs[i : i + 1])
+        beside = field(places[: i + 1], viewdirs[: i + 1])[i:]
+        torch.testing.assert_close(alone, beside, atol=2e-6, rtol=0)
+    torch.testing.assert_close(field(places[:1], viewdirs[:1]), together[:1], atol=2e-6, rtol=0)
+
+
 @torch.no_grad()
 def test_waves_straight_to_codes():
     """By recurrence, against sines and cosines themselves: a code off at most, and few of them."""

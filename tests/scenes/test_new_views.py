@@ -37,7 +37,7 @@ def test_on_the_sphere_evenly_in_area():
     assert np.histogram(angles, 8, (-np.pi, np.pi))[0] / 2000 == pytest.approx(1 / 8, abs=0.03)
     towards = -poses[:, :, 2]
     assert (towards * -offset / 4).sum(-1) == pytest.approx(1.0, abs=1e-4)  # they look at the middle
-    assert 1 <= zoom.min() < 1.01 and 1.99 < zoom.max() <= 2
+    assert 0 <= zoom.min() < 0.01 and 0.99 < zoom.max() <= 1
     check_poses(poses, "here")
 
 
@@ -56,7 +56,7 @@ def test_in_the_box_of_forward_facing_cameras():
     low, high = c2w[:, :, 3].min(0), c2w[:, :, 3].max(0)
     margin = 0.05 * (high - low) + 1e-9
     assert (poses[:, :, 3] >= low - margin).all() and (poses[:, :, 3] <= high + margin).all()
-    assert (poses[:, :, 3].max(0) > high).any() and (zoom == 1).all()
+    assert (poses[:, :, 3].max(0) > high).any() and (zoom == 0).all()
     assert (poses[:, 2, 2] > 0.99).all()  # all look the same way
     check_poses(poses, "here")
 
@@ -78,3 +78,4 @@ def test_a_scene_says_which_and_the_same_comes_again():
     focal = scene.cameras.K[0, 0, 0]
     assert ((ten.K[:, 0, 0] / focal >= 1) & (ten.K[:, 0, 0] / focal <= 2)).all()
     assert torch.equal(ten.K[:, 2], scene.cameras.K[:10, 2])
+    assert (new_cameras(scene, 5, seed=3, zoom=1).K[:, 0, 0] == focal).all()
