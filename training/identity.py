@@ -34,7 +34,8 @@ FIXED = (
     "proposal_bins", "final_bins", "ray_warp", "opaque", "anneal_share", "no_hull", "no_dilation", "contract",
     "mip_directions",
     "optimizer", "lrate", "muon_lrate", "lrate_decay", "lrate_warmup", "lrate_rule", "lrate_batch",
-    "voxels", "voxels_final", "upsample_steps", "shrink_step", "ray_points", "ray_span", "ray_every", "pseudo_views", "pseudo_zoom",
+    "voxels", "voxels_final", "upsample_steps", "shrink_step",
+    "ray_points", "ray_span", "ray_every", "pseudo_views", "pseudo_zoom",
 )  # fmt: skip
 # Those that must once training goes through rounding; before that they may still be chosen.
 FIXED_IN_ROUNDING = (
