@@ -22,7 +22,7 @@ PATH = os.path.expanduser  # what a shell does, for paths in config files and be
 NOT_READ = {
     "run_nerf": ("compression", "teacher"),
     "run_nerf_qat": ("tensor field", "compression of a tensor field", "light field", "light_field", "teacher"),
-    "run_r2l": ("pixels", "reflections", "tensor field", "hierarchical", "proposal", "compression of a tensor field"),
+    "run_r2l": ("pixels", "reflections", "tensor field", "compression of a tensor field"),
     "run_vq": (
         "network",
         "pixels",

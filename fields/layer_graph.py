@@ -143,12 +143,12 @@ class LayerGraph:
                 del tensors[name]
         return [tensors[name] for name in self.outputs]
 
-    @cached_property
-    def _by_name(self) -> dict[str, Node]:
-        return {node.name: node for node in self.nodes}
+    def __post_init__(self):
+        # At once, and not when they are first asked for: what torch.compile traces may ask.
+        object.__setattr__(self, "_by_name", {node.name: node for node in self.nodes})
+        object.__setattr__(self, "_schedule", self._with_last_uses())
 
-    @cached_property
-    def _schedule(self) -> list[tuple[Node, list[str]]]:
+    def _with_last_uses(self) -> list[tuple[Node, list[str]]]:
         """Nodes, each with what nothing needs after it."""
         schedule, needed = [], set(self.outputs)
         for node in reversed(self.nodes):

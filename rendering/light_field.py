@@ -256,6 +256,8 @@ class LightFieldRenderer(Renderer):
             raise BadInput(f"--sampler light_field: asks for whole rays; add --field light_field, not {args.field}")
         if args.random_bkgd:
             raise BadInput("--random_bkgd: a light field has one background, for it knows no opacity; leave it out")
+        if len(args.scales) > 1:
+            raise BadInput("--scales: a light field sees rays, whatever the size of their pixels; leave it out")
         for flag, most in (("ray_points", MOST_PLACES), ("ray_every", MOST_APART), ("grid_resolution", LARGEST_GRID)):
             if getattr(args, flag) > most:
                 raise BadInput(f"--{flag} {getattr(args, flag)}: model files hold {most} at most; give less")

@@ -143,6 +143,7 @@ def test_what_it_refuses(teacher, tmp_path, capsys):
     fails_cleanly(capsys, run_r2l, *taught, "--real", "1.5", says=("--real", "1.5"))
     fails_cleanly(capsys, run_r2l, *taught, "--hard_rays", "-1", says=("--hard_rays", "-1"))
     fails_cleanly(capsys, run_r2l, *taught, "--random_bkgd", says=("--random_bkgd",))
+    fails_cleanly(capsys, run_r2l, *taught, "--scales", "1", "2", says=("--scales",))
     fails_cleanly(capsys, run_r2l, *taught, "--quant", "w4a8", says=("--quant w4a8",))
     fails_cleanly(capsys, run_r2l, *taught, "--ray_points", "300", says=("--ray_points 300", "256"))
     fails_cleanly(capsys, run_r2l, *taught, "--netdepth", "5", says=("--netdepth 5",))

@@ -33,4 +33,5 @@ def compile_fields(renderer: Renderer, backend: str | Callable = "inductor", sta
         torch._dynamo.reset()
     for one in renderer.fields.values():
         one.compile(backend=backend, fullgraph=True)
-        one.density = torch.compile(type(one).density.__get__(one), backend=backend, fullgraph=True)
+        if hasattr(one, "density"):  # a light field has none
+            one.density = torch.compile(type(one).density.__get__(one), backend=backend, fullgraph=True)

@@ -76,6 +76,17 @@ def test_both_fields_of_the_hierarchical_renderer_are_compiled(tmp_path):
     assert backend.runs == 2 * 3
 
 
+def test_a_light_field_is_compiled(tmp_path):
+    flags = [*TINY, "--no_random_bkgd", "--field", "light_field", "--sampler", "light_field", "--netdepth", "4"]
+    flags += ["--samples_per_batch", "128", "--ray_points", "3"]
+    expected = train(make_trainer(tmp_path, flags, False), 5)
+    backend = CountingBackend()
+    trainer = make_trainer(tmp_path, flags, False)
+    compile_fields(trainer.renderer, backend)
+    assert train(trainer, 5) == pytest.approx(expected, rel=1e-5)
+    assert backend.runs == 5
+
+
 def test_the_next_phase_is_compiled_anew(tmp_path):
     backend = CountingBackend()
     trainer = make_trainer(tmp_path, TINY, False)
