@@ -118,7 +118,7 @@ class LightFieldRenderer(Renderer):
     def take_grid(self, grid: OccupancyGrid | None) -> None:
         """Another grid, such as a teacher's: its own copy, for what a grid remembers of its use is its owner's."""
         self.grid = None if grid is None else OccupancyGrid.of_cells(grid.occupied, grid.aabb).to(grid.aabb.device)
-        self.places = None if grid is None else PlacesInCells(grid, self.field.config.points, self.every)
+        self.places = None if grid is None else PlacesInCells(self.grid, self.field.config.points, self.every)
         self.queries_per_ray = 1 if grid is None else None
 
     @property

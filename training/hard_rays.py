@@ -25,7 +25,7 @@ class HardRays:
     def draw(self, count: int, generator: torch.Generator) -> tuple[Rays, torch.Tensor]:
         """`count` rays and their colours, at random; none before the pool is full."""
         count = count if self.full else 0
-        device = generator.device
+        device = self.rays["target"].device
         self.drawn = torch.randint(self.capacity, (count,), device=device, generator=generator)
         origins, directions, viewdirs, target = (self.rays[name].index_select(0, self.drawn) for name in PARTS)
         return Rays(origins, directions, viewdirs), target
