@@ -164,7 +164,9 @@ def prepare_graph(
     """The same for any network whose layers and stubs have the graph's names. widths: columns of the inputs, which have
     a stub even where the graph does not use them. bits: of activations."""
     if graph.multiplies_floats:
-        raise ValueError("a layer is given a sum that nothing rounds: it cannot be prepared for int8")
+        raise ValueError(
+            "a residual network, whose layers are given sums that nothing rounds, cannot be prepared for int8"
+        )
     network = copy.deepcopy(network)
     rounded, columns = {}, dict(widths)  # what rounds each tensor, and how many columns it has
     for node in (*(Input(name) for name in widths if name not in graph.inputs), *graph.nodes):
