@@ -6,7 +6,6 @@ pixel cannot see fades out instead of aliasing, and a scene seen from near and f
 
 import argparse
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
@@ -26,8 +25,6 @@ class MipConfig(FieldConfig):
     directions: int = 3
     ball: float = 0.0
     point_size: float = 0.0
-
-    encodes_positions: ClassVar[bool] = False
 
     @property
     def input_ch(self) -> int:

@@ -2,7 +2,6 @@
 
 import argparse
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch.profiler import record_function
@@ -37,9 +36,6 @@ class FieldConfig:
     density_bias: float = 0.0
     density_scale: float = 1.0
     residual: bool = False
-
-    # Whether positions alone are encoded, which integer backends do straight to codes.
-    encodes_positions: ClassVar[bool] = True
 
     @property
     def input_ch(self) -> int:
