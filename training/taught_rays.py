@@ -76,11 +76,11 @@ def _make(
     teacher: Renderer, cameras: Cameras, path: Path, manifest: Path, wanted: Manifest, limits: RenderLimits
 ) -> None:
     found = Manifest.read(manifest)
-    there = (
-        found is not None and replace(found, done=0) == wanted and path.is_file() and 0 <= found.done <= wanted.count
-    )
+    there = found is not None and replace(found, done=0) == wanted and path.is_file()
     done = found.done if there else 0
     shape = (wanted.count, wanted.height, wanted.width, 4)
+    if not there:  # first: nobody may take pictures that are begun now for those that were there
+        write_json(manifest, vars(wanted))
     with saving(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         mode = "r+" if there else "w+"

@@ -37,7 +37,8 @@ class Int8LightField(LightField):
         write_waves(flat, encoded[:, :columns], config.multires)
         if config.use_viewdirs and config.multires_views:
             write_waves(viewdirs, encoded[:, columns:], config.multires_views)
-        return [of_places(config.coordinates(places, viewdirs)), of_waves.quick(encoded)]
+        to_codes = of_waves.quick if encoded.device.type == "cpu" else of_waves
+        return [of_places(config.coordinates(places, viewdirs)), to_codes(encoded)]
 
 
 def write_waves(x: torch.Tensor, into: torch.Tensor, octaves: int) -> None:

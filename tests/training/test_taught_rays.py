@@ -87,6 +87,18 @@ def test_what_was_interrupted_goes_on(scene, teacher, tmp_path):
         assert torch.equal(teach(teacher, cameras, tmp_path, "a"), whole) and teacher.made == 30
 
 
+def test_pictures_that_were_given_up_are_not_taken_for_those_before(scene, teacher, tmp_path, monkeypatch):
+    """Another teacher's are begun, and fail at once: the first one's manifest must not stand beside them."""
+    cameras = new_cameras(scene, 10)
+    whole = teach(teacher, cameras, tmp_path, "a").clone()
+    with monkeypatch.context() as broken:
+        broken.setattr(taught_rays, "straight_alpha", None)
+        with pytest.raises(TypeError):
+            teach(teacher, cameras, tmp_path, "b")
+    teacher.made = 0
+    assert torch.equal(teach(teacher, cameras, tmp_path, "a"), whole) and teacher.made == 10
+
+
 def batches_of(scene, real: float, seed: int = 0, hard: float = 0.0) -> TaughtBatches:
     """Of pictures of one colour, which no photograph has."""
     cameras = new_cameras(scene, 6)
