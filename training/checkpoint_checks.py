@@ -10,6 +10,7 @@ import math
 import numpy as np
 import torch
 
+from training.muon import Muon
 from utils.checks import LARGEST_WHOLE, check_keys, check_number, check_whole, is_number, is_whole, short
 from utils.errors import BrokenFile
 
@@ -23,7 +24,7 @@ NUMPY_SCALARS = [
 ]
 
 # What each optimiser remembers of a parameter, apart from its number of steps: of the parameter's shape.
-MOMENTS = {torch.optim.Adam: ("exp_avg", "exp_avg_sq"), torch.optim.Muon: ("momentum_buffer",)}
+MOMENTS = {torch.optim.Adam: ("exp_avg", "exp_avg_sq"), Muon: ("momentum_buffer",)}
 
 
 # ----------------------------------------------------------------------------------- by itself

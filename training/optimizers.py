@@ -9,6 +9,7 @@ import torch
 
 from fields.field import Group
 from rendering.renderer import Renderer
+from training.muon import Muon
 
 BITNET_WEIGHT_DECAY = 0.1  # decoupled: a step shrinks weights by so much of the learning rate
 
@@ -56,7 +57,7 @@ def make_optimizers(settings: OptimizerSettings, renderer: Renderer, queries: in
     optimizers = {"optimizer": torch.optim.Adam(_by_rate(others, scale * settings.lrate), **adam)}
     if matrices:
         rates = {"lr": scale * settings.muon_lrate, "weight_decay": 0.0, "adjust_lr_fn": "original"}
-        optimizers["muon"] = torch.optim.Muon(matrices, **rates)
+        optimizers["muon"] = Muon(matrices, **rates)
     return optimizers
 
 
