@@ -68,24 +68,32 @@ def test_places_by_hand():
     torch.testing.assert_close(places_of(grid, twice, 2, 1), torch.tensor([[1.75, 2.25]]))
 
 
-def test_places_of_many_rays_are_those_of_each():
+@pytest.mark.parametrize(("count", "every"), [(5, 2), (2, 1), (4, 3)])
+def test_places_of_many_rays_are_those_of_each(count, every):
+    """And of what lies behind the last place wanted not all is looked into."""
     generator = torch.Generator().manual_seed(0)
-    grid = OccupancyGrid(torch.tensor([[-1.0, -1, -1], [1, 1, 1]]), 16)
-    grid.set_occupied(torch.rand(16, 16, 16, generator=generator) < 0.05)
+    grid = OccupancyGrid(torch.tensor([[-1.0, -1, -1], [1, 1, 1]]), 40)
+    there = torch.rand(5, 5, 5, generator=generator) < 0.1  # blocks of cells, some of which hold holes
+    there = there.repeat_interleave(8, 0).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    grid.set_occupied(there & (torch.rand(40, 40, 40, generator=generator) < 0.6))
     origins = torch.randn(300, 3, generator=generator) * 2
     directions = 0.4 * torch.randn(300, 3, generator=generator) - origins
     rays = Rays(origins, directions, torch.nn.functional.normalize(directions, dim=-1))
-    places = PlacesInCells(grid, 5, 2)
+    places = PlacesInCells(grid, count, every)
     crossing = places.cross(rays, 0.0, 10.0, None, None)
     counts = crossing.counts()
     together = places.of(crossing, counts)
     assert 0 < int((counts == 0).sum()) < 300
-    listed = grid.cross(origins, directions, 0.0, 10.0, places.step).all_samples()
+    whole = grid.cross(origins, directions, 0.0, 10.0, places.step)
+    assert len(crossing.ray) < len(whole.ray)
+    listed = whole.all_samples()
+    finished = listed.counts >= (count - 1) * every + 1
+    assert finished.any() and not finished.all()
     for ray in range(300):
         own = listed.t[listed.ray == ray]
         if len(own):
-            wanted = own[::2][:5]
-            wanted = torch.cat([wanted, wanted[-1:].expand(5 - len(wanted))])
+            wanted = own[::every][:count]
+            wanted = torch.cat([wanted, wanted[-1:].expand(count - len(wanted))])
             torch.testing.assert_close(together[ray], wanted)
         else:
             assert not together[ray].any()
