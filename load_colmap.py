@@ -114,7 +114,7 @@ def _views(folder: Path, place: Path, model: SparseModel) -> tuple[list[Picture]
     notes += moved_notes(place, [(picture.name, file) for picture, file, elsewhere in found if elsewhere])
     pictures = [picture for picture, _ in there]
     views = [
-        View(path, lens, _camera_to_world(picture.w2c), orientation=orientation)
+        View(path, lens, camera_to_world(picture.w2c), orientation=orientation)
         for path, lens, picture, orientation in zip(paths, lenses, pictures, orientations, strict=True)
     ]
     if missing:
@@ -223,7 +223,7 @@ def _picture(path: Path, pose: list[float], camera: int, name: str, seen: np.nda
     return Picture(name, camera, np.concatenate([rotation, translation[:, None]], axis=1), seen)
 
 
-def _camera_to_world(w2c: np.ndarray) -> np.ndarray:
+def camera_to_world(w2c: np.ndarray) -> np.ndarray:
     """`[3, 4]` with OpenGL axes, of a world-to-camera matrix with OpenCV's."""
     rotation = w2c[:, :3].T
     return np.concatenate([rotation * [1, -1, -1], -rotation @ w2c[:, 3:]], axis=1)

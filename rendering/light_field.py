@@ -51,8 +51,7 @@ class PlacesInCells:
         self.step = float(grid.cell.max())
 
     def cross(self, rays: Rays, near: float, far: float, jitter: torch.Tensor | None, at_most: int | None) -> Crossing:
-        longest = (self.count - 1) * self.every + 1
-        return self.grid.cross(rays.origins, rays.directions, near, far, self.step, jitter, at_most, enough=longest)
+        return self.grid.cross(rays.origins, rays.directions, near, far, self.step, jitter, at_most)
 
     def of(self, crossing: Crossing, counts: torch.Tensor) -> torch.Tensor:
         """`[R, K]`, of rays that meet no cell zeros. counts: the crossing's, `[R]`."""

@@ -97,7 +97,6 @@ class OccupancyGrid(nn.Module):
         jitter: torch.Tensor | None = None,
         at_most: int | None = None,
         longest: Longest | None = None,
-        enough: int | None = None,
     ) -> Crossing:
         """Which points, spaced evenly by `step` along each ray, lie in occupied cells.
 
@@ -105,8 +104,7 @@ class OccupancyGrid(nn.Module):
         direction. step: units of the box. jitter: `[R]` in [0, 1), where in its step each ray's
         points sit (0.5 where none is given). at_most: look into so many stretches of RUN points
         only, so that a device need not be waited for. longest: how long samples may be; where `step` is
-        less, points are taken together. None: they are not. enough: once a ray has so many points, what lies behind
-        may be left out (a CPU does). Not differentiable, by design.
+        less, points are taken together. None: they are not. Not differentiable, by design.
         """
         norm = directions.norm(dim=-1)
         t_in, t_out = self._clip(self.aabb, origins, directions, near, far)
@@ -123,11 +121,7 @@ class OccupancyGrid(nn.Module):
         # The single points of those runs. Axes come first and rays last, which is the fastest to go through.
         of_rays = [a[None] for a in (first, t_in, t_out, dt, offset)]
         of_rays += [(a / self.cell).T.contiguous() for a in (origins - self.aabb[0], directions)]
-        if enough is not None and at_most is None and origins.device.type == "cpu":
-            ray, t, inside = self._first_points(ray, run, of_rays, enough)
-            found = found.new_tensor(len(ray))
-        else:
-            t, inside = self._points(ray, run, of_rays)
+        t, inside = self._points(ray, run, of_rays)
         if at_most is not None:  # what fills up the list is no stretch of its own
             inside &= torch.arange(len(ray), device=origins.device) < found
         crossing = Crossing(ray, t, inside, found, len(origins), step)
@@ -142,27 +136,6 @@ class OccupancyGrid(nn.Module):
         number = first + (run * RUN + torch.arange(RUN, device=ray.device)[:, None])
         t = t_in + (number + offset) * dt
         return t, self._look_up(self.occupied, torch.addcmul(start[:, None], t, along[:, None])) & (t < t_out)
-
-    def _first_points(
-        self, ray: torch.Tensor, run: torch.Tensor, of_rays: list[torch.Tensor], enough: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The runs that are looked into until their rays have enough points, of those given: their rays, and what
-        `_points` says of them. Most rays find theirs in the first few."""
-        counts = torch.bincount(ray, minlength=of_rays[0].shape[1])
-        nth = torch.arange(len(ray)) - (torch.cumsum(counts, 0) - counts).index_select(0, ray)
-        early = nth <= math.ceil(enough / RUN)
-        now = early.nonzero()[:, 0]
-        t, inside = self._points(ray.index_select(0, now), run.index_select(0, now), of_rays)
-        found = torch.zeros_like(counts).index_add_(0, ray.index_select(0, now), inside.sum(0))
-        wanting = ~early & (found < enough).index_select(0, ray)
-        later = wanting.nonzero()[:, 0]
-        t_later, inside_later = self._points(ray.index_select(0, later), run.index_select(0, later), of_rays)
-        # Back into the order of rays, and along them.
-        place = torch.cumsum(early | wanting, 0) - 1
-        order = torch.empty(len(now) + len(later), dtype=torch.int64)
-        order[place.index_select(0, torch.cat([now, later]))] = torch.arange(len(order))
-        t, inside = (torch.cat(parts, 1).index_select(1, order) for parts in ((t, t_later), (inside, inside_later)))
-        return ray[early | wanting], t, inside
 
     @torch.no_grad()
     def span(
