@@ -27,8 +27,12 @@ PARAMETERS = {
     "SIMPLE_RADIAL": "f cx cy k1",
     "RADIAL": "f cx cy k1 k2",
     "OPENCV": "fx fy cx cy k1 k2 p1 p2",
+    "FULL_OPENCV": "fx fy cx cy k1 k2 p1 p2 k3 k4 k5 k6",
+    "SIMPLE_RADIAL_FISHEYE": "f cx cy k1",
+    "RADIAL_FISHEYE": "f cx cy k1 k2",
     "OPENCV_FISHEYE": "fx fy cx cy k1 k2 k3 k4",
 }
+ORDER, FISHEYE_ORDER = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"), ("k1", "k2", "k3", "k4")  # OpenCV's
 AGAIN = "export the model again (colmap model_converter)"
 
 
@@ -191,8 +195,8 @@ def _lens(path: Path, number: int, model: str, width: int, height: int, values: 
     if len(values) != len(names):
         raise BadInput(f"{where}: {model} with {len(values)} parameters; expected {PARAMETERS[model]}: {AGAIN}")
     given = dict(zip(names, values, strict=True))
-    order = ("k1", "k2", "k3", "k4") if model == "OPENCV_FISHEYE" else ("k1", "k2", "p1", "p2")
-    distortion = tuple(given.get(name, 0.0) for name in order)
+    fisheye = model.endswith("FISHEYE")
+    distortion = tuple(given.get(name, 0.0) for name in (FISHEYE_ORDER if fisheye else ORDER))
     lens = Lens(
         width=width,
         height=height,
@@ -201,7 +205,7 @@ def _lens(path: Path, number: int, model: str, width: int, height: int, values: 
         cx=given["cx"],
         cy=given["cy"],
         distortion=distortion if any(distortion) else (),
-        fisheye=model == "OPENCV_FISHEYE",
+        fisheye=fisheye,
     )
     return checked_lens(lens, where)
 

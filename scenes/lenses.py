@@ -24,7 +24,7 @@ class Lens:
     """A pinhole with distortion, for images of `width` x `height`.
 
     fx, fy, cx, cy: pixels, from the image's top left corner (a pixel's centre is at +0.5).
-    distortion: OpenCV's k1, k2, p1, p2, k3, or for a fisheye k1 to k4; () for none.
+    distortion: OpenCV's k1, k2, p1, p2, k3 and then k4 to k6, or for a fisheye k1 to k4; () for none.
     """
 
     width: int
@@ -177,17 +177,26 @@ def undistortion_map(lens: Lens) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def fold_radius(lens: Lens) -> float:
     """Where the distortion turns back on itself, at focal length 1: beyond it the model shows things twice.
 
-    The radial polynomials' first stationary point: r (1 + k1 r^2 + k2 r^4 + ...) of the radius, or, for
-    a fisheye, of the angle.
+    The first stationary point of the radius, r (1 + k1 r^2 + k2 r^4 + k3 r^6) / (1 + k4 r^2 + k5 r^4 + k6 r^6), or
+    where that has a pole before; for a fisheye, of r (1 + k1 r^2 + ...) of the angle.
     """
-    k = lens.distortion if lens.fisheye else (*lens.distortion[:2], *lens.distortion[4:5])
-    slope = [1.0, *((2 * i + 3) * value for i, value in enumerate(k))]  # in powers of r^2
-    roots = np.roots(slope[::-1])
-    real = roots[np.abs(roots.imag) < 1e-9].real
-    turn = math.sqrt(min(real[real > 0], default=math.inf))
+    k = np.zeros(8)
+    k[: len(lens.distortion)] = lens.distortion
+    above, below = ([1, *k[:4]], [1.0]) if lens.fisheye else ([1, *k[:2], k[4]], [1, *k[5:]])
+    above, below = np.polynomial.Polynomial(above), np.polynomial.Polynomial(below)  # in powers of r^2
+    square = np.polynomial.Polynomial([0.0, 1.0])
+    slope = (above + 2 * square * above.deriv()) * below - 2 * square * above * below.deriv()
+    turn = math.sqrt(min(first_positive_root(slope), first_positive_root(below)))
     if not lens.fisheye:
         return turn
     return math.tan(turn) if turn < math.pi / 2 else math.inf
+
+
+def first_positive_root(polynomial: np.polynomial.Polynomial) -> float:
+    """inf where there is none."""
+    roots = polynomial.trim().roots() if polynomial.trim().degree() else np.zeros(0)
+    real = roots[np.abs(roots.imag) < 1e-9].real
+    return min(real[real > 0], default=math.inf)
 
 
 def _undistort(image: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -10,8 +10,9 @@ from capture_files import COLMAP_MODELS, POINTS, TARGET, dot_places, photograph,
 from helpers import seen_by
 from PIL import Image
 
-from load_colmap import find_model, load_colmap_scene, read_model
+from load_colmap import _text_cameras, find_model, load_colmap_scene, read_model
 from scenes.captures import bounds_of_points, normalisation
+from scenes.lenses import Lens, fold_radius, undistortion_map
 from utils.errors import BadInput
 
 
@@ -212,10 +213,10 @@ BAD = {
     "nothing registered": (write("images", "# none\n"), "sparse/0", "no image is registered"),
     "camera missing": (write("cameras", "5 PINHOLE 120 90 9 9 9 9"), "sparse/0", "camera 4"),
     "model not read": (
-        write("cameras", "1 FULL_OPENCV 120 90 " + "1 " * 12),
+        write("cameras", "1 FOV 120 90 " + "1 " * 5),
         "cameras.txt",
-        "FULL_OPENCV; expected one of SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL, RADIAL, OPENCV, OPENCV_FISHEYE: "
-        "run colmap image_undistorter",
+        "FOV; expected one of SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL, RADIAL, OPENCV, FULL_OPENCV, "
+        "SIMPLE_RADIAL_FISHEYE, RADIAL_FISHEYE, OPENCV_FISHEYE: run colmap image_undistorter",
     ),
     "parameter missing": (camera("120 90 1 2 3"), "cameras.txt", "fx fy cx cy"),
     "focal NaN": (camera("120 90 nan 9 9 9"), "cameras.txt", "finite"),
@@ -299,12 +300,61 @@ def test_counts_in_headers_reserve_nothing(good, stem, places, count):
 
 def test_an_unknown_binary_model_is_named(good):
     content = bytearray(good[1]["cameras"])
-    for number, says in ((6, "FULL_OPENCV"), (99, "number 99")):
+    for number, says in ((7, "FOV"), (99, "number 99")):
         content[12:16] = struct.pack("<I", number)
         place, files = good
         (place / "cameras.bin").write_bytes(bytes(content))
         with pytest.raises(BadInput, match=f"{says}.*colmap image_undistorter"):
             read_model(place)
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "bend"),
+    [
+        (
+            "FULL_OPENCV",
+            "60 62 59 44 0.1 -0.02 0.003 -0.002 0.01 0.2 0.03 0.004",
+            lambda x, y, s: (
+                x * (1 + 0.1 * s - 0.02 * s**2 + 0.01 * s**3) / (1 + 0.2 * s + 0.03 * s**2 + 0.004 * s**3)
+                + 2 * 0.003 * x * y - 0.002 * (s + 2 * x**2),
+                y * (1 + 0.1 * s - 0.02 * s**2 + 0.01 * s**3) / (1 + 0.2 * s + 0.03 * s**2 + 0.004 * s**3)
+                + 0.003 * (s + 2 * y**2) - 2 * 0.002 * x * y,
+            ),
+        ),
+        ("SIMPLE_RADIAL_FISHEYE", "60 59 44 -0.05", lambda x, y, s: fisheye(x, y, s, -0.05, 0.0)),
+        ("RADIAL_FISHEYE", "60 59 44 -0.05 0.01", lambda x, y, s: fisheye(x, y, s, -0.05, 0.01)),
+    ],
+)  # fmt: skip
+def test_further_lenses_bend_as_colmap_says(tmp_path, model, values, bend):
+    """Each pixel of the pinhole picture comes from where COLMAP's formula of the lens puts its ray."""
+    numbers = [float(value) for value in values.split()]
+    (tmp_path / "cameras.txt").write_text(f"1 {model} 120 90 {values}\n")
+    lens = _text_cameras(tmp_path / "cameras.txt")[1]
+    fx, fy = (numbers[0], numbers[1]) if model == "FULL_OPENCV" else (numbers[0], numbers[0])
+    columns, rows, inside = undistortion_map(lens)
+    x, y = np.meshgrid((np.arange(120) + 0.5 - 59) / fx, (np.arange(90) + 0.5 - 44) / fy)
+    bent_x, bent_y = bend(x, y, x**2 + y**2)
+    np.testing.assert_allclose(columns, fx * bent_x + 59 - 0.5, atol=2e-3)
+    np.testing.assert_allclose(rows, fy * bent_y + 44 - 0.5, atol=2e-3)
+    assert inside.mean() > 0.5
+
+
+def fisheye(x: np.ndarray, y: np.ndarray, s: np.ndarray, k1: float, k2: float) -> tuple[np.ndarray, np.ndarray]:
+    radius = np.sqrt(s)
+    angle = np.arctan(radius)
+    scale = angle * (1 + k1 * angle**2 + k2 * angle**4) / radius
+    return x * scale, y * scale
+
+
+def test_a_rational_lens_folds_where_its_radius_stops_growing():
+    k = (0.1, -0.3, 0.0, 0.0, 0.02, 0.2, 0.05, 0.001)
+    fold = fold_radius(Lens(400, 300, 60.0, 60.0, 200.0, 150.0, k))
+    s = (fold * np.linspace(0, 1.1, 1101)) ** 2
+    bent = np.sqrt(s) * (1 + k[0] * s + k[1] * s**2 + k[4] * s**3) / (1 + k[5] * s + k[6] * s**2 + k[7] * s**3)
+    growth = np.diff(bent)
+    assert (growth[:990] > 0).all() and (growth[1010:] < 0).all()
+    pole = fold_radius(Lens(400, 300, 60.0, 60.0, 200.0, 150.0, (0.0, 0.0, 0.0, 0.0, 0.0, -1.0)))
+    assert pole == pytest.approx(1.0)  # 1 - r^2 below: the radius grows without end
 
 
 def test_masks_do_not_come_from_a_pinhole(tmp_path):
