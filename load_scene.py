@@ -15,7 +15,10 @@ from load_nerfstudio import load_nerfstudio_scene
 from load_nsvf import load_nsvf_scene
 from load_procedural import load_procedural_scene
 from load_tiny_nerf import load_tiny_nerf_scene
-from scenes.poses import orbit_path
+from photographs.gathering import list_pictures
+from photographs.video import SUFFIXES as VIDEO_SUFFIXES
+from scenes.paths import read_path, spiral, walk
+from scenes.poses import focus_point, level_orbit, orbit_path
 from scenes.scales import check_scales
 from scenes.scene import Cameras, Scene
 from utils.bounds import FAR_AWAY, box_problem
@@ -49,14 +52,24 @@ def load_scene(args: argparse.Namespace) -> Scene:
         raise BadInput(f"--scale_weights: {len(args.scale_weights)} of them for {len(args.scales)} of --scales")
     if args.render_sphere and scene.ndc:
         raise BadInput("--render_sphere: a scene in NDC is seen from one side only; add --no_ndc, or leave it out")
-    scene.render_path = video_path(args, scene.render_path)
+    scene.render_path = video_path(args, scene)
     return scene
 
 
-def video_path(args: argparse.Namespace, path: Cameras) -> Cameras:
-    """The path of the video: as many cameras of a data set's own as wished, or by `--render_sphere` a turn about the
-    origin."""
+def video_path(args: argparse.Namespace, scene: Scene) -> Cameras:
+    """The path of the video by `--path`: as many cameras of a data set's own as wished, another kind through its
+    cameras, or a file's; or by `--render_sphere` a turn about the origin."""
+    path = scene.render_path
     frames = args.path_frames or len(path)
+    if args.path.endswith(".json"):
+        path = read_path(Path(args.path), scene.render_path)
+        frames = args.path_frames or len(path)
+    elif args.path != "auto":
+        c2w = scene.cameras.c2w.numpy().astype("float64")
+        kinds = {"walk": walk, "spiral": spiral, "orbit": lambda c2w, count: level_orbit(c2w, focus_point(c2w), count)}
+        if args.path not in kinds:
+            raise BadInput(f"--path {args.path}: expected auto, {', '.join(kinds)} or a FILE.json of camera poses")
+        path = path.along(torch.as_tensor(kinds[args.path](c2w, frames), dtype=torch.float32))
     if args.render_sphere:
         radius = args.sphere_radius or float(path.c2w[:, :, 3].norm(dim=-1).median())
         return path.along(orbit_path(radius, args.sphere_elevation, frames))
@@ -110,8 +123,18 @@ def recognise(args: argparse.Namespace) -> tuple[str, list[str]]:
                 "--dataset_type llff reads that, for forward-facing scenes in NDC"
             ]
         return name, []
-    what = f"has none of {known_marks()}" if folder.is_dir() else "no such data folder"
-    raise BadInput(f"{folder}: {what}; give --datadir another folder")
+    raise BadInput(f"{given}: {what_is_missing(given)}")
+
+
+def what_is_missing(given: Path) -> str:
+    """Of a folder that no reader knows, and the way out."""
+    if not given.exists():
+        return "no such data folder; give --datadir another folder"
+    pictures = len(list_pictures(given)) if given.is_dir() else 0
+    if pictures or given.suffix.lower() in VIDEO_SUFFIXES:
+        found = f"holds {pictures} pictures" if pictures else "is a video"
+        return f"{found}, and nothing says where its cameras were: python run_photos.py {given} finds that"
+    return f"has none of {known_marks()}; give --datadir another folder"
 
 
 def _place(datadir: str, name: str | None = None) -> Path:

@@ -299,10 +299,11 @@ def add_rendering_flags(group: argparse._ArgumentGroup) -> None:
         help="frames of the video path, 0 for the dataset's own number",
     )
     add(
-        "--render_sphere",
-        action="store_true",
-        help="the video goes round the origin, up is z, whatever path the data have",
+        "--path",
+        default="auto",
+        help="the video's: auto (the data's own), orbit, walk, spiral, or a viewer's FILE.json",
     )
+    add("--render_sphere", action="store_true", help="the video goes round the origin, up is z, whatever path there is")
     add("--sphere_elevation", type=within(float, -89, 89), default=30.0, help="its height above the horizon, degrees")
     add(
         "--sphere_radius",

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from scenes.poses import depth_range, focus_point, level_orbit, look_at, upright
+from scenes.paths import walk
+from scenes.poses import depth_range, focus_point, level_orbit, upright
 from utils.errors import BadInput
 
 CAMERA_RADIUS = 4.0  # world units within which nine of ten cameras come to stand
@@ -107,19 +108,11 @@ def bounds_of_points(
 
 def camera_path(c2w: np.ndarray) -> torch.Tensor:
     """Camera-to-world `[F, 3, 4]` of the video: once round where cameras `[N, 3, 4]` surround the origin,
-    else along the cameras themselves, in their order."""
+    else a walk along them."""
     eyes = c2w[:, :, 3]
     outside = (eyes * c2w[:, :, 2]).sum(-1) > 0  # those that have the origin in front of them
     azimuth = np.sort(np.arctan2(eyes[outside, 1], eyes[outside, 0]))
     gaps = np.diff(azimuth, append=azimuth[:1] + 2 * np.pi)
     if outside.mean() > 0.8 and gaps.max() < np.radians(100):
         return level_orbit(c2w, np.zeros(3), PATH_FRAMES)
-    path = []
-    for place in np.linspace(0, len(c2w) - 1, PATH_FRAMES):
-        i = min(int(place), len(c2w) - 2) if len(c2w) > 1 else 0
-        between = place - i
-        pose = (1 - between) * c2w[i] + between * c2w[min(i + 1, len(c2w) - 1)]
-        if np.linalg.norm(np.cross(pose[:, 1], pose[:, 2])) < 1e-3:
-            pose = c2w[i]  # neighbours that look opposite ways have nothing between them
-        path.append(look_at(pose[:, 3], pose[:, 3] - pose[:, 2], pose[:, 1]))
-    return torch.tensor(np.stack(path), dtype=torch.float32)
+    return torch.tensor(walk(c2w, PATH_FRAMES), dtype=torch.float32)
