@@ -23,7 +23,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".heic", ".heif")
 KEPT_AS_THEY_ARE = (".jpg", ".jpeg", ".png")
 LOOKED_AT = 800  # pixels of the longer side, at which sharpness is measured
 THUMBNAIL = 32  # pixels a side
-SAME = 2  # of 255 levels, by which thumbnails of one picture differ at most, however it was saved
+SAME = 4  # of 255 levels, by which thumbnails of one picture differ at most, however it was saved
 JPEG_QUALITY = 95
 FEWEST = 3  # pictures that can become a scene
 CAMERA_TAGS = {"make": 271, "model": 272}
@@ -124,7 +124,7 @@ def same_as_before(picture: Picture, pictures: list[Picture]) -> bool:
 
 
 def alike(one: Picture, other: Picture) -> bool:
-    return abs(one.sharpness - other.sharpness) <= 0.02 * max(one.sharpness, other.sharpness)
+    return abs(one.sharpness - other.sharpness) <= 0.05 * max(one.sharpness, other.sharpness)
 
 
 def free_name(source: str, taken: set[str]) -> str:

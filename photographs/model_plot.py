@@ -14,7 +14,7 @@ WHITE, POINT, CAMERA, AXIS, INK = 255, (170, 170, 170), (40, 90, 200), (150, 180
 
 def draw_model(c2w: np.ndarray, points: np.ndarray, path: Path, title: str) -> None:
     """c2w: `[N, 3, 4]`, OpenGL axes. points: `[P, 3]`. Turned upright, as wide as nine tenths of the points reach."""
-    move = normalisation(c2w, str(path))
+    move = normalisation(c2w, str(path), points)
     c2w, points = move.poses(c2w), move.points(points)
     eyes, ahead = c2w[:, :, 3], -c2w[:, :, 2]
     reach = 1.1 * np.abs(eyes).max()

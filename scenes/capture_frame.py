@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from scenes.paths import walk
-from scenes.poses import depth_range, focus_point, level_orbit, upright
+from scenes.poses import depth_range, focus_point, level_orbit, turned_up, upright
 from utils.errors import BadInput
 
 CAMERA_RADIUS = 4.0  # world units within which nine of ten cameras come to stand
@@ -17,6 +17,9 @@ FARTHEST_BOX = 4  # of the cameras' distance: captures for Instant-NGP state 32 
 # Of the depths and places of the points that cameras see: so many lie beyond on either side, and what
 # remains is widened, since points are on surfaces and lie more densely than they reach far.
 OUTLIERS, NEAR_SLACK, FAR_SLACK, BOX_SLACK = 0.5, 1.5, 1.25, 0.1  # percent, factors, share of a side
+# A floor: at most so many degrees off level, so thick for the cameras' distance, with such a share of the points.
+FLOOR_TILT, FLOOR_THICKNESS, FLOOR_SHARE = 25.0, 0.01, 0.2
+FLOOR_SAMPLE, FLOOR_TRIALS = 4000, 2000
 FEWEST_POINTS = 20  # seen by cameras, below which they say nothing
 
 
@@ -42,11 +45,12 @@ class Similarity:
         return np.stack([middle - half, middle + half])
 
 
-def normalisation(c2w: np.ndarray, where: str) -> Similarity:
+def normalisation(c2w: np.ndarray, where: str, points: np.ndarray | None = None) -> Similarity:
     """What moves the point that cameras `[N, 3, 4]` look at to the origin, their mean up to z, and nine of
     ten of them to within CAMERA_RADIUS.
 
-    Cameras that all look the same way look at no point: then their own middle is the origin.
+    points: of surfaces `[P, 3]`; where many of them lie on a floor under the cameras, that is what is level. Cameras
+    that all look the same way look at no point: then their own middle is the origin.
     Raises BadInput where all stand at one place, from which nothing can be told about depth.
     """
     middle = c2w[:, :, 3].mean(0)  # map coordinates are large numbers: what follows is about their differences
@@ -59,7 +63,37 @@ def normalisation(c2w: np.ndarray, where: str) -> Similarity:
     if not axes_differ or np.median(((center - eyes) * ahead).sum(-1)) < 0:
         center = np.zeros(3)
     radius = float(np.percentile(np.linalg.norm(eyes - center, axis=-1), 90))
-    return Similarity(upright(c2w), middle + center, CAMERA_RADIUS / max(radius, 1e-3 * spread))
+    radius = max(radius, 1e-3 * spread)
+    floor = None if points is None else floor_normal(points - middle, c2w[:, :3, 1].mean(0), eyes, radius)
+    turn = upright(c2w) if floor is None else turned_up(floor)
+    return Similarity(turn, middle + center, CAMERA_RADIUS / radius)
+
+
+def floor_normal(points: np.ndarray, up: np.ndarray, eyes: np.ndarray, radius: float) -> np.ndarray | None:
+    """The normal `[3]` of the floor that points `[P, 3]` lie on, where there is one: a plane nearly level for cameras
+    at `eyes [N, 3]`, whose mean up is `up`, and below them. radius: how far off these stand."""
+    if len(points) < FEWEST_POINTS or np.linalg.norm(up) < 0.5:  # of cameras turned every way nothing is up
+        return None
+    up = up / np.linalg.norm(up)
+    random = np.random.default_rng(0)
+    some = points if len(points) <= FLOOR_SAMPLE else points[random.choice(len(points), FLOOR_SAMPLE, replace=False)]
+    corners = some[random.integers(0, len(some), (FLOOR_TRIALS, 3))]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    lengths = np.linalg.norm(normals, axis=-1)
+    normals = normals / np.maximum(lengths, 1e-12)[:, None]
+    normals = normals * np.where(normals @ up < 0, -1, 1)[:, None]
+    level = (lengths > 0) & (normals @ up > np.cos(np.radians(FLOOR_TILT)))
+    if not level.any():
+        return None
+    normals, heights = normals[level], (normals[level] * corners[level, 0]).sum(-1)
+    near = np.abs(some @ normals.T - heights) < FLOOR_THICKNESS * radius
+    best = int(near.sum(0).argmax())
+    on_it = some[near[:, best]]
+    below = (eyes @ normals[best] > heights[best]).mean() > 0.9
+    if len(on_it) < FLOOR_SHARE * len(some) or not below:
+        return None
+    normal = np.linalg.svd(on_it - on_it.mean(0), full_matrices=False)[2][-1]  # of all of them, not of three
+    return normal * np.sign(normal @ up)
 
 
 def usable_box(

@@ -67,7 +67,7 @@ def capture_scene(
             "or give the images an alpha channel"
         )
     c2w = np.stack([view.c2w for view in views]).astype(np.float64)
-    move = normalisation(c2w, where)
+    move = normalisation(c2w, where, None if points is None else points.positions)
     c2w = move.poses(c2w)
     notes = [
         f"moved {np.round(move.center, 3).tolist()} to the origin, up to z, and scaled by {move.scale:.4g}: cameras "

@@ -53,6 +53,11 @@ def upright(c2w: np.ndarray) -> np.ndarray:
     up = c2w[:, :3, 1].mean(0)
     if np.linalg.norm(up) < 1e-3:
         return np.eye(3)  # no direction is up for most: the world's own z will do
+    return turned_up(up)
+
+
+def turned_up(up: np.ndarray) -> np.ndarray:
+    """The rotation `[3, 3]` that turns a direction to z, by the least angle."""
     up = _normalize(up)
     axis, cosine = np.cross(up, [0.0, 0.0, 1.0]), float(up[2])
     if cosine < -1 + 1e-9:

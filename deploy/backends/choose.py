@@ -13,6 +13,7 @@ from deploy.backends.int8 import Int8Field, Int8Network
 from deploy.backends.light_field import Int8LightField
 from deploy.backends.low_bit import ROWS_IN_CACHE as LOW_BIT_ROWS
 from deploy.backends.low_bit import BitNetwork
+from deploy.backends.mip import Int8MipField
 from fields.nerf import FieldConfig
 from utils.errors import BadInput
 
@@ -46,7 +47,7 @@ def _no_onnxruntime(device: torch.device) -> str:
 
 
 # Fields that come to codes without encoding in float first, by kind.
-STRAIGHT_TO_CODES = {"nerf": Int8Field, "light_field": Int8LightField}
+STRAIGHT_TO_CODES = {"nerf": Int8Field, "mip": Int8MipField, "light_field": Int8LightField}
 
 
 def _int8(name: str) -> Callable[..., nn.Module]:
