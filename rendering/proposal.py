@@ -6,7 +6,6 @@ from above; no colour ever reaches them.
 """
 
 import argparse
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -15,13 +14,15 @@ import torch.nn as nn
 
 from rendering.carving import make_grid
 from rendering.compositing import finish, seen_of, weights_from_density
+from rendering.density_table import LARGEST_TABLE, DensityTable
 from rendering.grid_description import KEYS, check_grid, describe_grid, read_grid
 from rendering.occupancy import LARGEST_GRID, OccupancyGrid
-from rendering.points import Cones, FieldOutput, Points
+from rendering.points import FieldOutput
+from rendering.queries import points_in_bins
 from rendering.ray_warps import FROM_ZERO, WARPS, Warp
 from rendering.rays import Rays, RaySetup
 from rendering.renderer import BYTES_PER_SAMPLE, POINTS_AT_ONCE, Renderer, Rendering
-from rendering.step_functions import dilated, distortion_loss, interlevel_loss, sample_intervals
+from rendering.step_functions import distortion_loss, interlevel_loss, next_bins
 from utils.checks import check_keys, check_one_of, check_whole, short
 from utils.errors import BadInput, BrokenFile
 from utils.parser import positive, within
@@ -29,9 +30,8 @@ from utils.parser import positive, within
 MOST_BINS = 4096  # of a ray, of each network
 MOST_PROPOSALS = 2
 BYTES_PER_PLACE = 60  # of a ray where the hull is looked up
-# mip-NeRF 360's: what bins are widened by before they are drawn from, and what share of a level's average bin beyond;
-# how fast a field's weights come to be trusted. What is added to a weight so that no place is ruled out.
-DILATION, DILATION_SHARE, ANNEAL_SLOPE, PADDING = 0.0025, 0.5, 10.0, 1e-5
+# mip-NeRF 360's: what bins are widened by before they are drawn from, and what share of a level's average bin beyond.
+DILATION, DILATION_SHARE = 0.0025, 0.5
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class ProposalRenderer(Renderer):
     bins: of each proposal, and of the field. curve: of WARPS, by which bins are even. opaque: nothing is seen
     behind the last bin. hull: a grid that holds all there is; rays are binned between its first and last occupied
     cell. None: between near and far. dilates: whether what a proposal saw is widened before bins are drawn from it.
+    table: pictures look proposals up in tables of so many cells a side (`density_table`), of contracted space; 0: they
+    ask them.
     """
 
     kind = "proposal"
@@ -68,14 +70,21 @@ class ProposalRenderer(Renderer):
         dilates: bool = True,
         training: ProposalTraining = ProposalTraining(),  # noqa: B008 (frozen)
         points_at_once: int = POINTS_AT_ONCE,
+        table: int = 0,
     ):
         super().__init__(setup, points_at_once)
+        self.table, self._tables = table, None
         self.field, self.proposals = field, nn.ModuleList(proposals)
         self.bins, self.curve, self.opaque = bins, curve, opaque
         self.hull, self.dilates = hull, dilates
         self.proposal_training = training
         self.queries_per_ray = sum(bins)
         self.done = 0 if training.steps else 1  # of the annealing, as a share
+
+    def train(self, mode: bool = True) -> "ProposalRenderer":
+        if mode:  # what tables hold is about to change
+            self._tables = None
+        return super().train(mode)
 
     @property
     def fields(self) -> dict[str, nn.Module]:
@@ -149,11 +158,15 @@ class ProposalRenderer(Renderer):
         w = torch.ones(count, 1, device=device)
         levels, bins_before = [], 1
         for level, (field, bins) in enumerate(zip([*self.proposals, self.field], self.bins, strict=True)):
-            s = self._bins(s, w, bins, bins_before if level else 0, generator)
+            jitter = None
+            if self.training and self.proposal_training.perturb:
+                jitter = torch.rand(count, 1, device=device, generator=generator)
+            reach = DILATION + DILATION_SHARE / bins_before if level and self.dilates else 0.0
+            s = next_bins(s.detach(), w.detach(), bins, reach, self.done, jitter)
             bins_before *= bins
             last = level == len(self.bins) - 1
             t = warp.distances(s)
-            answer = self._ask(field, rays, t, generator, noise_std if last else 0.0)
+            answer = self._answer(level, field, rays, t, generator, noise_std if last else 0.0)
             length = (t[:, 1:] - t[:, :-1]) * rays.directions.norm(dim=-1, keepdim=True)
             if self.opaque:
                 length = torch.cat([length[:, :-1], torch.full_like(length[:, :1], 1e10)], -1)
@@ -167,37 +180,27 @@ class ProposalRenderer(Renderer):
         extras = seen_of(answer.extras, w)
         return Rendering(color, depth, opacity, queries=queries, levels=levels, extras=extras)
 
-    def _bins(
-        self, s: torch.Tensor, w: torch.Tensor, bins: int, bins_before: int, generator: torch.Generator | None
-    ) -> torch.Tensor:
-        """Edges `[R, bins + 1]` drawn from what the level before saw, widened and annealed; no gradient goes back."""
-        s, w = s.detach(), w.detach()
-        if bins_before and self.dilates:
-            s, w = dilated(s, w, DILATION + DILATION_SHARE / bins_before)
-            s, w = s[:, 1:-1], w[:, 1:-1]
-        anneal = ANNEAL_SLOPE * self.done / ((ANNEAL_SLOPE - 1) * self.done + 1)
-        logits = torch.where(s[:, 1:] > s[:, :-1], anneal * (w + PADDING).log(), -math.inf)
-        jitter = None
-        if self.training and self.proposal_training.perturb:
-            jitter = torch.rand(len(s), 1, device=s.device, generator=generator)
-        return sample_intervals(s, torch.softmax(logits, -1), bins, jitter)
-
-    def _ask(
-        self, field: nn.Module, rays: Rays, t: torch.Tensor, generator: torch.Generator | None, noise_std: float
+    def _answer(
+        self,
+        level: int,
+        field: nn.Module,
+        rays: Rays,
+        t: torch.Tensor,
+        generator: torch.Generator | None,
+        noise_std: float,
     ) -> FieldOutput:
-        """A field in all bins between distances `[R, S + 1]`, `R S` of them."""
-        count, bins = len(t), t.shape[1] - 1
-        middle = 0.5 * (t[:, 1:] + t[:, :-1])
-        each = rays.take(torch.arange(count, device=t.device).repeat_interleave(bins))
-        positions = each.origins + middle.reshape(-1, 1) * each.directions
-        cones = None
-        if each.radii is not None:
-            ends = t[:, :-1].reshape(-1), t[:, 1:].reshape(-1)
-            cones = Cones(each.origins, each.directions, *ends, each.radii, self.parallel)
-        noise = None
-        if self.training and noise_std > 0:
-            noise = noise_std * torch.randn(len(positions), device=t.device, generator=generator)
-        return self.ask_all(field, Points(positions, each.viewdirs, cones), noise)
+        """What the network of a level says in the bins between distances, or for pictures its table."""
+        if self.training or not self.table or level == len(self.proposals):
+            points = points_in_bins(rays, t, self.parallel)
+            noise = None
+            if self.training and noise_std > 0:
+                noise = noise_std * torch.randn(len(points), device=t.device, generator=generator)
+            return self.ask_all(field, points, noise)
+        if self._tables is None:
+            ball = self.field.config.ball
+            self._tables = [DensityTable(field, self.table, ball, self.device) for field in self.proposals]
+        density = self._tables[level].density(rays.origins, rays.directions, 0.5 * (t[:, 1:] + t[:, :-1]))
+        return FieldOutput(density, density)
 
     # ---------------------------------------------------------------------------------- in training
 
@@ -237,6 +240,7 @@ class ProposalRenderer(Renderer):
             "ray_warp": self.curve,
             "opaque": self.opaque,
             **({} if self.dilates else {"dilates": False}),
+            **({"table": self.table} if self.table else {}),
             **({} if self.hull is None else {"hull": describe_grid(self.hull)}),
         }
 
@@ -245,7 +249,7 @@ class ProposalRenderer(Renderer):
 
     @staticmethod
     def check(described: dict) -> None:
-        optional = {"hull", "dilates"} & set(described)
+        optional = {"hull", "dilates", "table"} & set(described)
         check_keys("sampler", described, {"kind", "bins", "ray_warp", "opaque"} | optional)
         bins = described["bins"]
         if not isinstance(bins, list) or not 2 <= len(bins) <= 1 + MOST_PROPOSALS:
@@ -255,6 +259,8 @@ class ProposalRenderer(Renderer):
         check_one_of("sampler", described, "ray_warp", tuple(WARPS))
         check_one_of("sampler", described, "opaque", (True, False))
         check_one_of("sampler", {"dilates": described.get("dilates", True)}, "dilates", (True, False))
+        if "table" in described:
+            check_whole("sampler", described, "table", 1, LARGEST_TABLE)
         if "hull" in described:
             check_keys("sampler hull", described["hull"], KEYS)
             check_grid(described["hull"])
@@ -267,28 +273,21 @@ class ProposalRenderer(Renderer):
             raise BrokenFile(f"sampler: {described['ray_warp']}, where distances begin at 0")
         proposals = [fields[f"proposal_{i}"] for i in range(len(described["bins"]) - 1)]
         hull = read_grid(described["hull"], tensors.pop("occupancy")) if "hull" in described else None
+        table = described.get("table", 0)
+        if table and not all(getattr(field.config, "ball", 0) for field in fields.values()):
+            raise BrokenFile(f"sampler: table is {table}, where space is not contracted")
         how = described["ray_warp"], described["opaque"], hull, described.get("dilates", True)
-        return cls(fields["network_fn"], proposals, setup, tuple(described["bins"]), *how)
+        return cls(fields["network_fn"], proposals, setup, tuple(described["bins"]), *how, table=table)
 
     # ------------------------------------------------------------------------------------- by flags
 
     @staticmethod
     def add_flags(group: argparse._ArgumentGroup) -> None:
         add = group.add_argument
-        add(
-            "--proposal_bins",
-            type=positive(int),
-            nargs="+",
-            default=[64],
-            help="bins per ray of each proposal network, one or two",
-        )
+        bins = "bins per ray of each proposal network, one or two"
+        add("--proposal_bins", type=positive(int), nargs="+", default=[64], help=bins)
         add("--final_bins", type=positive(int), default=32, help="bins per ray of the field")
-        add(
-            "--proposal_width",
-            type=within(int, 2, 8192),
-            default=64,
-            help="channels of a proposal network's two layers",
-        )
+        add("--proposal_width", type=within(int, 2, 8192), default=64, help="channels of a proposal's two layers")
         add(
             "--ray_warp",
             default="auto",
@@ -300,6 +299,13 @@ class ProposalRenderer(Renderer):
             "--no_hull",
             action="store_true",
             help="bins from near to far, and not between what alpha leaves of the scene",
+        )
+        add(
+            "--proposal_table",
+            type=within(int, 0, LARGEST_TABLE),
+            default=0,
+            help="pictures look proposals up in a table of so many cells a side, made when a file is loaded; 0: they "
+            "ask the networks (contracted scenes)",
         )
         add("--no_dilation", action="store_true", help="draw bins from what a proposal saw without widening it first")
         add(
@@ -346,5 +352,8 @@ class ProposalRenderer(Renderer):
             steps=round(args.anneal_share * args.N_iters),
             perturb=args.perturb > 0,
         )
+        if args.proposal_table and scene.ball is None:
+            raise BadInput("--proposal_table: is of contracted scenes; leave it out, or add --contract on")
         how = curve, args.opaque or scene.ball is not None, hull, not args.no_dilation
-        return cls(make_field(scene.aabb), proposals, setup, bins, *how, training, args.netchunk).to(device)
+        field = make_field(scene.aabb)
+        return cls(field, proposals, setup, bins, *how, training, args.netchunk, args.proposal_table).to(device)

@@ -48,6 +48,17 @@ def cones_of_samples(rays: Rays, t: torch.Tensor, length: torch.Tensor, parallel
     return Cones(rays.origins, rays.directions, t - half, t + half, rays.radii, parallel)
 
 
+def points_in_bins(rays: Rays, t: torch.Tensor, parallel: bool) -> Points:
+    """The middles of bins between distances `t [R, S + 1]`, `R S` points, each with its part of the pixel's cone."""
+    count, bins = len(t), t.shape[1] - 1
+    each = rays.take(torch.arange(count, device=t.device).repeat_interleave(bins))
+    positions = each.origins + (0.5 * (t[:, 1:] + t[:, :-1])).reshape(-1, 1) * each.directions
+    if each.radii is None:
+        return Points(positions, each.viewdirs)
+    ends = t[:, :-1].reshape(-1), t[:, 1:].reshape(-1)
+    return Points(positions, each.viewdirs, Cones(each.origins, each.directions, *ends, each.radii, parallel))
+
+
 def widths_of_pixels(rays: Rays, times: float, parallel: bool) -> Longest:
     """How wide so many pixels of rays are at a place. parallel: as of `Cones`."""
     at_one = times / PIXEL_RADIUS * rays.radii

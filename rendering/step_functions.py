@@ -4,10 +4,14 @@ Edges t `[R, n + 1]` ascend; masses w `[R, n]` of the bins between them are not 
 By these mip-NeRF 360 (Barron et al. 2022, sec. 3 and 4) learns where to sample.
 """
 
+import math
+
 import torch
 
 # What masses and widths are held above: float32's, whatever the precision, so that both agree.
 EPS = torch.finfo(torch.float32).eps
+# mip-NeRF 360's: how fast what a proposal saw comes to be trusted. What is added so that no place is ruled out.
+ANNEAL_SLOPE, PADDING = 10.0, 1e-5
 
 
 def cumulative(w: torch.Tensor) -> torch.Tensor:
@@ -65,6 +69,19 @@ def sample_intervals(
     middle = (centres[..., 1:] + centres[..., :-1]) / 2
     first, last = 2 * centres[..., :1] - middle[..., :1], 2 * centres[..., -1:] - middle[..., -1:]
     return torch.cat([first, middle, last], -1).clamp(*domain)
+
+
+def next_bins(
+    t: torch.Tensor, w: torch.Tensor, count: int, reach: float, trust: float, jitter: torch.Tensor | None
+) -> torch.Tensor:
+    """Edges `[R, count + 1]` of bins drawn from what a level saw, widened by `reach` to either side (0: as it is).
+    trust: from 0, by which all places are alike, to 1 (mip-NeRF 360, supplement: annealing)."""
+    if reach:
+        t, w = dilated(t, w, reach)
+        t, w = t[:, 1:-1], w[:, 1:-1]
+    anneal = ANNEAL_SLOPE * trust / ((ANNEAL_SLOPE - 1) * trust + 1)
+    logits = torch.where(t[:, 1:] > t[:, :-1], anneal * (w + PADDING).log(), -math.inf)
+    return sample_intervals(t, torch.softmax(logits, -1), count, jitter)
 
 
 def dilated(

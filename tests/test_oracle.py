@@ -38,9 +38,10 @@ from rendering.cones import (
     uncontract,
 )
 from rendering.points import Cones
-from rendering.proposal import ANNEAL_SLOPE, DILATION, DILATION_SHARE
+from rendering.proposal import DILATION, DILATION_SHARE
 from rendering.ray_warps import Warp
 from rendering.step_functions import (
+    ANNEAL_SLOPE,
     cumulative,
     dilated,
     distortion_loss,
@@ -291,7 +292,7 @@ def queried(case):
 
 
 def next_level(case, done):
-    """What `ProposalRenderer._bins` does to its first level's bins, but for its PADDING, which multinerf lacks."""
+    """What `ProposalRenderer` does to its first level's bins, but for its PADDING, which multinerf lacks."""
     bins, count = case.weights.shape[-1], case.expected["sdist"].shape[-1] - 1
     s, w = dilated(case.sdist, case.weights, DILATION + DILATION_SHARE / bins)
     s, w = s[:, 1:-1], w[:, 1:-1]

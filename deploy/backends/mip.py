@@ -68,4 +68,4 @@ def codes_of_waves(mean: torch.Tensor, variance: torch.Tensor, octaves: int, rou
         torch.addcmul(middle, sines, faded, out=waves[0])
         torch.addcmul(middle, cosines, faded, out=waves[1])
         codes[octave].copy_(waves.clamp_(0, rounding.q_max + 0.5))  # which cuts off what is behind the point
-    return codes.view(-1, count).T.contiguous()
+    return codes.view(2 * octaves * directions, count).T.contiguous()
