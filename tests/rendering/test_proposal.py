@@ -204,6 +204,7 @@ def test_a_table_says_what_its_field_does(tmp_path):
     assert (said - asked).abs().mean() < 0.1 * asked.std() and asked.std() > 0
 
     renderer.eval()
+    renderer.done = 1
     camera = scene.cameras[scene.splits["test"][0]]
     by_table = render_image(renderer, camera).rgb
     renderer.table = 0
