@@ -77,6 +77,31 @@ def project(
     return Projected(mean @ basis.T, variance)
 
 
+def project_bins(
+    origins: torch.Tensor, directions: torch.Tensor, moments: Moments, basis: torch.Tensor, contracted: bool = False
+) -> Projected:
+    """`project` of all bins of rays, `[N, R, S]`, from rays' origins and directions `[R, 3]` and bins' moments `[R, S]`.
+    A place is o + t d, so that whatever is seen of it along a direction is known from a few numbers a ray."""
+    t = moments.t_mean
+    across_ray = (directions * origins).sum(-1, keepdim=True)  # o.d
+    length = directions.square().sum(-1, keepdim=True).clamp_min(LEAST_LENGTH)
+    along = (basis @ directions.T)[..., None]  # b.d
+    mean = torch.addcmul((basis @ origins.T)[..., None], t, along)
+    square = along.square()
+    stretch = torch.ones_like(t)
+    if contracted:
+        radius = (origins.square().sum(-1, keepdim=True) + t * (2 * across_ray + t * length)).clamp_min(1).sqrt()
+        inverse = 1 / radius  # 1 inside, where all below leaves things as they are
+        across, radial = (2 - inverse) * inverse, inverse.square()
+        towards = mean * inverse  # b.u
+        along = across * along + towards * ((radial - across) * (across_ray + t * length) * inverse)
+        square = along.square()
+        stretch = torch.addcmul(across.square(), towards.square_(), radial.square() - across.square())
+        mean = mean.mul_(across)
+    variance = (stretch - square / length).clamp_min_(0).mul_(moments.r_var)
+    return Projected(mean, torch.addcmul(variance, moments.t_var, square))
+
+
 def contract(positions: torch.Tensor) -> torch.Tensor:
     """All of space into a ball of radius 2; the unit ball stays as it is (mip-NeRF 360, eq. 10). `[..., 3]`."""
     return _contraction(positions)[0]

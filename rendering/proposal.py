@@ -191,6 +191,8 @@ class ProposalRenderer(Renderer):
     ) -> FieldOutput:
         """What the network of a level says in the bins between distances, or for pictures its table."""
         if self.training or not self.table or level == len(self.proposals):
+            if not self.training and hasattr(field, "in_bins"):
+                return field.in_bins(rays, t, self.parallel)
             points = points_in_bins(rays, t, self.parallel)
             noise = None
             if self.training and noise_std > 0:

@@ -12,6 +12,7 @@ from conftest import ROOT
 
 import run_compare
 import run_nerf_qat
+import run_photos
 from options import config_parser
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -35,7 +36,7 @@ def test_tables_are_those_of_the_measurements():
 
 
 def test_every_flag_exists():
-    parsers = config_parser(), run_compare.make_parser(), autotask.make_parser()
+    parsers = config_parser(), run_compare.make_parser(), run_photos.make_parser(), autotask.make_parser()
     ours = {word for parser in parsers for action in parser._actions for word in action.option_strings}
     for path in (ROOT / "benchmarks").glob("*.py"):
         ours |= set(re.findall(r'"(--\w+)"', path.read_text()))

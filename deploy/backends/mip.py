@@ -12,7 +12,9 @@ from deploy.backends.blocks import rows_at_once
 from deploy.backends.int8 import Int8Network, Rounding
 from deploy.backends.light_field import DOUBLED
 from fields.mip_nerf import MipConfig, MipField
+from rendering.cones import Projected, cylinder_moments, frustum_moments, project_bins
 from rendering.points import FieldOutput, Points
+from rendering.rays import Rays
 from run_nerf_helpers import iterate_chunks
 
 ROWS_IN_CACHE = 4096
@@ -27,25 +29,58 @@ class Int8MipField(MipField):
         self.of_views = network.inputs["quant_views"] if config.use_viewdirs else None
 
     def forward(self, points: Points) -> FieldOutput:
-        directions = points.directions
-        density, rgb = directions.new_empty(len(points)), directions.new_empty(len(points), 3)
-        for rows in iterate_chunks(len(points), rows_at_once(directions, ROWS_IN_CACHE)):
+        answer = self._empty_answer(points.directions, len(points))
+        for rows in iterate_chunks(len(points), rows_at_once(points.directions, ROWS_IN_CACHE)):
             with record_function("encoding"):
-                codes = [codes_of_waves(*self.projected(points[rows]), self.config.multires, self.of_points)]
-                if self.of_views is not None:
-                    codes.append(self.of_views(self.embed_views(directions[rows])))
-            with record_function("network"):
-                raw = self.network.run(*codes)
-            density[rows] = self.activate_density(raw[:, 3])
-            torch.sigmoid(raw[:, :3], out=rgb[rows])
-        return FieldOutput(density, rgb)
+                mean, variance = self.projected(points[rows])
+                views = self._views(points.directions[rows])
+            self._answer(answer, rows, mean.T.contiguous(), variance.T.contiguous(), views)
+        return answer
+
+    def in_bins(self, rays: Rays, t: torch.Tensor, parallel: bool) -> FieldOutput:
+        """The same in all bins of rays between distances `t [R, S + 1]`, `R S` of them."""
+        count, bins = len(rays), t.shape[1] - 1
+        answer = self._empty_answer(t, count * bins)
+        for part in iterate_chunks(count, max(1, rows_at_once(t, ROWS_IN_CACHE) // bins)):
+            with record_function("encoding"):
+                mean, variance = self._projected_bins(rays[part], t[part], parallel)
+                views = self._views(rays.viewdirs[part])
+                views = [codes.repeat_interleave(bins, 0) for codes in views]
+            rows = slice(part.start * bins, min(part.stop, count) * bins)
+            self._answer(answer, rows, mean.flatten(1), variance.flatten(1), views)
+        return answer
+
+    def _projected_bins(self, rays: Rays, t: torch.Tensor, parallel: bool) -> Projected:
+        scale = 1 / (self.config.ball or 1)
+        moments = cylinder_moments if parallel else frustum_moments
+        of_bins = moments(t[:, :-1], t[:, 1:], scale * rays.radii[:, None])
+        return project_bins(
+            scale * rays.origins, scale * rays.directions, of_bins, self.basis, contracted=bool(self.config.ball)
+        )
+
+    def _empty_answer(self, like: torch.Tensor, count: int) -> FieldOutput:
+        return FieldOutput(like.new_empty(count), like.new_empty(count, 3))
+
+    def _views(self, directions: torch.Tensor) -> list[torch.Tensor]:
+        """Codes of directions, in a list that is empty where the network takes none."""
+        return [] if self.of_views is None else [self.of_views(self.embed_views(directions))]
+
+    def _answer(
+        self, answer: FieldOutput, rows: slice, mean: torch.Tensor, variance: torch.Tensor, views: list[torch.Tensor]
+    ) -> None:
+        """Writes some rows of an answer. mean, variance: `[N, P]`."""
+        with record_function("encoding"):
+            codes = codes_of_waves(mean, variance, self.config.multires, self.of_points)
+        with record_function("network"):
+            raw = self.network.run(codes, *views)
+        answer.density[rows] = self.activate_density(raw[:, 3])
+        torch.sigmoid(raw[:, :3], out=answer.rgb[rows])
 
 
 def codes_of_waves(mean: torch.Tensor, variance: torch.Tensor, octaves: int, rounding: Rounding) -> torch.Tensor:
-    """`rounding(integrated_encoding(mean, variance, octaves))` of `[P, N]`, uint8 `[P, 2 N octaves]`, with ties going
-    up. The error of waves grows with each doubling, to 1e-5 at most."""
-    count, directions = mean.shape
-    mean, variance = mean.T.contiguous(), variance.T.contiguous()
+    """`rounding(integrated_encoding(mean, variance, octaves))` of `[N, P]`, each direction's places side by side, uint8
+    `[P, 2 N octaves]`, with ties going up. The error of waves grows with each doubling, to 1e-5 at most."""
+    directions, count = mean.shape
     codes = torch.empty(octaves, 2, directions, count, dtype=torch.uint8, device=mean.device)
     waves, faded = mean.new_empty(2, directions, count), torch.empty_like(mean)
     sines, cosines, doubled = torch.empty_like(mean), torch.empty_like(mean), torch.empty_like(mean)

@@ -7,7 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rendering.cones import axes, contract, frustum_moments, integrated_encoding, project, uncontract
+from rendering.cones import (
+    axes,
+    contract,
+    cylinder_moments,
+    frustum_moments,
+    integrated_encoding,
+    project,
+    project_bins,
+    uncontract,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -119,3 +128,22 @@ def test_the_directions_of_an_icosahedron():
     assert products.max() < 0.86  # no two alike or opposite
     # Spread evenly: the sum of squared projections is the same for every direction.
     torch.testing.assert_close(basis.T @ basis, 7 * torch.eye(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("contracted", [False, True])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_bins_of_rays_are_projected_as_each_of_them(contracted, parallel):
+    """From a few numbers a ray what `project` says of every bin, in the unit ball, across its border and far off."""
+    generator = torch.Generator().manual_seed(3)
+    origins = torch.randn(50, 3, generator=generator, dtype=torch.float64) * 0.7
+    directions = torch.randn(50, 3, generator=generator, dtype=torch.float64)
+    radii = 0.01 * torch.rand(50, generator=generator, dtype=torch.float64)
+    t = torch.rand(50, 13, generator=generator, dtype=torch.float64).mul(4).exp().sub(1).sort(-1).values
+    basis = axes(9)
+    moments = cylinder_moments if parallel else frustum_moments
+    together = project_bins(origins, directions, moments(t[:, :-1], t[:, 1:], radii[:, None]), basis, contracted)
+    each = [part.repeat_interleave(12, 0) for part in (origins, directions, radii)]
+    of_each = moments(t[:, :-1].reshape(-1), t[:, 1:].reshape(-1), each[2])
+    alone = project(each[0], each[1], of_each, basis, contracted)
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a.flatten(1).T, b, rtol=1e-8, atol=1e-11)

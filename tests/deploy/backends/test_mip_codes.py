@@ -14,7 +14,7 @@ def test_codes_are_those_of_rounded_waves(directions, octaves, q_max):
     mean = 2 * torch.randn(500, directions, generator=generator)
     variance = torch.exp(4 * torch.randn(500, directions, generator=generator) - 8)
     rounding = Rounding(torch.tensor(2.0 / q_max), torch.tensor((q_max + 1) // 2, dtype=torch.uint8), q_max)
-    codes = codes_of_waves(mean, variance, octaves, rounding)
+    codes = codes_of_waves(mean.T.contiguous(), variance.T.contiguous(), octaves, rounding)
     waves = integrated_encoding(mean.double(), variance.double(), octaves)
     assert codes.shape == waves.shape and codes.dtype == torch.uint8 and codes.is_contiguous()
     wanted = rounding(waves)
@@ -28,4 +28,4 @@ def test_codes_are_those_of_rounded_waves(directions, octaves, q_max):
 
 def test_no_rows_give_no_codes():
     rounding = Rounding(torch.tensor(0.01), torch.tensor(128, dtype=torch.uint8), 255)
-    assert codes_of_waves(torch.zeros(0, 3), torch.zeros(0, 3), 4, rounding).shape == (0, 24)
+    assert codes_of_waves(torch.zeros(3, 0), torch.zeros(3, 0), 4, rounding).shape == (0, 24)
