@@ -8,6 +8,7 @@ if __name__ == "__main__":  # before what takes seconds to import
 
     interrupts.exit_at_once()
 
+import argparse
 import json
 import shutil
 import sys
@@ -36,7 +37,7 @@ def make_parser() -> Parser:
     parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("source", type=Path, metavar="PHOTOS_OR_VIDEO", help="a folder of pictures, folders in it too, or a video")
-    add("--out", type=Path, help="folder of the scene (default: data/NAME)")
+    add("--out", type=Path, help="folder of the scene (default: data/, and the name of what is given)")
     add("--frames", type=within(int, 3, 10_000), default=100, help="pictures that are taken of a video")
     add("--feature_size", type=within(int, 200, 10_000), default=1000, help="features: pixels of the longer side")
     add("--lens", default="auto", choices=LENSES, help="COLMAP's camera model (default: by the number of pictures)")
@@ -54,7 +55,7 @@ def make_parser() -> Parser:
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     source = args.source.expanduser()
-    out = args.out or Path("data") / (source.stem if source.is_file() else source.resolve().name)
+    out = args.out or Path("data") / name_of(source)
     pycolmap = pycolmap_or_say()
     settings = Settings(args.feature_size, args.lens, args.ordered or source.is_file(), args.seed, args.threads)
 
@@ -84,6 +85,14 @@ def main(argv: list[str] | None = None) -> None:
     write_json(out / REPORT, report | {"done": True})
     say_how_it_went(out, report)
     go_on(args, out, report)
+
+
+def name_of(source: Path) -> str:
+    """Of the scene: the video's or the folder's; pictures often lie in one that says no more than that they do."""
+    path = source.resolve()
+    if source.is_file():
+        return path.stem
+    return path.parent.name if path.name.lower() in ("images", "photos", "pictures", "input") else path.name
 
 
 def find_source(source: Path, out: Path) -> list[Path]:
@@ -190,7 +199,7 @@ def say_how_it_went(out: Path, report: dict) -> None:
     )
 
 
-def go_on(args, out: Path, report: dict) -> None:
+def go_on(args: argparse.Namespace, out: Path, report: dict) -> None:
     """Trains, or says how to."""
     used = [row for row in report["pictures"] if row.get("registered")]
     side = max(max(row["height"], row["width"]) for row in used)

@@ -225,7 +225,7 @@ def map_cameras(colmap, folder: Path, way: str, settings: Settings, count: int) 
         if ranked:
             structure.points = ranked[0].num_points3D()
             structure.error = round(float(ranked[0].compute_mean_reprojection_error()), 4)
-            keep(ranked[0], folder / "sparse" / "0", Path(scratch))
+            keep(colmap, ranked[0], folder / "sparse" / "0", Path(scratch))
     return structure
 
 
@@ -233,11 +233,9 @@ def names_in(model) -> set[str]:
     return {model.image(number).name for number in model.reg_image_ids()}
 
 
-def keep(model, place: Path, scratch: Path) -> None:
-    """Writes a model, in whole or not at all, unless what is there has more pictures."""
-    import pycolmap
-
-    if (place / "images.bin").is_file() and pycolmap.Reconstruction(place).num_reg_images() >= model.num_reg_images():
+def keep(colmap, model, place: Path, scratch: Path) -> None:
+    """Writes a model, in whole or not at all, unless what is there has as many pictures."""
+    if (place / "images.bin").is_file() and colmap.Reconstruction(place).num_reg_images() >= model.num_reg_images():
         return
     written = scratch / "kept"
     with saving(place):

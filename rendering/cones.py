@@ -80,7 +80,7 @@ def project(
 def project_bins(
     origins: torch.Tensor, directions: torch.Tensor, moments: Moments, basis: torch.Tensor, contracted: bool = False
 ) -> Projected:
-    """`project` of all bins of rays, `[N, R, S]`, from rays' origins and directions `[R, 3]` and bins' moments `[R, S]`.
+    """`project` of all bins of rays, `[N, R, S]`: origins and directions of rays `[R, 3]`, moments of bins `[R, S]`.
     A place is o + t d, so that whatever is seen of it along a direction is known from a few numbers a ray."""
     t = moments.t_mean
     across_ray = (directions * origins).sum(-1, keepdim=True)  # o.d
