@@ -155,9 +155,9 @@ class LightField(Trainable):
         return self.config.coordinates(places, viewdirs), torch.cat(encoded, -1)
 
     def parameter_groups(self) -> list[Group]:
-        """Muon may take every matrix but the last layer's."""
+        """Muon may take the matrices of blocks."""
         return [
-            Group((parameter,), muon=parameter.ndim == 2 and not name.startswith("tail."))
+            Group((parameter,), muon=parameter.ndim == 2 and name.startswith("blocks."))
             for name, parameter in self.network.named_parameters()
         ]
 
