@@ -52,20 +52,19 @@ def load_scene(args: argparse.Namespace) -> Scene:
         raise BadInput(f"--scale_weights: {len(args.scale_weights)} of them for {len(args.scales)} of --scales")
     if args.render_sphere and scene.ndc:
         raise BadInput("--render_sphere: a scene in NDC is seen from one side only; add --no_ndc, or leave it out")
-    scene.render_path = video_path(args, scene)
+    scene.render_path = video_path(args, scene.render_path, scene.cameras)
     return scene
 
 
-def video_path(args: argparse.Namespace, scene: Scene) -> Cameras:
-    """The path of the video by `--path`: as many cameras of a data set's own as wished, another kind through its
-    cameras, or a file's; or by `--render_sphere` a turn about the origin."""
-    path = scene.render_path
+def video_path(args: argparse.Namespace, path: Cameras, through: Cameras | None = None) -> Cameras:
+    """The path of the video by `--path`: as many cameras of a data set's own as wished, another kind of path past
+    cameras `through` (None: those of its own), or a file's; or by `--render_sphere` a turn about the origin."""
     frames = args.path_frames or len(path)
     if args.path.endswith(".json"):
-        path = read_path(Path(args.path), scene.render_path)
+        path = read_path(Path(args.path), path)
         frames = args.path_frames or len(path)
     elif args.path != "auto":
-        c2w = scene.cameras.c2w.numpy().astype("float64")
+        c2w = (path if through is None else through).c2w.numpy().astype("float64")
         kinds = {"walk": walk, "spiral": spiral, "orbit": lambda c2w, count: level_orbit(c2w, focus_point(c2w), count)}
         if args.path not in kinds:
             raise BadInput(f"--path {args.path}: expected auto, {', '.join(kinds)} or a FILE.json of camera poses")

@@ -86,7 +86,7 @@ def codes_of_waves(mean: torch.Tensor, variance: torch.Tensor, octaves: int, rou
     sines, cosines, doubled = torch.empty_like(mean), torch.empty_like(mean), torch.empty_like(mean)
     fading = torch.exp(-0.5 * variance)
     zero, one = mean.new_zeros(()), mean.new_ones(())
-    middle, per_code = (rounding.zero_point + 0.5).to(mean.dtype), 1 / float(rounding.scale)
+    middle, per_code = (rounding.zero_point + 0.5).to(mean.dtype), rounding.scale.reciprocal()
     for octave in range(octaves):
         if octave % DOUBLED == 0:
             angles = mean * 2.0**octave
