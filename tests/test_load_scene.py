@@ -6,11 +6,12 @@ import json
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+import torch
 from capture_files import HEIGHT, OPENCV, WIDTH, edit_json, write_blender, write_colmap, write_nerfstudio, write_nsvf
 from helpers import HIERARCHICAL, TINY, fails_cleanly, run
 
 import run_nerf
-from load_scene import MARKS, READERS, dataset_type, load_scene
+from load_scene import MARKS, READERS, dataset_type, load_scene, video_path
 from options import DATASETS, config_parser
 from utils.errors import BadInput
 
@@ -167,3 +168,18 @@ def test_plot_cameras_draws_a_capture(tmp_path):
     data = FORMATS["colmap"](tmp_path / "data")
     assert run(run_nerf, "--datadir", data, "--basedir", tmp_path, "--expname", "c", "--plot_cameras") == 0
     assert (tmp_path / "c/cameras.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("kind", ["walk", "orbit", "spiral"])
+def test_the_video_goes_on_the_path_that_is_asked_for(kind):
+    own = load_scene(parse(*TINY, "--path_frames", 6)).render_path
+    asked = load_scene(parse(*TINY, "--path_frames", 6, "--path", kind)).render_path
+    assert asked.c2w.shape == (6, 3, 4) and torch.isfinite(asked.c2w).all()
+    assert not torch.allclose(asked.c2w, own.c2w) and (asked.height, asked.width) == (own.height, own.width)
+    args = parse("--path", kind, "--path_frames", 5)
+    assert video_path(args, own).c2w.shape == (5, 3, 4)  # of a file, which knows its own path only
+
+
+def test_a_path_that_is_none_is_refused():
+    with pytest.raises(BadInput, match="--path zigzag: expected auto, walk"):
+        load_scene(parse(*TINY, "--path", "zigzag"))
