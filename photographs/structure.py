@@ -123,22 +123,23 @@ def extract(colmap, pictures: list[Picture], folder: Path, settings: Settings) -
     groups: dict[str, list[str]] = {}
     for picture in pictures:
         groups.setdefault(picture.camera, []).append(picture.name)
+    path, images = folder / "database.db", folder / "images"
     with progress_bar(total=len(pictures), initial=len(done), desc="features", unit="picture") as bar:
         for names in groups.values():
             reader = colmap.ImageReaderOptions()
             reader.camera_model = lens_model(settings.model, len(names))
-            known = [there[name].camera_id for name in names if name in done]
+            known = [there[name].camera_id for name in names if name in there]
             reader.existing_camera_id = known[0] if known else -1
+            new = [name for name in names if name not in there]
+            if new:  # in order, which threads that extract would not keep: numbers decide what mapping begins with
+                colmap.import_images(path, images, colmap.CameraMode.SINGLE, new, reader)
+                with colmap.Database.open(path) as database:
+                    reader.existing_camera_id = database.read_image_with_name(new[0]).camera_id
             todo = [name for name in names if name not in done]
             for start in range(0, len(todo), FEATURES_AT_ONCE):
                 some = todo[start : start + FEATURES_AT_ONCE]
-                colmap.extract_features(
-                    folder / "database.db", folder / "images", some, colmap.CameraMode.SINGLE, reader, options,
-                    colmap.Device.cpu,
-                )  # fmt: skip
-                if reader.existing_camera_id < 0:
-                    with colmap.Database.open(folder / "database.db") as database:
-                        reader.existing_camera_id = database.read_image_with_name(some[0]).camera_id
+                single = colmap.CameraMode.SINGLE
+                colmap.extract_features(path, images, some, single, reader, options, colmap.Device.cpu)
                 bar.update(len(some))
 
 
