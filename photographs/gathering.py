@@ -4,6 +4,7 @@ Pictures stay as they are stored, unturned: structure from motion counts their p
 writes. Formats that few programs read become JPEG.
 """
 
+import io
 import re
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -150,8 +151,6 @@ def place(source: Path, target: Path) -> None:
 
 
 def write_jpeg(target: Path, image: Image.Image, exif: Image.Exif | None = None) -> None:
-    import io
-
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=JPEG_QUALITY, **({"exif": exif} if exif else {}))
     atomic_write(target, stream.getvalue())
