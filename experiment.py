@@ -30,6 +30,7 @@ from scenes.scene import Cameras, Scene
 from training.batches import Batch, BatchSettings, RayBatches
 from training.checkpoints import checkpoint_files, load_checkpoint, load_networks, load_newest
 from training.distillation import Distillation
+from training.exposure import Exposure
 from training.identity import check_phase, check_same_run, float_steps, run_identity
 from training.optimizers import bitnet_schedule, cosine_schedule, exponential_schedule
 from training.phases import Phase, Progress
@@ -54,13 +55,14 @@ def prepare_device(args: argparse.Namespace) -> torch.device:
 
 @dataclass
 class Run:
-    """A command's data, folder, untrained renderer, and the newest checkpoint in the folder, if there is one."""
+    """A command's data, folder, renderer, and newest checkpoint and photographs' exposure where there are such."""
 
     args: argparse.Namespace
     scene: Scene
     folder: Path
     renderer: Renderer
     found: tuple[Path, dict] | None
+    exposure: Exposure | None = None
 
     def batches(self) -> RayBatches:
         """Of training rays, from the first on."""
@@ -74,12 +76,12 @@ def set_up(
 
     phase: of the command's training through rounding, "float" if it has none. network: the class of a NeRF's MLP.
     """
-    scene = load_scene(args)
-    folder = make_run_folder(args)
+    scene, folder = load_scene(args), make_run_folder(args)
     if args.plot_cameras:
         return plot_cameras(folder / "cameras.png", scene) if distributed.is_main() else None
     found = find_checkpoint(args, scene, folder, phase)
-    return Run(args, scene, folder, make_renderer(args, scene, device, network), found)
+    renderer, exposure = make_renderer(args, scene, device, network), Exposure.from_flags(args, scene, device)
+    return Run(args, scene, folder, renderer, found, exposure)
 
 
 def make_run_folder(args: argparse.Namespace) -> Path:
@@ -146,6 +148,7 @@ def make_trainer(run: Run, phase: Phase, progress: Progress | None = None) -> Tr
         Reports(ReportSettings.from_flags(args), run.scene, run.folder, progress.unsaved),
         run_identity(vars(args), run.scene, rounding=phase.name != "float"),
         progress,
+        run.exposure,
     )
 
 
@@ -160,7 +163,7 @@ def start(trainer: Trainer, args: argparse.Namespace, found: tuple[Path, dict] |
         path, state = found
         load_networks(trainer.renderer, path, state)
         trainer.load_state_dict(state)
-        print(f"resuming from {path} at step {trainer.global_step}")
+        print(f"resuming from {path} at step {trainer.global_step} ({trainer.phase.name})")
     elif args.ft_path:
         path = Path(args.ft_path)
         load_networks(trainer.renderer, path, distributed.from_main(lambda: load_checkpoint(path)))
@@ -205,10 +208,8 @@ def train_and_compress(run: Run, compressor: Compressor) -> Trainer:
         trainer.progress.step = first
         trainer = compression_trainer(run, compressor, trainer.progress)
         if rounds:
-            load_networks(renderer, path, state)
-            trainer.load_state_dict(state)
+            start(trainer, args, run.found)
             trainer.phase.after_step(trainer.global_step)
-            print(f"resuming from {path} at step {trainer.global_step}, rounding to {compressor.name}")
             record_flags(vars(args), folder)
         trainer.train(first + compressor.steps)
     distributed.leave()
@@ -321,8 +322,7 @@ def render_file(args: argparse.Namespace, file: Path, device: torch.device, back
         return
     folder = Path(args.basedir) / args.expname
     steps = [int(checkpoint.stem) for checkpoint in checkpoint_files(folder)]
-    size = {"bytes": file.stat().st_size}
-    render_only(args, renderer, path, folder, max(steps, default=0), file.stem, size)
+    render_only(args, renderer, path, folder, max(steps, default=0), file.stem, {"bytes": file.stat().st_size})
 
 
 def render_or_export(args: argparse.Namespace, file: Path, device: torch.device) -> None:
@@ -337,8 +337,8 @@ def render_checkpoint(run: Run, trainer: Trainer) -> None:
     """Renders the networks of the newest checkpoint, or of `--ft_path`."""
     if trainer.global_step == 0 and not run.args.ft_path:
         raise BrokenFile(f"{run.folder}: no checkpoint to render; train first, or give --ft_path")
-    path = run.scene.render_path
-    render_only(run.args, run.renderer, path, run.folder, trainer.global_step, "float32", {}, run.scene)
+    step, path = trainer.global_step, run.scene.render_path
+    render_only(run.args, run.renderer, path, run.folder, step, "float32", {}, run.scene)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scenes import colmap_lenses
 from scenes.captures import SeenPoints, capture_scene
 from scenes.exif import heeded_orientations
 from scenes.file_names import FileFinder, moved_notes, natural_key
@@ -31,6 +32,7 @@ PARAMETERS = {
     "SIMPLE_RADIAL_FISHEYE": "f cx cy k1",
     "RADIAL_FISHEYE": "f cx cy k1 k2",
     "OPENCV_FISHEYE": "fx fy cx cy k1 k2 k3 k4",
+    **{model: f"fx fy cx cy {rest}" for model, rest in colmap_lenses.PARAMETERS.items()},
 }
 ORDER, FISHEYE_ORDER = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"), ("k1", "k2", "k3", "k4")  # OpenCV's
 AGAIN = "export the model again (colmap model_converter)"
@@ -195,8 +197,10 @@ def _lens(path: Path, number: int, model: str, width: int, height: int, values: 
     if len(values) != len(names):
         raise BadInput(f"{where}: {model} with {len(values)} parameters; expected {PARAMETERS[model]}: {AGAIN}")
     given = dict(zip(names, values, strict=True))
-    fisheye = model.endswith("FISHEYE")
-    distortion = tuple(given.get(name, 0.0) for name in (FISHEYE_ORDER if fisheye else ORDER))
+    odd = model in colmap_lenses.PARAMETERS
+    fisheye = model.endswith("FISHEYE") and not odd
+    order = names[4:] if odd else FISHEYE_ORDER if fisheye else ORDER
+    distortion = tuple(given.get(name, 0.0) for name in order)
     lens = Lens(
         width=width,
         height=height,
@@ -204,8 +208,9 @@ def _lens(path: Path, number: int, model: str, width: int, height: int, values: 
         fy=given["f"] if "f" in given else given["fy"],
         cx=given["cx"],
         cy=given["cy"],
-        distortion=distortion if any(distortion) else (),
+        distortion=distortion if odd or any(distortion) else (),
         fisheye=fisheye,
+        model=model if odd else "",
     )
     return checked_lens(lens, where)
 

@@ -182,6 +182,14 @@ def add_training_flags(group: argparse._ArgumentGroup) -> None:
     add("--compile", action="store_true", help="torch.compile the networks for training; the first steps are slow")
     add("--grad_clip", type=within(float, 0), default=0.0, help="largest gradient norm, 0 for no clipping")
     add("--no_batching", action="store_true", help="take the rays of a step from one image only")
+    add(
+        "--exposure",
+        type=within(int, 0, 12),
+        default=0,
+        metavar="RANK",
+        help="learn how bright and what tint each photograph is: an affine change of its colours, all of them of this "
+        "rank (3 will do); test views and files have their mean; 0: none",
+    )
     add("--precrop_iters", type=int, default=0, help="steps that see only the middle of the images; 0: none")
     add("--precrop_frac", type=within(float, 0, 1), default=0.5, help="share of each side that the middle is, 0 to 1")
     add(

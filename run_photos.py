@@ -22,7 +22,8 @@ from photographs import video
 from photographs.gathering import Picture, gather, list_pictures
 from photographs.model_plot import draw_model
 from photographs.reasons import strongest_match, why_left_out
-from photographs.structure import Settings, Structure, find_structure, pycolmap_or_say
+from photographs.structure import Settings, Structure, find_structure
+from scenes.colmap_lenses import pycolmap_or_say
 from utils.errors import BadInput, exit_cleanly
 from utils.files import digest, saving, write_json
 from utils.parser import Parser, positive, within

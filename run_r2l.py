@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     measure(run, trainer, files | others | final, backend, noted, (teacher_views(run, teacher), of_teacher))
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TaughtRun(Run):
     """A run whose rays a teacher coloured. taught: the scene as it shows it."""
 
@@ -93,6 +93,8 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> str:
         raise BadInput(f"--field {args.field} --sampler {args.sampler}: run_r2l.py trains light_field and light_field")
     if args.quant not in ("qat", "ptq"):
         raise BadInput(f"--quant {args.quant}: light fields are trained to int8; give qat or ptq")
+    if args.exposure:
+        raise BadInput("--exposure is for photographs, and a teacher's pictures have its mean; leave it out")
     if args.distill > 0:
         raise BadInput("--distill compares densities, which a light field has none of; leave it out")
     backend = select_backend(args.backend, device)

@@ -14,6 +14,7 @@ import numpy as np
 
 from photographs.gathering import Picture
 from photographs.pairs import Pair, all_pairs, following, looking_alike
+from scenes.colmap_lenses import pycolmap_or_say
 from utils.errors import BadInput, first_line
 from utils.files import saving
 from utils.progress import progress_bar, say
@@ -51,16 +52,6 @@ class Structure:
     @property
     def registered(self) -> set[str]:
         return self.models[0] if self.models else set()
-
-
-def pycolmap_or_say():
-    """The library, quiet. Raises BadInput where it is not installed."""
-    try:
-        import pycolmap
-    except ImportError as error:
-        raise BadInput("cameras are found by pycolmap: pip install -r requirements-photos.txt") from error
-    pycolmap.logging.minloglevel = int(pycolmap.logging.Level.FATAL)
-    return pycolmap
 
 
 def find_structure(pictures: list[Picture], folder: Path, settings: Settings) -> Structure:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import torch
 
+from scenes.colmap_lenses import bend
 from scenes.exif import STORED, read_header
 from scenes.exif import upright as turned
 from scenes.images import read_images
@@ -25,6 +26,7 @@ class Lens:
 
     fx, fy, cx, cy: pixels, from the image's top left corner (a pixel's centre is at +0.5).
     distortion: OpenCV's k1, k2, p1, p2, k3 and then k4 to k6, or for a fisheye k1 to k4; () for none.
+    model: of `colmap_lenses`, whose parameters distortion is then.
     """
 
     width: int
@@ -35,10 +37,11 @@ class Lens:
     cy: float
     distortion: tuple[float, ...] = ()
     fisheye: bool = False
+    model: str = ""
 
     @property
     def is_pinhole(self) -> bool:
-        return not self.fisheye and not any(self.distortion)
+        return not self.fisheye and not self.model and not any(self.distortion)
 
     def matrix(self) -> np.ndarray:
         return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]])
@@ -158,6 +161,13 @@ def read_views(
 def undistortion_map(lens: Lens) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each pixel `[H, W]` of the pinhole picture: column and row in the photograph, float32, as OpenCV
     counts them (0 at the first pixel's centre), and whether there is anything to see."""
+    x = (np.arange(lens.width) + 0.5 - lens.cx) / lens.fx
+    y = (np.arange(lens.height) + 0.5 - lens.cy) / lens.fy
+    if lens.model:
+        parameters = [lens.fx, lens.fy, lens.cx, lens.cy, *lens.distortion]
+        columns, rows, shown = bend(lens.model, (lens.width, lens.height), parameters, *np.meshgrid(x, y))
+        columns, rows = (columns - 0.5).astype(np.float32), (rows - 0.5).astype(np.float32)
+        return columns, rows, shown & _within(lens, columns, rows)
     matrix = lens.matrix()
     matrix[:2, 2] -= 0.5
     size = lens.width, lens.height
@@ -167,11 +177,12 @@ def undistortion_map(lens: Lens) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     else:
         maps = cv2.initUndistortRectifyMap(matrix, distortion, None, matrix, size, cv2.CV_32FC1)
     columns, rows = maps
-    inside = (columns >= -0.5) & (columns <= lens.width - 0.5) & (rows >= -0.5) & (rows <= lens.height - 0.5)
-    x = (np.arange(lens.width) + 0.5 - lens.cx) / lens.fx
-    y = (np.arange(lens.height) + 0.5 - lens.cy) / lens.fy
-    inside &= x**2 + y[:, None] ** 2 < fold_radius(lens) ** 2
-    return columns, rows, inside
+    return columns, rows, _within(lens, columns, rows) & (x**2 + y[:, None] ** 2 < fold_radius(lens) ** 2)
+
+
+def _within(lens: Lens, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Whether there are such places in a photograph, as OpenCV counts them."""
+    return (columns >= -0.5) & (columns <= lens.width - 0.5) & (rows >= -0.5) & (rows <= lens.height - 0.5)
 
 
 def fold_radius(lens: Lens) -> float:

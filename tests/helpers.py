@@ -31,6 +31,7 @@ from run_nerf_helpers import NeRF_qat, to8b
 from scenes.scene import Scene
 from training.batches import BatchSettings, RayBatches
 from training.checkpoints import load_checkpoint
+from training.exposure import Exposure
 from training.trainer import Trainer
 from utils.errors import exit_cleanly
 
@@ -73,7 +74,8 @@ def make_run(flags: list[str], *more: str) -> tuple[argparse.Namespace, Scene, t
 def make_trainer(scene, folder: Path, flags: list[str], *more: str) -> Trainer:
     """A trainer of a scene's float phase on the CPU."""
     args = config_parser().parse_args([*flags, *more])
-    run = experiment.Run(args, scene, folder, make_renderer(args, scene, CPU), None)
+    renderer, exposure = make_renderer(args, scene, CPU), Exposure.from_flags(args, scene, CPU)
+    run = experiment.Run(args, scene, folder, renderer, None, exposure)
     return experiment.make_trainer(run, float_phase(args))
 
 

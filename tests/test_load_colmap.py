@@ -213,10 +213,11 @@ BAD = {
     "nothing registered": (write("images", "# none\n"), "sparse/0", "no image is registered"),
     "camera missing": (write("cameras", "5 PINHOLE 120 90 9 9 9 9"), "sparse/0", "camera 4"),
     "model not read": (
-        write("cameras", "1 FOV 120 90 " + "1 " * 5),
+        write("cameras", "1 EUCM 120 90 " + "1 " * 6),
         "cameras.txt",
-        "FOV; expected one of SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL, RADIAL, OPENCV, FULL_OPENCV, "
-        "SIMPLE_RADIAL_FISHEYE, RADIAL_FISHEYE, OPENCV_FISHEYE: run colmap image_undistorter",
+        "EUCM; expected one of SIMPLE_PINHOLE, PINHOLE, SIMPLE_RADIAL, RADIAL, OPENCV, FULL_OPENCV, "
+        "SIMPLE_RADIAL_FISHEYE, RADIAL_FISHEYE, OPENCV_FISHEYE, FOV, THIN_PRISM_FISHEYE, "
+        "RAD_TAN_THIN_PRISM_FISHEYE: run colmap image_undistorter",
     ),
     "parameter missing": (camera("120 90 1 2 3"), "cameras.txt", "fx fy cx cy"),
     "focal NaN": (camera("120 90 nan 9 9 9"), "cameras.txt", "finite"),
@@ -300,7 +301,7 @@ def test_counts_in_headers_reserve_nothing(good, stem, places, count):
 
 def test_an_unknown_binary_model_is_named(good):
     content = bytearray(good[1]["cameras"])
-    for number, says in ((7, "FOV"), (99, "number 99")):
+    for number, says in ((13, "number 13"), (99, "number 99")):
         content[12:16] = struct.pack("<I", number)
         place, files = good
         (place / "cameras.bin").write_bytes(bytes(content))
@@ -344,6 +345,48 @@ def fisheye(x: np.ndarray, y: np.ndarray, s: np.ndarray, k1: float, k2: float) -
     angle = np.arctan(radius)
     scale = angle * (1 + k1 * angle**2 + k2 * angle**4) / radius
     return x * scale, y * scale
+
+
+def test_lenses_that_opencv_has_not(tmp_path):
+    """FOV bends as Devernay and Faugeras have it; a thin prism that is none is a fisheye, another is none."""
+    pytest.importorskip("pycolmap")
+    file = tmp_path / "cameras.txt"
+
+    def map_of(model: str, values: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        file.write_text(f"1 {model} 120 90 {values}\n")
+        return undistortion_map(_text_cameras(file)[1])
+
+    columns, rows, inside = map_of("FOV", "60 62 59 44 0.9")
+    x, y = np.meshgrid((np.arange(120) + 0.5 - 59) / 60, (np.arange(90) + 0.5 - 44) / 62)
+    radius = np.hypot(x, y)
+    scale = np.arctan(2 * radius * np.tan(0.9 / 2)) / 0.9 / radius
+    np.testing.assert_allclose(columns, 60 * x * scale + 58.5, atol=1e-3)
+    np.testing.assert_allclose(rows, 62 * y * scale + 43.5, atol=1e-3)
+    assert inside.all()
+
+    fisheye = map_of("OPENCV_FISHEYE", "60 62 59 44 0.05 -0.02 0.003 0.001")
+    plain = map_of("THIN_PRISM_FISHEYE", "60 62 59 44 0.05 -0.02 0 0 0.003 0.001 0 0")
+    for one, other in zip(fisheye[:2], plain[:2], strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-3)
+    prism = map_of("THIN_PRISM_FISHEYE", "60 62 59 44 0.05 -0.02 0.002 0.001 0.003 0.001 0.01 0.02")
+    assert np.abs(prism[0] - plain[0]).max() > 0.2
+    rad_tan = map_of("RAD_TAN_THIN_PRISM_FISHEYE", "60 62 59 44 0.05 -0.02 0.003 0.001 0 0 0 0 0 0 0 0")
+    np.testing.assert_allclose(rad_tan[0], plain[0], atol=2e-3)
+
+
+def test_a_lens_that_folds_shows_nothing_beyond(tmp_path):
+    pytest.importorskip("pycolmap")
+    (tmp_path / "cameras.txt").write_text("1 THIN_PRISM_FISHEYE 400 300 60 60 200 150 -0.3 0 0 0 0 0 0 0\n")
+    columns, _, inside = undistortion_map(_text_cameras(tmp_path / "cameras.txt")[1])
+    middle = columns[150, 200:][inside[150, 200:]]
+    assert 0.1 < inside.mean() < 0.9 and (np.diff(middle) > 0).all()
+
+
+def test_a_lens_of_the_extra_without_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pycolmap", None)
+    (tmp_path / "cameras.txt").write_text("1 FOV 120 90 60 62 59 44 0.9\n")
+    with pytest.raises(BadInput, match="model FOV needs pycolmap: pip install -r requirements-photos.txt"):
+        undistortion_map(_text_cameras(tmp_path / "cameras.txt")[1])
 
 
 def test_a_rational_lens_folds_where_its_radius_stops_growing():

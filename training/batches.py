@@ -72,7 +72,7 @@ class BatchSettings:
 class Batch:
     """rays `[R]`, their target colours `[R, 3]`, the background behind each `[R, 3]` or `[3]`, and where the
     renderer planned what to query its `samples`. total_rays: of all processes; total_samples: likewise, before rays
-    were dropped to keep to the batch's size."""
+    were dropped to keep to the batch's size. views `[R]`: the photographs that the colours are of, by number."""
 
     rays: Rays
     target: torch.Tensor
@@ -80,6 +80,7 @@ class Batch:
     total_rays: int
     samples: object = None
     total_samples: int | None = None
+    views: torch.Tensor | None = None
 
     @property
     def share(self) -> float:
@@ -210,9 +211,9 @@ class RayBatches:
         rays = distributed.size_of_share(fitting.total_rays)
         samples = plan.samples(counts[:rays], fitting.samples, fitting.most)
         background = batch.background[:rays] if batch.background.ndim == 2 else batch.background
-        return Batch(
-            batch.rays[:rays], batch.target[:rays], background, fitting.total_rays, samples, fitting.total_samples
-        )
+        kept = batch.rays[:rays], batch.target[:rays], background
+        views = None if batch.views is None else batch.views[:rays]
+        return Batch(*kept, fitting.total_rays, samples, fitting.total_samples, views)
 
     def after_step(self, batch: Batch, rendering: Rendering) -> None:
         """To be called with what came of each batch."""
@@ -240,7 +241,7 @@ class RayBatches:
         view, row, column = (numbers[distributed.share()] for numbers in (view, row, column))
         rays = self._rays_through(view, row, column, renderer.setup, renderer.wants_cones)
         pixels = self.images[view, row, column].float() / 255
-        return Batch(rays, composite_over(pixels, background), background, count)
+        return Batch(rays, composite_over(pixels, background), background, count, views=view)
 
     def _rays_through(
         self, view: torch.Tensor, row: torch.Tensor, column: torch.Tensor, setup: RaySetup, cones: bool = False

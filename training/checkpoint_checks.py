@@ -43,13 +43,15 @@ def check_checkpoint(state: dict) -> None:
     if "global_step" in state:
         check_whole("checkpoint", state, "global_step", 0, LARGEST_WHOLE)
     ours = [
-        name for name in state if name.endswith("_state_dict") and name.startswith(("network_", "proposal_", "grid_"))
+        name
+        for name in state
+        if name.endswith("_state_dict") and name.startswith(("network_", "proposal_", "grid_", "exposure_state"))
     ]
     for name in ours:
         no_fine_network = name == "network_fine_state_dict" and state.get(name) is None  # forks write it as None
         if name in state and not no_fine_network:
             _check_tensors(name, state[name])
-    for name in ("optimizer_state_dict", "muon_state_dict"):
+    for name in ("optimizer_state_dict", "muon_state_dict", "exposure_optimizer_state_dict"):
         if name in state:
             _check_optimizer(name, state[name])
     if "trainer" in state:

@@ -32,7 +32,7 @@ FIXED = (
     "seed", "scales", "scale_weights", "random_bkgd", "density_activation", "density_bias", "density_scale",
     "sampler", "N_samples", "lindisp", "perturb", "raw_noise_std", "grid_resolution", "march_step", "cone_steps",
     "proposal_bins", "final_bins", "ray_warp", "opaque", "anneal_share", "no_hull", "no_dilation", "contract",
-    "mip_directions",
+    "mip_directions", "exposure",
     "optimizer", "lrate", "muon_lrate", "lrate_decay", "lrate_warmup", "lrate_rule", "lrate_batch",
     "voxels", "voxels_final", "upsample_steps", "shrink_step",
     "ray_points", "ray_span", "ray_every", "pseudo_views", "pseudo_zoom",

@@ -24,6 +24,7 @@ from training.batches import Batch, RayBatches, render_batch
 from training.checkpoint_checks import fitting_optimizer_state
 from training.checkpoints import is_residual, load_tensors, save_checkpoint
 from training.compiled import compile_fields
+from training.exposure import Exposure
 from training.optimizers import OptimizerSettings, Together, make_optimizers
 from training.phases import Phase, Progress
 from training.reports import Reports, due
@@ -81,7 +82,7 @@ class Trainer:
     """Trains a renderer; everything that exact resume needs is in `state_dict`.
 
     progress: of an earlier phase, which this one goes on from. reports: None shows and measures nothing on the way.
-    identity: what a checkpoint is to remember of its run.
+    identity: what a checkpoint is to remember of its run. exposure: of the photographs, learnt beside the renderer.
     """
 
     def __init__(
@@ -94,10 +95,11 @@ class Trainer:
         reports: Reports | None = None,
         identity: dict | None = None,
         progress: Progress | None = None,
+        exposure: Exposure | None = None,
     ):
         self.renderer, self.batches, self.phase, self.settings = renderer, batches, phase, settings
         self.folder, self.reports, self.identity = folder, reports, identity or {}
-        self.progress = progress or Progress()
+        self.progress, self.exposure = progress or Progress(), exposure
         self.device = renderer.device
         batches.settings.check_divides(renderer)
         if settings.compile:
@@ -124,6 +126,9 @@ class Trainer:
         self.parameters = list(self.renderer.parameters())
         queries = self.batches.settings.queries_for(self.renderer)
         self.optimizers = make_optimizers(self.settings.optimizers, self.renderer, queries)
+        if self.exposure is not None:
+            self.parameters += self.exposure.parameters()
+            self.optimizers["exposure_optimizer"] = self.exposure.make_optimizer()
         self.together = Together(self.optimizers)
         self.base_rates = {name: [group["lr"] for group in o.param_groups] for name, o in self.optimizers.items()}
 
@@ -164,9 +169,10 @@ class Trainer:
         noise = self.batches.noise(done)
         with self.autocast():
             rendering = render_batch(self.renderer, batch, noise, self.settings.noise_std)
-        mse = img2mse(rendering.rgb, batch.target) * batch.share
+        shown = rendering if self.exposure is None else self.exposure(rendering, batch)
+        mse = img2mse(shown.rgb, batch.target) * batch.share
         with self.autocast():
-            of_rays = self.renderer.losses(batch, rendering, noise)
+            of_rays = self.renderer.losses(batch, shown, noise)
             of_all = self.phase.losses(batch, rendering, done)  # the same for each process's rays: shared out here
             for one in reversed(self.renderer.fields.values()):
                 of_all = one.losses(done, rendering.extras) | of_all
@@ -296,6 +302,8 @@ class Trainer:
             state[f"{name}_state_dict"] = network.state_dict()
         for name, optimizer in self.optimizers.items():
             state[f"{name}_state_dict"] = optimizer.state_dict()
+        if self.exposure is not None:
+            state["exposure_state_dict"] = self.exposure.state_dict()
         state |= self.renderer.extra_state()
         state["trainer"] = {
             "seconds": self.progress.seconds,
@@ -325,6 +333,8 @@ class Trainer:
         if "global_step" not in state:
             raise BrokenFile(f"{what}: does not say its step, so nothing can go on from it; give it to --ft_path")
         load_tensors(self.renderer, state, what)
+        if self.exposure is not None:
+            self.exposure.load(state.get("exposure_state_dict"), what)
         for name, optimizer in self.optimizers.items():
             try:
                 optimizer.load_state_dict(fitting_optimizer_state(optimizer, state.get(f"{name}_state_dict")))

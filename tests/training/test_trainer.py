@@ -35,7 +35,11 @@ def comparable(state: dict) -> dict:
     return {**state, "trainer": {k: v for k, v in state["trainer"].items() if k != "seconds"}}
 
 
-@pytest.mark.parametrize("flags", [TINY, HIERARCHICAL], ids=["occupancy", "hierarchical"])
+@pytest.mark.parametrize(
+    "flags",
+    [TINY, HIERARCHICAL, [*TINY, "--exposure", "3"]],
+    ids=["occupancy", "hierarchical", "exposure"],
+)
 def test_resume_is_bit_for_bit(scene, tmp_path, flags):
     whole = make_trainer(scene, tmp_path / "whole", flags)
     whole.train(24)
