@@ -1,4 +1,4 @@
-"""A mip-NeRF in integers: from cones straight to codes of integrated encodings, rows in blocks that stay in cache.
+"""A mip-NeRF in integers: from cones straight to codes of integrated encodings, many rows at once.
 
 Encodings are most of what a mip-NeRF in integers computes. Of every few octaves one is asked of sine and cosine, and
 the next follow by doubling angles; what fades with the cone's size is squared twice. All that happens with rows side
@@ -17,7 +17,8 @@ from rendering.points import FieldOutput, Points
 from rendering.rays import Rays
 from run_nerf_helpers import iterate_chunks
 
-ROWS_IN_CACHE = 4096
+# More than a cache holds: of few columns, a call of a few thousand rows takes longer to make than to do.
+ROWS_AT_ONCE = 32_768
 
 
 class Int8MipField(MipField):
@@ -30,7 +31,7 @@ class Int8MipField(MipField):
 
     def forward(self, points: Points) -> FieldOutput:
         answer = self._empty_answer(points.directions, len(points))
-        for rows in iterate_chunks(len(points), rows_at_once(points.directions, ROWS_IN_CACHE)):
+        for rows in iterate_chunks(len(points), rows_at_once(points.directions, ROWS_AT_ONCE)):
             with record_function("encoding"):
                 mean, variance = self.projected(points[rows])
                 views = self._views(points.directions[rows])
@@ -41,7 +42,7 @@ class Int8MipField(MipField):
         """The same in all bins of rays between distances `t [R, S + 1]`, `R S` of them."""
         count, bins = len(rays), t.shape[1] - 1
         answer = self._empty_answer(t, count * bins)
-        for part in iterate_chunks(count, max(1, rows_at_once(t, ROWS_IN_CACHE) // bins)):
+        for part in iterate_chunks(count, max(1, rows_at_once(t, ROWS_AT_ONCE) // bins)):
             with record_function("encoding"):
                 mean, variance = self._projected_bins(rays[part], t[part], parallel)
                 views = self._views(rays.viewdirs[part])
