@@ -5,19 +5,21 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn as nn
 
+from deploy import vq_file
 from deploy.backends.blocks import InBlocks
 from deploy.backends.fused_steps import Product
 from deploy.backends.int8 import Int8Network, Rounding
 from deploy.backends.low_bit import BitNetwork
+from deploy.model_file import load_renderer, read_model
 from fields.layer_graph import Add, Concat, Input, Linear
 from rendering.renderer import Renderer
 from scenes.poses import focus_point
-from scenes.scene import Cameras
 from utils.errors import BadInput
 
 CODES, FLOATS = "codes", "floats"
@@ -67,10 +69,14 @@ class Buffers:
         self.free += [self.of.pop(name) for name in names]
 
 
-def page_model(renderer: Renderer, path: Cameras) -> bytes:
-    """Raises BadInput for what a page cannot render."""
+def page_model(file: Path) -> bytes:
+    """Of a model file. Raises BadInput for what a page cannot render."""
+    renderer, path, metadata = load_renderer(file, torch.device("cpu"))
     arrays = Arrays()
-    fields = [describe_field(name, field, arrays) for name, field in renderer.fields.items()]
+    if metadata["precision"] == "vq":
+        fields = [of_tensor(file, arrays)]
+    else:
+        fields = [describe_field(name, field, arrays) for name, field in renderer.fields.items()]
     target = focus_point(path.c2w.double().numpy())
     described = {
         "rays": asdict(renderer.setup),
@@ -216,6 +222,64 @@ def row_layer(layer: nn.Module, relu: bool, arrays: Arrays) -> dict:
     if layer.norm is not None:
         described["gains"] = arrays.add(layer.norm)
     return {"kind": "by_row", **described}
+
+
+def of_tensor(file: Path, arrays: Arrays) -> dict:
+    """A VQ-TensoRF: its planes and lines as whole numbers, what mixes and what decodes them as floats."""
+    metadata, tensors = read_model(file)
+    described = {key: value for key, value in metadata["fields"]["network_fn"].items() if key != "kind"}
+    prefix = "network_fn."
+    state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    rounded = vq_file.read_rounded(described, state)
+    config, found = rounded.config, rounded.integers
+    layers, left = [], rounded.biases
+    for (name, layer), step in zip(vq_file.matrices(config.skeleton()), rounded.steps[6:], strict=True):
+        count = 0 if layer.bias is None else layer.out_features
+        bias, left = left[:count], left[count:]
+        weight = torch.from_numpy(found[name][0].astype(np.float32)) * step
+        outputs, inputs = weight.shape
+        relu = name.startswith("decoder") and layer.out_features != 3
+        layers.append(
+            {"kind": "float", "inputs": inputs, "outputs": outputs, "relu": relu, "weight": arrays.add(weight)}
+        )
+        layers[-1]["bias"] = arrays.add(bias if count else torch.zeros(outputs))
+    embedded = config.features * (1 + 2 * config.feature_octaves)
+    views = 3 * (1 + 2 * config.view_octaves)
+    mix = {
+        "buffers": [[FLOATS, sum(config.color_ranks)], [FLOATS, config.features]],
+        "steps": [{"kind": "linear", "from": [0], "to": 1, "layer": layers[0]}],
+    }
+    widths = [embedded, views, embedded + views, config.hidden, config.hidden, 3]
+    decoder = [{"kind": "linear", "from": [2 + i], "to": 3 + i, "layer": layer} for i, layer in enumerate(layers[1:])]
+    return {
+        "name": "network_fn",
+        "kind": "tensor",
+        "buffers": [[FLOATS, width] for width in widths],
+        "steps": [{"kind": "concat", "from": [0, 1], "to": 2}, *decoder],
+        "inputs": {
+            "quant_pts": {"buffer": 0, "rounding": [1.0, 0.0, 0.0]},
+            "quant_views": {"buffer": 1, "rounding": [1.0, 0.0, 0.0]},
+        },
+        "outputs": [len(widths) - 1],
+        "mix": mix,
+        "multires": config.feature_octaves,
+        "multires_views": config.view_octaves,
+        "features": config.features,
+        "resolution": described["resolution"],
+        "ranks": [*config.density_ranks, *config.color_ranks],
+        "aabb": rounded.aabb.flatten().tolist(),
+        "steps_of_factors": [float(x) for i in range(3) for x in (*rounded.steps[i], *rounded.steps[3 + i])],
+        "planes": [arrays.add(by_channel(found[f"planes.{i}"])) for i in range(3)],
+        "lines": [arrays.add(found[f"lines.{i}"][0].astype(np.int8)) for i in range(3)],
+        "density_activation": config.density_activation,
+        "density_bias": config.density_bias,
+        "density_scale": config.density_scale,
+    }
+
+
+def by_channel(plane: np.ndarray) -> np.ndarray:
+    """`[H, W, R]` as `[R, H, W]`, which packs better."""
+    return np.ascontiguousarray(plane.transpose(2, 0, 1)).astype(np.int8)
 
 
 def network_of(graph, buffers: Buffers, steps: list[dict], inputs: dict[str, int], roundings: dict) -> dict:

@@ -10,9 +10,6 @@ import re
 import zlib
 from pathlib import Path
 
-import torch
-
-from deploy.model_file import load_renderer
 from deploy.web_model import page_model
 from utils.files import atomic_write
 
@@ -29,8 +26,7 @@ def export_page(file: Path) -> dict[str, int]:
 
 
 def make_page(file: Path) -> bytes:
-    renderer, path, _ = load_renderer(file, torch.device("cpu"))
-    parts = [script("model.js", "worker.js"), (SOURCES / "kernels.wasm").read_bytes(), page_model(renderer, path)]
+    parts = [script("model.js", "worker.js"), (SOURCES / "kernels.wasm").read_bytes(), page_model(file)]
     lengths = b"".join(len(part).to_bytes(4, "little") for part in parts)
     packer = zlib.compressobj(9, wbits=-15)
     payload = base64.b64encode(packer.compress(lengths + b"".join(parts)) + packer.flush())

@@ -100,7 +100,7 @@ class Model {
     const [rgb, density] = described.outputs;
     const outputs = [rgb, density ?? rgb, density === undefined ? 3 : 0];
     const activation = [Number(described.density_activation === "softplus"), described.density_bias, described.density_scale];
-    const kind = described.kind === "mip" ? 1 : 0;
+    const kind = FIELDS[described.kind];
     const field = kernels.new_field(kind, network, octaves, viewOctaves, ...outputs, ...activation);
     const { quant_pts: points, quant_views: views } = described.inputs;
     kernels.set_points(field, points.buffer, ...points.rounding);
@@ -109,7 +109,33 @@ class Model {
       const parallel = Number(this.described.rays.ndc_near !== null);
       kernels.set_cones(field, described.directions, this.at(described.basis), described.ball, parallel);
     }
+    if (described.kind === "tensor") this.tensor(field, described);
     return field;
+  }
+
+  tensor(field, described) {
+    const { kernels } = this;
+    const { features, resolution, ranks, aabb, planes, lines } = described;
+    const words = (values) => this.copy(new Int32Array(values));
+    const steps = this.floats(described.steps_of_factors);
+    const how = [words(resolution), words(ranks), this.floats(aabb), steps, features, described.multires];
+    kernels.set_tensor(field, this.network(described.mix), ...how);
+    planes.forEach((plane, i) => {
+      const channels = ranks[i] + ranks[3 + i];
+      kernels.set_factors(field, i, this.copy(this.byPlace(plane, channels)), this.at(lines[i]));
+    });
+  }
+
+  // Channel by channel as they are packed, to all channels of a place side by side.
+  byPlace(number, channels) {
+    const [start, length] = this.described.arrays[number];
+    const places = length / channels;
+    const turned = new Int8Array(length);
+    for (let channel = 0; channel < channels; channel++) {
+      const from = start + channel * places;
+      for (let place = 0; place < places; place++) turned[place * channels + channel] = this.arrays[from + place];
+    }
+    return turned;
   }
 
   lightField(described, sampler) {
@@ -139,4 +165,5 @@ class Model {
 }
 
 const STEPS = { linear: 0, concat: 1, add: 2, round: 3 };
+const FIELDS = { nerf: 0, mip: 1, tensor: 2 };
 const CURVES = { linear: 0, reciprocal: 1, log: 2, piecewise: 3 };
