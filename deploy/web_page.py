@@ -17,7 +17,7 @@ SOURCES = Path(__file__).parent / "web"
 
 
 def export_page(file: Path) -> dict[str, int]:
-    """Writes a model file's page beside it; returns bytes by file name. Raises BadInput for what pages do not render."""
+    """Writes a model file's page beside it; returns bytes by name. Raises BadInput for what no page renders."""
     page = file.with_suffix(".html")
     content = make_page(file)
     atomic_write(page, content)
