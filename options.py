@@ -282,6 +282,12 @@ def add_compression_flags(group: argparse._ArgumentGroup) -> None:
         default=0.0,
         help="weight of a loss towards the float model at every sample, fading out; 0 for none (occupancy sampler)",
     )
+    add(
+        "--export_html",
+        action="store_true",
+        help="write the final file's page too: one HTML file that renders it in any browser; with --render_only do "
+        "only that, from the file alone",
+    )
 
 
 def add_rendering_flags(group: argparse._ArgumentGroup) -> None:

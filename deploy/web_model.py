@@ -24,7 +24,7 @@ from utils.errors import BadInput
 
 CODES, FLOATS = "codes", "floats"
 ALIGNED = 4  # bytes that arrays start at multiples of
-MOST_BINS, MOST_PLACES, MOST_COLUMNS = 500, 64, 8192  # that the page's program has room for
+MOST_BINS, MOST_PLACES, MOST_COLUMNS, MOST_STEPS = 500, 64, 8192, 512  # that the page's program has room for
 
 
 class Arrays:
@@ -283,6 +283,8 @@ def by_channel(plane: np.ndarray) -> np.ndarray:
 
 
 def network_of(graph, buffers: Buffers, steps: list[dict], inputs: dict[str, int], roundings: dict) -> dict:
+    if len(steps) > MOST_STEPS:
+        raise BadInput(f"a network of {len(steps)} steps; a page has room for {MOST_STEPS}")
     return {
         "buffers": buffers.kinds,
         "steps": steps,

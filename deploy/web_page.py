@@ -16,13 +16,13 @@ from utils.files import atomic_write
 SOURCES = Path(__file__).parent / "web"
 
 
-def export_page(file: Path) -> dict[str, int]:
-    """Writes a model file's page beside it; returns bytes by name. Raises BadInput for what no page renders."""
+def export_page(file: Path) -> int:
+    """Writes a model file's page beside it; returns its bytes. Raises BadInput for what no page renders."""
     page = file.with_suffix(".html")
     content = make_page(file)
     atomic_write(page, content)
     print(f"wrote {page} ({len(content)} bytes): open it in a browser")
-    return {page.name: len(content)}
+    return len(content)
 
 
 def make_page(file: Path) -> bytes:
