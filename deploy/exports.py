@@ -15,6 +15,13 @@ class Exports:
     onnx: bool = False
     html: bool = False
 
+    @staticmethod
+    def add_flags(group: argparse._ArgumentGroup) -> None:
+        alone = "with --render_only do only that, from the file alone"
+        group.add_argument("--export_onnx", action="store_true", help=f"write the int8 field as ONNX too; {alone}")
+        page = "write the final file's page too, one HTML file that renders it in any browser"
+        group.add_argument("--export_html", action="store_true", help=f"{page}; {alone}")
+
     @classmethod
     def from_flags(cls, args: argparse.Namespace) -> "Exports":
         return cls(args.export_onnx, args.export_html)
