@@ -105,7 +105,7 @@ def codes_of_waves(mean: torch.Tensor, variance: torch.Tensor, octaves: int, rou
         torch.addcmul(middle, cosines, faded, out=waves[octave % 2, 1])
         if octave % 2 or octave == octaves - 1:
             words[octave // 2] = in_words(waves.clamp_(0, rounding.q_max + 0.5).view(directions, 4, count))
-    codes = words.view(-1, count).T.contiguous().view(torch.uint8)  # a fourth of the places to turn about
+    codes = words.flatten(0, 1).T.contiguous().view(torch.uint8)  # a fourth of the places to turn about
     return codes[:, : 2 * octaves * directions].contiguous()
 
 
