@@ -299,6 +299,26 @@ def light_field_frames_table(names: list[str]) -> str:
     return "\n".join(lines) + f"\n\n{note}\n"
 
 
+def web_page_table(names: list[str]) -> str:
+    """benchmarks/web_page.py: pages of model files in a browser, beside the same files in Python."""
+    run = load(names[0])
+    lines = [
+        "| file | bytes | page | first picture | picture | in the page | in Python | off by at most | PSNR | dragged |",
+        "|---|--:|--:|--:|---|--:|--:|--:|--:|---|",
+    ]
+    for name, entry in run["files"].items():
+        beyond = f" ({entry['pixels_beyond_2']} pixels by more than 2)" if entry["pixels_beyond_2"] else ""
+        same = "the same" if entry["psnr_to_reference"] is None else f"{entry['psnr_to_reference']:.1f} dB"
+        lines.append(
+            f"| {name} | {entry['bytes']:,} | {entry['page_bytes']:,} | {entry['first_seconds']:.2f} s | "
+            f"{entry['width']}x{entry['height']} | {1e3 * entry['seconds']:.0f} ms | "
+            f"{1e3 * entry['python_seconds']:.0f} ms | {entry['largest_difference']}/255{beyond} | {same} | "
+            f"{entry['dragged_frames_per_second']:.0f} a second, {entry['dragged_size']} |"
+        )
+    engines = ", ".join(dict.fromkeys(entry["engine"] for entry in run["files"].values()))
+    return "\n".join(lines) + f"\n\n{run['browser']}, {engines}; {machine(run['facts'])}\n"
+
+
 def run_note(run: dict) -> str:
     """How a run was trained and measured, in a line."""
     final = final_model(run)
@@ -367,6 +387,7 @@ MAKERS = {
     "shiny": shiny_table,
     "light_field": light_field_table,
     "light_field_frames": light_field_frames_table,
+    "web_page": web_page_table,
 }
 BLOCK = re.compile(rf"(<!-- ({'|'.join(MAKERS)}) ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
