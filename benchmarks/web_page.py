@@ -17,6 +17,7 @@ from pathlib import Path
 import common
 import numpy as np
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(common.ROOT / "tests"))
 from chromium import Tab, browser, find_chromium  # noqa: E402 (what drives it is the tests')
@@ -49,9 +50,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+", help="model files")
     parser.add_argument("--name", default="web_page", help="of the file in docs/results")
+    parser.add_argument(
+        "--gif", type=Path, help="measure nothing, but record the first file's page while it is dragged"
+    )
     options = parser.parse_args()
     if find_chromium() is None:
         raise SystemExit("error: no Chromium here; apt-get install chromium")
+    if options.gif:
+        return record(options.files[0], options.gif)
     results = {"facts": common.machine(), "files": {}}
     with tempfile.TemporaryDirectory() as folder, browser(Path(folder) / "profile", "--disable-gpu") as tab:
         results["browser"] = tab.call("Browser.getVersion")["product"]
@@ -92,6 +98,23 @@ def measure(tab: Tab, file: Path, page: Path) -> dict:
     entry["dragged_frames_per_second"] = tab.run(DRAG % (1000 * DRAGGED), 60)
     entry["dragged_size"] = tab.run("document.body.dataset.size")
     return entry
+
+
+def record(file: Path, to: Path, frames: int = 24) -> None:
+    """A turn about the scene, each picture as the page has drawn it in full, as a GIF."""
+    with tempfile.TemporaryDirectory() as folder, browser(Path(folder) / "profile", size=(420, 540)) as tab:
+        page = Path(folder) / "page.html"
+        page.write_bytes(make_page(file))
+        tab.open(page.as_uri())
+        tab.wait_for("document.body && document.body.dataset.first", 300)
+        pictures = []
+        for _ in range(frames):
+            tab.run(f"page.camera.orbit({2 * math.pi / frames}, 0), page.changed()")
+            tab.wait_for("!page.drawing", 300)
+            tab.screenshot(Path(folder) / "shot.png")
+            pictures.append(Image.open(Path(folder) / "shot.png").convert("RGB").quantize(64, dither=Image.Dither.NONE))
+        pictures[0].save(to, save_all=True, append_images=pictures[1:], duration=100, loop=0, optimize=True)
+    print(f"wrote {to} ({to.stat().st_size} bytes)")
 
 
 if __name__ == "__main__":
