@@ -7,24 +7,25 @@ MEMORY = 0.7  # share of what was measured before that stays in the mean, a pict
 
 
 class Pace:
-    """Measures how many pixels a second are rendered, and chooses sizes by it.
+    """Measures what a pixel takes, and chooses sizes by it.
 
-    What a picture costs beside its pixels makes small ones slower a pixel; only those of a moving camera are measured,
-    so that the rate is that of the size it is asked for.
+    What a picture costs beside its pixels makes those of small ones dearer; only pictures of a moving camera are
+    measured, so that it is known of the size it is asked for. cost: seconds a pixel. The mean is one of costs and not
+    of rates, so that what slows down is heeded at once.
     """
 
     def __init__(self, seconds: float = SECONDS, first: float = 64**2):
         """seconds: of a picture while the camera moves. first: pixels of the very first picture."""
-        self.seconds, self.rate = seconds, first / seconds
+        self.seconds, self.cost = seconds, seconds / first
 
     def took(self, pixels: int, seconds: float) -> None:
         """A picture of a moving camera is done."""
-        self.rate = MEMORY * self.rate + (1 - MEMORY) * pixels / max(seconds, 1e-6)
+        self.cost = MEMORY * self.cost + (1 - MEMORY) * max(seconds, 1e-6) / pixels
 
     def moving(self, longest: int, pixels: int) -> float:
         """The longer side of a picture while the camera moves. longest, pixels: that of the finest one, and how many it
         has."""
-        wanted = max(LEAST, self.rate * self.seconds)
+        wanted = max(LEAST, self.seconds / self.cost)
         return longest * min(1.0, (wanted / pixels) ** 0.5)
 
 

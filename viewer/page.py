@@ -291,11 +291,18 @@ class Page:
             self.status.content = str(error)
             return
         self._playing, started, number = True, time.monotonic(), 0
+        self._show_path(False)  # it would be flown through
         while self._playing and number < len(frames) and event.client.client_id in self.server.get_clients():
             fly(event.client, frames[number])
             time.sleep(1 / FPS)
             number = int((time.monotonic() - started) * FPS)
         self._playing = False
+        self._show_path(True)
+
+    def _show_path(self, visible: bool) -> None:
+        for handle in self._outlines["path"]:
+            handle.visible = visible
+        self.renders.redraw()
 
     def _save(self, _) -> None:
         """Into a file that is not there yet, beside the model."""

@@ -183,7 +183,7 @@ class RenderThread(threading.Thread):
         The first picture of a view is finished all the same: a camera that goes on moving would never show one.
         """
         rays = make_rays_of(model, camera.to(model.device), self.frame.to(model.device))
-        limits = RenderLimits(rays=max(LEAST_RAYS, int(task.watcher.pace.rate * PART)))
+        limits = RenderLimits(rays=max(LEAST_RAYS, int(PART / task.watcher.pace.cost)))
         parts = []
         for part in render_parts(model, rays, limits):
             parts.append(on_cpu(part))
