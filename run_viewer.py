@@ -18,11 +18,12 @@ from deploy.model_file import read_model
 from experiment import load_file, prepare_device
 from load_scene import load_scene
 from options import PATH, config_parser
-from utils.errors import BadInput, exit_cleanly
+from utils.errors import exit_cleanly
 from utils.parser import Parser
 from viewer.page import Exhibit, Page, viser_or_say
 
 SHOWN = ("positional", "options", "viewer", "data", "machine")  # groups of flags in its help, by their beginnings
+NOT_READ = ("viewer", "plot_cameras")  # of these groups
 
 
 def make_parser() -> Parser:
@@ -32,10 +33,11 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add("file", type=PATH, metavar="MODEL_FILE", help="model file of any kind: model_int8.safetensors, say")
     add("other", type=PATH, nargs="?", metavar="OTHER_FILE", help="another of the same scene, right of a seam")
-    hidden = [group for group in parser._action_groups if not group.title.startswith(SHOWN)]
-    for action in [action for group in hidden for action in group._group_actions]:
-        if action.dest != "backend":
-            action.help = argparse.SUPPRESS
+    for group in parser._action_groups:
+        for action in group._group_actions:
+            shown = group.title.startswith(SHOWN) and action.dest not in NOT_READ
+            if not shown and action.dest != "backend":
+                action.help = argparse.SUPPRESS
     return parser
 
 
@@ -48,17 +50,13 @@ def main(argv: list[str] | None = None) -> None:
     # The files, each as it renders.
     files = [Path(name) for name in (args.file, args.other) if name]
     loaded = [load_file(args, file, device, backend) for file in files]
-    models = [renderer for renderer, _, _ in loaded]
-    if len({model.setup.ndc_near for model in models}) > 1:
-        raise BadInput(f"{files[1]}: in another space than {files[0]}, NDC or the world: it is of another scene")
     notes, balls = zip(*(what_is_in(file, by) for file, (_, _, by) in zip(files, loaded, strict=True)), strict=True)
 
     # The photographs, if the flags say where they are.
     known = args.datadir or args.config or args.dataset_type != "auto"
     scene = load_scene(args) if known else None
-    if scene is not None and scene.ndc != (models[0].setup.ndc_near is not None):
-        raise BadInput(f"{files[0]}: {'not ' * scene.ndc}in NDC, unlike --datadir: it is of another scene")
-    exhibit = Exhibit(models, notes, loaded[0][1], files[0].parent, scene, balls[0])
+    models, paths, _ = zip(*loaded, strict=True)
+    exhibit = Exhibit(models, notes, paths[0], files[0].parent, scene, balls[0])
     page = Page(exhibit, args.host, args.port)
     print(f"viewer: {page.address} (Ctrl-C ends it)", flush=True)
     try:

@@ -8,14 +8,15 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from browser import Browser, find_browser
-from capture_files import write_llff
 from conftest import ROOT
 from helpers import CPU, TINY, fails_cleanly, make_trainer
 
@@ -27,6 +28,8 @@ from options import config_parser
 from rendering.renderer import render_image
 from run_nerf_helpers import to8b
 from scenes.paths import read_path
+from scenes.poses import orbit_path
+from scenes.scene import Cameras
 from viewer.page import Exhibit, Page
 from viewer.views import View
 
@@ -75,12 +78,6 @@ def test_addresses_that_cannot_be_had(capsys):
 
 
 @needs_viser
-def test_data_of_another_space(capsys, tmp_path):
-    write_llff(tmp_path, factor=8)
-    fails_cleanly(capsys, run_viewer, FLOAT, "--datadir", tmp_path, says=("model_float32", "NDC", "another scene"))
-
-
-@needs_viser
 def test_a_training_is_refused_a_port_before_it_begins(capsys, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         flags = [*TINY, "--viewer", "--port", taken.getsockname()[1], "--basedir", tmp_path]
@@ -101,7 +98,7 @@ def test_the_help_shows_what_is_read(capsys):
         run_viewer.make_parser().parse_args(["--help"])
     text = capsys.readouterr().out
     assert all(flag in text for flag in ("MODEL_FILE", "--port", "--host", "--datadir", "--backend", "--threads"))
-    assert not any(flag in text for flag in ("--N_iters", "--netwidth", "--i_print", "--render_only", "--viewer"))
+    assert not any(flag in text for flag in ("--N_iters", "--netwidth", "--i_print", "render_only", "]viewer"))
 
 
 # --------------------------------------------------------------------------------- in a browser
@@ -117,6 +114,72 @@ def test_a_port_is_free_again_once_the_page_is_closed():
     assert not page.renders.is_alive()
     with socket.create_server(("127.0.0.1", int(page.address.rpartition(":")[2]))):
         pass
+
+
+@pytest.fixture
+def make_page():
+    """Makes pages and closes them."""
+    pages = []
+
+    def make(folder: Path, file: Path = FLOAT, **more) -> Page:
+        renderer, path, _ = load_renderer(file, CPU)
+        pages.append(Page(Exhibit([renderer], ["a note"], path, folder, **more), "127.0.0.1", 0))
+        return pages[-1]
+
+    yield make
+    for page in pages:
+        page.close()
+
+
+@needs_viser
+def test_paths_are_saved_beside_each_other(make_page, tmp_path):
+    page = make_page(tmp_path)
+    page._save(None)
+    assert "no camera yet" in page.status.content and not list(tmp_path.iterdir())
+    around = Cameras(orbit_path(4.0, frames=8), page.exhibit.path.K.repeat(8, 1, 1), 16, 16)
+    page._change_path([View.of_camera(around[i]) for i in (0, 1)])
+    assert page.listed.content.count("at [") == 2
+    for name in ("camera_path.json", "camera_path_2.json"):
+        page._save(None)
+        assert name in page.status.content
+        assert len(read_path(tmp_path / name, page.exhibit.path)) == 61
+    page._change_path([])
+    assert page.listed.content == "no camera yet"
+
+
+@needs_viser
+def test_a_path_that_cannot_be_saved_is_said(make_page, tmp_path):
+    (tmp_path / "file").write_text("")
+    page = make_page(tmp_path / "file" / "folder")
+    page._change_path([View.of_camera(page.exhibit.path[0])])
+    page._save(None)
+    assert "could not be saved" in page.status.content
+
+
+@needs_viser
+def test_what_is_drawn_around_is_what_is_known(make_page, tmp_path, scene):
+    light_field = ROOT / "tests/golden/light_field/model_float32.safetensors"
+    hierarchical = ROOT / "tests/golden/hierarchical/model_float32.safetensors"
+    assert set(make_page(tmp_path)._outlines) == {"box", "occupied cells", "path"}
+    assert set(make_page(tmp_path, hierarchical)._outlines) == {"path"}
+    assert set(make_page(tmp_path, hierarchical, scene=scene)._outlines) == {"photographs", "box", "path"}
+    assert set(make_page(tmp_path, light_field, ball=3.0)._outlines) >= {"ball", "path"}
+    in_ndc = replace(scene, ndc=True)
+    assert set(make_page(tmp_path, hierarchical, scene=in_ndc)._outlines) == {"photographs", "path"}
+
+
+@needs_viser
+def test_cells_of_the_networks_that_are_shown(make_page, tmp_path):
+    page = make_page(tmp_path)
+    page.ticks["occupied cells"].value = True
+    page._tick("occupied cells")
+    (before,) = page._outlines["occupied cells"]
+    other, _, _ = load_renderer(FLOAT, CPU)
+    other.grid.set_occupied(torch.zeros_like(other.grid.occupied).index_fill_(0, torch.tensor(3), True))
+    page.replace([other], "after step 5")
+    (after,) = page._outlines["occupied cells"]
+    assert page.notes.content == "after step 5"
+    assert len(after.points) == other.grid.resolution**2 != len(before.points)
 
 
 @needs_viser

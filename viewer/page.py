@@ -38,7 +38,7 @@ class Exhibit:
     first camera is where one begins. folder: of the camera paths that are saved. scene: whose photographs are drawn.
     ball: radius, where space is contracted."""
 
-    models: list[Renderer]
+    models: Sequence[Renderer]
     notes: Sequence[str]
     path: Cameras
     folder: Path
@@ -80,7 +80,6 @@ class Page:
         self.address = f"http://{host}:{self.server.get_port()}"
         self.renders = RenderThread(exhibit.models, exhibit.path[0], self._show, self._fail, share)
         self.camera_path = CameraPath()
-        self._closing = False
         self._playing = False
         self._outlines: dict[str, list] = {}
         self._set_start()
@@ -93,7 +92,7 @@ class Page:
 
     def close(self) -> None:
         """Ends the thread and the server; browsers say so."""
-        self._closing, self._playing = True, False
+        self._playing = False
         self.renders.close()
         with contextlib.redirect_stdout(io.StringIO()):
             self.server.stop()
@@ -103,7 +102,7 @@ class Page:
         """Whether a browser is connected."""
         return self.renders.watched
 
-    def replace(self, models: list[Renderer], note: str) -> None:
+    def replace(self, models: Sequence[Renderer], note: str) -> None:
         """Shows other networks of the same scene from now on."""
         self.notes.content = note
         self.renders.replace(models)
@@ -149,9 +148,9 @@ class Page:
         self.renders.leave(client.client_id)
 
     def _look(self, camera) -> None:
-        canvas = max(camera.image_height, camera.image_width)
-        if canvas > 0 and not self._closing:
-            self.renders.look(camera.client.client_id, view_of(camera), min(canvas, self.finest.value))
+        canvas = camera.image_height, camera.image_width
+        if min(canvas) > 0:
+            self.renders.look(camera.client.client_id, view_of(camera), min(max(canvas), self.finest.value))
 
     # --------------------------------------------------------------------------- from the thread
 
@@ -175,7 +174,9 @@ class Page:
         """Boxes to tick, of what is known; NDC is another space than that of the cameras."""
         exhibit, draw = self.exhibit, self.server.scene.add_line_segments
         grid, in_world = exhibit.models[0].occupied(), exhibit.models[0].setup.ndc_near is None
-        box = grid.aabb if grid is not None else None if exhibit.scene is None else exhibit.scene.aabb
+        box = None if grid is None else grid.aabb
+        if grid is None and exhibit.scene is not None and not exhibit.scene.ndc:
+            box = exhibit.scene.aabb
         thickness = 0.003 * self._size
         if exhibit.scene is not None:
             self._outlines["photographs"] = self._photographs(exhibit.scene, 0.06 * self._size)

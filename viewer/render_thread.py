@@ -4,7 +4,7 @@ done."""
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from rendering.renderer import Renderer, Rendering, RenderLimits, make_rays_of, render_parts, whole_picture
@@ -57,6 +57,18 @@ class Watcher:
         return self.longest if self.outdated else None
 
 
+@dataclass(frozen=True)
+class Task:
+    """A picture for a watcher. side: of its longer side, pixels; None: the one that there is, shown again. first:
+    whether it is the first of a view."""
+
+    key: int
+    watcher: Watcher
+    view: View
+    side: float | None
+    first: bool
+
+
 class RenderThread(threading.Thread):
     """Renders for all watchers, those first that have nothing to see of their view yet.
 
@@ -67,7 +79,7 @@ class RenderThread(threading.Thread):
 
     def __init__(
         self,
-        models: list[Renderer],
+        models: Sequence[Renderer],
         frame: Cameras,
         show: Callable[[int, Picture], None],
         fail: Callable[[int, str], None],
@@ -107,7 +119,7 @@ class RenderThread(threading.Thread):
                 watcher.redraw = watcher.picture is not None
             self._news.notify()
 
-    def replace(self, models: list[Renderer]) -> None:
+    def replace(self, models: Sequence[Renderer]) -> None:
         """Other networks from now on; what is being rendered is finished with those before."""
         with self._news:
             self.models = [from_anywhere(model) for model in models]
@@ -139,7 +151,7 @@ class RenderThread(threading.Thread):
                 self._fail(task.key, str(error))
             self._closed.wait(seconds * (1 / self.share - 1))
 
-    def _next(self) -> "Task | None":
+    def _next(self) -> Task | None:
         """Waits for what to do; None: the end."""
         with self._news:
             while not self._closed.is_set():
@@ -160,7 +172,7 @@ class RenderThread(threading.Thread):
                 self._news.wait(min(settling) if settling else None)
         return None
 
-    def _render(self, task: "Task", side: float) -> float:
+    def _render(self, task: Task, side: float) -> float:
         """A picture, shown unless it is dropped; returns its seconds."""
         camera, started = task.view.camera(*task.view.size(side)), time.perf_counter()
         renderings = []
@@ -177,7 +189,7 @@ class RenderThread(threading.Thread):
         self._show(task.key, task.watcher.picture)
         return seconds
 
-    def _parts(self, task: "Task", model: Renderer, camera: Cameras) -> list[Rendering] | None:
+    def _parts(self, task: Task, model: Renderer, camera: Cameras) -> list[Rendering] | None:
         """Of a picture, on the CPU; None where it is dropped: nobody is there any more, or looks from elsewhere.
 
         The first picture of a view is finished all the same: a camera that goes on moving would never show one.
@@ -192,22 +204,10 @@ class RenderThread(threading.Thread):
                 return None
         return parts
 
-    def _done(self, task: "Task", side: float) -> None:
+    def _done(self, task: Task, side: float) -> None:
         with self._news:
             if task.watcher.view is task.view:
                 task.watcher.done = side
-
-
-@dataclass(frozen=True)
-class Task:
-    """A picture for a watcher. side: of its longer side, pixels; None: the one that there is, shown again. first:
-    whether it is the first of a view."""
-
-    key: int
-    watcher: Watcher
-    view: View
-    side: float | None
-    first: bool
 
 
 def from_anywhere(renderer: Renderer) -> Renderer:
