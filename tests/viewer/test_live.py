@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from helpers import HIERARCHICAL, SHORT, SMALL_TENSOR, TINY, fails_cleanly, make_run, same
+from helpers import HIERARCHICAL, SHORT, SMALL_TENSOR, TINY, fails_cleanly, finish, launch, make_run, same
 
 import experiment
 import run_nerf
@@ -136,6 +136,14 @@ def test_only_the_first_process_serves(monkeypatch, tmp_path):
     args, scene, renderer = make_run(TINY, "--viewer")
     monkeypatch.setattr(distributed, "is_main", lambda: False)
     assert LiveViewer.from_flags(args, renderer, scene, tmp_path).page is None
+
+
+def test_two_processes_show_one_page(tmp_path):
+    pytest.importorskip("viser", reason="an extra: pip install -r requirements-viewer.txt")
+    flags = [*TINY, "--N_iters", "6", "--viewer", "--port", "0", "--basedir", tmp_path]
+    status, out, error = finish(launch(2, "run_nerf.py", *flags))
+    assert status == 0, error
+    assert out.count("viewer: http://127.0.0.1:") == 1
 
 
 def test_the_viewer_is_for_training(tmp_path, capsys):
