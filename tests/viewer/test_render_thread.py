@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from deploy.model_file import load_renderer
 from rendering.rays import RaySetup
-from rendering.renderer import Rendering, render_image
+from rendering.renderer import Rendering, make_rays_of, render_image
 from scenes.poses import orbit_path
 from scenes.scene import Cameras, pinhole
 from utils.errors import BrokenFile
@@ -185,6 +185,17 @@ def test_a_share_of_the_time(made, monkeypatch):
     (picture,) = until_done(shown, 64)
     thread.close()
     assert waits == [pytest.approx(3 * picture.seconds)]
+
+
+def test_ndc_is_that_of_the_file_whatever_the_window():
+    """A window of twice the width sees what the file's camera sees in its middle."""
+    model = Painter()
+    model.setup = RaySetup(0.0, 1.0, ndc_near=1.0)
+    wide = Cameras(FRAME.c2w, pinhole(40.0, 40, 80)[None], 40, 80)
+    seen, own = make_rays_of(model, wide, FRAME), make_rays_of(model, FRAME)
+    for name in ("origins", "directions", "viewdirs"):
+        middle = getattr(seen, name).view(40, 80, 3)[:, 20:60]
+        assert torch.allclose(middle, getattr(own, name).view(40, 40, 3), atol=1e-6)
 
 
 @pytest.mark.parametrize("file", GOLDEN, ids=lambda path: f"{path.parent.name}/{path.stem}")
