@@ -11,8 +11,8 @@ import torch
 
 from compressors.compressor import Compressor
 from deploy.backends.choose import FLOAT_BACKEND, select_backend
+from deploy.exports import Exports
 from deploy.model_file import check_can_be_read, load_renderer, save_float_model
-from deploy.onnx_file import export
 from evaluation.frame_times import stage_table
 from evaluation.measures import lpips_missing_reason
 from evaluation.metrics_file import format_table, run_facts, write_metrics
@@ -326,9 +326,9 @@ def render_file(args: argparse.Namespace, file: Path, device: torch.device, back
 
 
 def render_or_export(args: argparse.Namespace, file: Path, device: torch.device) -> None:
-    """What a command does with `--render_only` and a file of integers."""
-    if args.export_onnx:
-        export(file)
+    """What a command does with `--render_only` and a file."""
+    if exports := Exports.from_flags(args):
+        exports.write(file)
     else:
         render_file(args, file, device, select_backend(args.backend, device))
 

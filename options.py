@@ -11,6 +11,7 @@ from compressors.kinds import COMPRESSORS
 from compressors.vq import VQCompressor
 from deploy.backends.choose import BACKENDS
 from deploy.description import MOST_FRAMES
+from deploy.exports import Exports
 from fields.kinds import FIELDS
 from load_scene import DATASETS
 from rendering.kinds import RENDERERS
@@ -70,11 +71,6 @@ def config_parser(command: str | None = None) -> Parser:
         default="qat",
         choices=list(COMPRESSORS),
         help="int8 trained with fake quantisation, or only calibrated; BitNeRF with 4-bit or with ternary weights",
-    )
-    layers.add_argument(
-        "--export_onnx",
-        action="store_true",
-        help="write the int8 field as model_int8.onnx too; with --render_only do only that, from the int8 file alone",
     )
     bases = [base for kind in COMPRESSORS.values() for base in reversed(kind.__mro__)]
     for base in dict.fromkeys(base for base in bases if "add_flags" in vars(base)):  # what several share, once
@@ -284,6 +280,7 @@ def add_compression_flags(group: argparse._ArgumentGroup) -> None:
         default=0.0,
         help="weight of a loss towards the float model at every sample, fading out; 0 for none (occupancy sampler)",
     )
+    Exports.add_flags(group)
 
 
 def add_rendering_flags(group: argparse._ArgumentGroup) -> None:

@@ -17,8 +17,8 @@ import torch
 
 from compressors.kinds import COMPRESSORS
 from deploy.backends.choose import check_executes, select_backend
+from deploy.exports import Exports
 from deploy.model_file import KINDS
-from deploy.onnx_file import export
 from experiment import measure, prepare_device, render_or_export, set_up, train_and_compress, trains_in_float
 from options import config_parser
 from run_nerf_helpers import NeRF_qat
@@ -51,8 +51,8 @@ def main(argv: list[str] | None = None) -> None:
     atomic_write(file, content)
     if args.quant_budget and len(content) > args.quant_budget:
         print(f"note: the file has {len(content)} bytes, more than --quant_budget {args.quant_budget}: the grid grew")
-    exported = trainer.progress.unsaved.attempt(export, file) if args.export_onnx else None
-    measure(run, trainer, compressor.files(), backend, {"onnx_bytes": sum(exported.values())} if exported else {})
+    exported = trainer.progress.unsaved.attempt(Exports.from_flags(args).write, file)
+    measure(run, trainer, compressor.files(), backend, exported)
 
 
 def check_flags(args: argparse.Namespace, device: torch.device) -> str:

@@ -18,7 +18,7 @@ import torch
 
 from compressors.light_field import LightFieldCompressor, save_other_precisions
 from deploy.backends.choose import check_executes, select_backend
-from deploy.onnx_file import export
+from deploy.exports import Exports
 from evaluation.views import RenderedViews, evaluate_views
 from experiment import FLOAT_FILE, Run, load_file, measure, prepare_device, render_or_export, set_up, train_and_compress
 from options import config_parser
@@ -65,8 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     file, files = run.folder / compressor.file, compressor.files()
     atomic_write(file, compressor.to_bytes())
     others = save_other_precisions(run.folder / FLOAT_FILE, run.scene.render_path)
-    exported = trainer.progress.unsaved.attempt(export, file) if args.export_onnx else None
-    noted = {"onnx_bytes": sum(exported.values())} if exported else {}
+    noted = trainer.progress.unsaved.attempt(Exports.from_flags(args).write, file)
     final = {compressor.name: files.pop(compressor.name)}
     measure(run, trainer, files | others | final, backend, noted, (teacher_views(run, teacher), of_teacher))
 

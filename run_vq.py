@@ -15,8 +15,9 @@ from pathlib import Path
 
 from compressors.vq import VQCompressor
 from deploy.backends.choose import select_backend
+from deploy.exports import Exports
 from deploy.grid_file import FREE_CELLS
-from experiment import measure, prepare_device, render_file, set_up, train_and_compress, trains_in_float
+from experiment import measure, prepare_device, render_or_export, set_up, train_and_compress, trains_in_float
 from options import config_parser
 from utils import distributed
 from utils.errors import BadInput, exit_cleanly
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     backend = select_backend(args.backend, device)
     if args.render_only:
         own = Path(args.basedir) / args.expname / "model_vq.safetensors"
-        return render_file(args, Path(args.model or own), device, backend) if distributed.is_main() else None
+        return render_or_export(args, Path(args.model or own), device) if distributed.is_main() else None
     check_flags(args)
     run = set_up(args, device, VQCompressor.phase)
     if run is None:  # --plot_cameras
@@ -43,8 +44,10 @@ def main(argv: list[str] | None = None) -> None:
 
     # What training left is now measured from the file that a user would keep.
     compressor.finish()
-    atomic_write(run.folder / compressor.file, compressor.to_bytes())
-    measure(run, trainer, compressor.files(), backend)
+    file = run.folder / compressor.file
+    atomic_write(file, compressor.to_bytes())
+    exported = trainer.progress.unsaved.attempt(Exports.from_flags(args).write, file)
+    measure(run, trainer, compressor.files(), backend, exported)
 
 
 def check_flags(args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """A VQ-TensoRF as bytes: one range-coded stream of states, row numbers and rounded values."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -98,11 +99,42 @@ def first_of_equals(rows: np.ndarray) -> np.ndarray:
     return first[kind.reshape(-1)]
 
 
-def decode(described: dict, state: dict[str, torch.Tensor]) -> TensorField:
-    """The field of a file, its planes written out.
+@dataclass(frozen=True)
+class Rounded:
+    """What a file holds, before whole numbers become floats. integers: int8, by the names of `_walk`. steps: of planes
+    and of lines, of density and of colour each, then of each matrix."""
 
-    described: checked metadata of the field, without its kind. Raises BrokenFile where tensors do not fit it.
-    """
+    config: TensorfConfig
+    integers: dict[str, np.ndarray]
+    steps: list[torch.Tensor]
+    biases: torch.Tensor
+    aabb: torch.Tensor
+
+    def ranks(self, axis: int) -> tuple[int, int]:
+        """Of density and of colour."""
+        return self.config.density_ranks[axis], self.config.color_ranks[axis]
+
+
+def decode(described: dict, state: dict[str, torch.Tensor]) -> TensorField:
+    """The field of a file, its planes written out; see `read_rounded`."""
+    rounded = read_rounded(described, state)
+    found, steps = rounded.integers, rounded.steps
+    network = TensorVM(rounded.config, (2, 2, 2), rounded.aabb)
+    with torch.no_grad():
+        for i in range(3):
+            network.planes[i] = nn.Parameter(_scaled(found.pop(f"planes.{i}"), steps[i], rounded.ranks(i)))
+            network.lines[i] = nn.Parameter(_scaled(found[f"lines.{i}"][0], steps[3 + i], rounded.ranks(i)))
+        left = rounded.biases
+        for (name, layer), step in zip(matrices(network), steps[6:], strict=True):
+            layer.weight.copy_(_scaled(found[name][0], step, (layer.in_features,)))
+            if layer.bias is not None:
+                bias, left = left[: layer.out_features], left[layer.out_features :]
+                layer.bias.copy_(bias)
+    return TensorField(rounded.config, network)
+
+
+def read_rounded(described: dict, state: dict[str, torch.Tensor]) -> Rounded:
+    """described: checked metadata of the field, without its kind. Raises BrokenFile where tensors do not fit it."""
     own = ("resolution", "codes", "coder")
     config = tensorf_file.tensorf_config({key: value for key, value in described.items() if key not in own})
     resolution, codes = tuple(described["resolution"]), described["codes"]
@@ -132,20 +164,8 @@ def decode(described: dict, state: dict[str, torch.Tensor]) -> TensorField:
     coder = make_decoder(described["coder"], state["stream"].numpy().tobytes(), FREE_SYMBOLS + SYMBOLS_A_BYTE * size)
     coder.expect(_least_symbols(config, resolution, codes))
     found = _walk(coder, config, resolution, codes, ranges, {}, FREE_COMPARISONS + COMPARISONS_A_BYTE * size)
-
-    network = TensorVM(config, (2, 2, 2), state["aabb"])
     steps = list(state["steps"].split([2] * 6 + [1] * len(layers)))
-    with torch.no_grad():
-        for i in range(3):
-            network.planes[i] = nn.Parameter(_scaled(found.pop(f"planes.{i}"), steps[i], ranks[i]))
-            network.lines[i] = nn.Parameter(_scaled(found[f"lines.{i}"][0], steps[3 + i], ranks[i]))
-        left = state["biases"].float()
-        for (name, layer), step in zip(matrices(network), steps[6:], strict=True):
-            layer.weight.copy_(_scaled(found[name][0], step, (layer.in_features,)))
-            if layer.bias is not None:
-                bias, left = left[: layer.out_features], left[layer.out_features :]
-                layer.bias.copy_(bias)
-    return TensorField(config, network)
+    return Rounded(config, found, steps, state["biases"].float(), state["aabb"])
 
 
 def _scaled(integers: np.ndarray, steps: torch.Tensor, groups: tuple[int, ...]) -> torch.Tensor:

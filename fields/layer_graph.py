@@ -127,7 +127,7 @@ class LayerGraph:
         """The outputs. tensors: the inputs by name. linear: executes a layer and its ReLU on `[P, in]`. rounded:
         rounds."""
         tensors = dict(tensors)
-        for node, last_used in self._schedule:
+        for node, last_used in self.schedule:
             if isinstance(node, Input):
                 continue
             if isinstance(node, Linear):
@@ -146,7 +146,7 @@ class LayerGraph:
     def __post_init__(self):
         # At once, and not when they are first asked for: what torch.compile traces may ask.
         object.__setattr__(self, "_by_name", {node.name: node for node in self.nodes})
-        object.__setattr__(self, "_schedule", self._with_last_uses())
+        object.__setattr__(self, "schedule", self._with_last_uses())
 
     def _with_last_uses(self) -> list[tuple[Node, list[str]]]:
         """Nodes, each with what nothing needs after it."""

@@ -1,0 +1,293 @@
+"""A model file as a page's program has it: what each network does step by step between buffers, and arrays.
+
+`deploy/web/model.js` reads it, and hands it to `deploy/web/kernels.c` piece by piece.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn as nn
+
+from deploy import vq_file
+from deploy.backends.blocks import InBlocks
+from deploy.backends.fused_steps import Product
+from deploy.backends.int8 import Int8Network, Rounding
+from deploy.backends.low_bit import BitNetwork
+from deploy.model_file import load_renderer, read_model
+from fields.layer_graph import Add, Concat, Input, Linear
+from rendering.renderer import Renderer
+from scenes.poses import focus_point
+from utils.errors import BadInput
+
+CODES, FLOATS = "codes", "floats"
+ALIGNED = 4  # bytes that arrays start at multiples of
+MOST_BINS, MOST_PLACES, MOST_COLUMNS, MOST_STEPS = 500, 64, 8192, 512  # that the page's program has room for
+
+
+class Arrays:
+    """All arrays of a page, one behind the other."""
+
+    def __init__(self):
+        self.parts: list[bytes] = []
+        self.places: list[list] = []
+        self.end = 0
+
+    def add(self, values: torch.Tensor | np.ndarray) -> int:
+        """Its number."""
+        array = np.ascontiguousarray(values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values)
+        content = array.tobytes()
+        self.places.append([self.end, len(content)])
+        padded = content + bytes(-len(content) % ALIGNED)
+        self.parts.append(padded)
+        self.end += len(padded)
+        return len(self.places) - 1
+
+
+class Buffers:
+    """Places for tensors, which are used again once nothing needs what is in them."""
+
+    def __init__(self):
+        self.kinds: list[tuple[str, int]] = []
+        self.of: dict[str, int] = {}
+        self.free: list[int] = []
+
+    def take(self, name: str, kind: str, columns: int) -> int:
+        wanted = (kind, columns)
+        number = next((i for i in self.free if self.kinds[i] == wanted), None)
+        if number is None:
+            number = len(self.kinds)
+            self.kinds.append(wanted)
+        else:
+            self.free.remove(number)
+        self.of[name] = number
+        return number
+
+    def release(self, names: list[str]) -> None:
+        self.free += [self.of.pop(name) for name in names]
+
+
+def page_model(file: Path) -> bytes:
+    """Of a model file. Raises BadInput for what a page cannot render."""
+    renderer, path, metadata = load_renderer(file, torch.device("cpu"))
+    arrays = Arrays()
+    if metadata["precision"] == "vq":
+        fields = [of_tensor(file, arrays)]
+    else:
+        fields = [describe_field(name, field, arrays) for name, field in renderer.fields.items()]
+    target = focus_point(path.c2w.double().numpy())
+    described = {
+        "rays": asdict(renderer.setup),
+        "camera": {"height": path.height, "width": path.width, "K": path.K[0].tolist()},
+        "path": arrays.add(path.c2w.float()),
+        "frames": len(path),
+        "target": [float(x) for x in target],
+        "sampler": describe_sampler(renderer, arrays),
+        "fields": fields,
+        "arrays": arrays.places,
+    }
+    header = json.dumps(described, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % ALIGNED)
+    return len(header).to_bytes(ALIGNED, "little") + header + b"".join(arrays.parts)
+
+
+def describe_sampler(renderer: Renderer, arrays: Arrays) -> dict:
+    described = renderer.describe()
+    described.pop("grid_coder", None)
+    grid = described.get("hull", described)
+    if "occupancy" in renderer.tensors():
+        cells = renderer.tensors()["occupancy"].cpu().numpy()
+        grid["occupancy"] = arrays.add(np.packbits(cells.reshape(-1)))
+    if max(described.get("bins", [0])) > MOST_BINS or described.get("n_samples", 0) > MOST_BINS // 2:
+        raise BadInput(f"a page renders {MOST_BINS} bins or {MOST_BINS // 2} samples of a ray at most")
+    if described.get("n_importance", 0) + described.get("n_samples", 0) > MOST_BINS:
+        raise BadInput(f"a page renders {MOST_BINS} samples of a ray at most")
+    if described.get("table"):
+        described["table"] = 0  # it asks proposals instead
+    return described
+
+
+def describe_field(name: str, field: nn.Module, arrays: Arrays) -> dict:
+    field = field.field if isinstance(field, InBlocks) else field
+    network, config = field.network, field.config
+    if isinstance(network, Int8Network):
+        described = of_integers(network, arrays)
+    elif isinstance(network, BitNetwork):
+        described = of_few_bits(network, arrays)
+    else:
+        raise BadInput(f"{name}: a page renders files of integers: int8, w4a8, ternary; this one is float")
+    described |= {"name": name, "kind": field.kind}
+    for key in ("multires", "multires_views", "i_embed", "use_viewdirs", "ball", "directions", "points"):
+        if hasattr(config, key):
+            described[key] = getattr(config, key)
+    for key in ("density_activation", "density_bias", "density_scale"):
+        if hasattr(config, key):
+            described[key] = getattr(config, key)
+    if field.kind == "mip":
+        described["basis"] = arrays.add(field.basis.float())
+    if described.get("points", 0) > MOST_PLACES:
+        raise BadInput(f"{name}: {config.points} places on a ray; a page has room for {MOST_PLACES}")
+    return described
+
+
+def of_rounding(rounding: Rounding) -> list[float]:
+    return [float(rounding.scale), float(rounding.zero_point), float(rounding.q_max)]
+
+
+def of_integers(network: Int8Network, arrays: Arrays) -> dict:
+    """Buffers and steps of an int8 network."""
+    graph, buffers, steps = network.graph, Buffers(), []
+    columns = dict(zip(graph.inputs, network.widths, strict=True))
+    inputs = {name: buffers.take(name, CODES, columns[name]) for name in graph.inputs}
+    for step, last_used in network.steps:
+        sources = [buffers.of[name] for name in step.inputs]
+        described = {"from": sources}
+        if isinstance(step, Product):
+            layer = network.layer(step.layer.name)
+            columns[step.name] = len(layer.weight)
+            described |= {"kind": "linear", "layer": integer_layer(layer, arrays)}
+            if layer.rounding is not None:
+                described["rounding"] = of_rounding(layer.rounding)
+            if layer.added is not None:
+                described["added"] = of_rounding(layer.added)
+            kind = CODES if layer.rounding is not None else FLOATS
+        elif isinstance(step, Concat):
+            columns[step.name], kind = sum(columns[name] for name in step.inputs), CODES
+            described["kind"] = "concat"
+        elif isinstance(step, Add):
+            columns[step.name], kind = columns[step.inputs[0]], FLOATS
+            order = sorted(step.inputs, key=lambda name: name not in graph.roundings)  # codes first
+            described |= {"kind": "add", "from": [buffers.of[name] for name in order]}
+            if order[0] in graph.roundings:
+                described["added"] = of_rounding(network.codes_of(order[0]))
+        else:
+            columns[step.name], kind = columns[step.input], CODES
+            described |= {"kind": "round", "rounding": of_rounding(network.codes_of(step.name))}
+        described["to"] = buffers.take(step.name, kind, columns[step.name])
+        steps.append(described)
+        buffers.release([name for name in last_used if name not in inputs])
+    roundings = {name: of_rounding(network.inputs[name]) for name in inputs}
+    return network_of(graph, buffers, steps, inputs, roundings)
+
+
+def integer_layer(layer: nn.Module, arrays: Arrays) -> dict:
+    outputs, inputs = layer.weight.shape
+    return {
+        "kind": "integer",
+        "inputs": inputs,
+        "outputs": outputs,
+        "relu": layer.relu,
+        "weight": arrays.add(layer.weight),
+        "zero_points": arrays.add(layer.input_zero_points),
+        "scale": arrays.add(layer.scale),
+        "bias": arrays.add(layer.bias),
+    }
+
+
+def of_few_bits(network: BitNetwork, arrays: Arrays) -> dict:
+    """Buffers and steps of a BitNeRF, whose tensors are floats between layers."""
+    graph, buffers, steps = network.graph, Buffers(), []
+    columns = dict(zip(graph.inputs, network.widths, strict=True))
+    inputs = {name: buffers.take(name, FLOATS, columns[name]) for name in graph.inputs}
+    for node, last_used in graph.schedule:
+        if isinstance(node, Input):
+            continue
+        described = {"from": [buffers.of[name] for name in node.inputs]}
+        if isinstance(node, Linear):
+            layer = network.layers[node.name.replace(".", "_")]
+            columns[node.name] = len(layer.weight)
+            described |= {"kind": "linear", "layer": row_layer(layer, node.relu, arrays)}
+        elif isinstance(node, Concat):
+            columns[node.name] = sum(columns[name] for name in node.inputs)
+            described["kind"] = "concat"
+        else:
+            columns[node.name] = columns[node.inputs[0]]
+            described["kind"] = "add"
+        described["to"] = buffers.take(node.name, FLOATS, columns[node.name])
+        steps.append(described)
+        buffers.release([name for name in last_used if name not in inputs])
+    return network_of(graph, buffers, steps, inputs, {name: [1.0, 0.0, 0.0] for name in inputs})
+
+
+def row_layer(layer: nn.Module, relu: bool, arrays: Arrays) -> dict:
+    outputs, inputs = layer.weight.shape
+    described = {"inputs": inputs, "outputs": outputs, "relu": relu, "bias": arrays.add(layer.bias)}
+    if layer.scale is None:
+        return {"kind": "float", "weight": arrays.add(layer.weight.float()), **described}
+    if inputs > MOST_COLUMNS:
+        raise BadInput(f"a layer of {inputs} inputs; a page has room for {MOST_COLUMNS}")
+    described |= {"weight": arrays.add(layer.weight), "scale": arrays.add(layer.scale.float().expand(outputs))}
+    if layer.norm is not None:
+        described["gains"] = arrays.add(layer.norm)
+    return {"kind": "by_row", **described}
+
+
+def of_tensor(file: Path, arrays: Arrays) -> dict:
+    """A VQ-TensoRF: its planes and lines as whole numbers, what mixes and what decodes them as floats."""
+    metadata, tensors = read_model(file)
+    described = {key: value for key, value in metadata["fields"]["network_fn"].items() if key != "kind"}
+    prefix = "network_fn."
+    state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    rounded = vq_file.read_rounded(described, state)
+    config, found = rounded.config, rounded.integers
+    layers, left = [], rounded.biases
+    for (name, layer), step in zip(vq_file.matrices(config.skeleton()), rounded.steps[6:], strict=True):
+        count = 0 if layer.bias is None else layer.out_features
+        bias, left = left[:count], left[count:]
+        weight = torch.from_numpy(found[name][0].astype(np.float32)) * step
+        outputs, inputs = weight.shape
+        relu = name.startswith("decoder") and layer.out_features != 3
+        layers.append(
+            {"kind": "float", "inputs": inputs, "outputs": outputs, "relu": relu, "weight": arrays.add(weight)}
+        )
+        layers[-1]["bias"] = arrays.add(bias if count else torch.zeros(outputs))
+    embedded = config.features * (1 + 2 * config.feature_octaves)
+    views = 3 * (1 + 2 * config.view_octaves)
+    mix = {
+        "buffers": [[FLOATS, sum(config.color_ranks)], [FLOATS, config.features]],
+        "steps": [{"kind": "linear", "from": [0], "to": 1, "layer": layers[0]}],
+    }
+    widths = [embedded, views, embedded + views, config.hidden, config.hidden, 3]
+    decoder = [{"kind": "linear", "from": [2 + i], "to": 3 + i, "layer": layer} for i, layer in enumerate(layers[1:])]
+    return {
+        "name": "network_fn",
+        "kind": "tensor",
+        "buffers": [[FLOATS, width] for width in widths],
+        "steps": [{"kind": "concat", "from": [0, 1], "to": 2}, *decoder],
+        "inputs": {
+            "quant_pts": {"buffer": 0, "rounding": [1.0, 0.0, 0.0]},
+            "quant_views": {"buffer": 1, "rounding": [1.0, 0.0, 0.0]},
+        },
+        "outputs": [len(widths) - 1],
+        "mix": mix,
+        "multires": config.feature_octaves,
+        "multires_views": config.view_octaves,
+        "features": config.features,
+        "resolution": described["resolution"],
+        "ranks": [*config.density_ranks, *config.color_ranks],
+        "aabb": rounded.aabb.flatten().tolist(),
+        "steps_of_factors": [float(x) for i in range(3) for x in (*rounded.steps[i], *rounded.steps[3 + i])],
+        "planes": [arrays.add(by_channel(found[f"planes.{i}"])) for i in range(3)],
+        "lines": [arrays.add(found[f"lines.{i}"][0].astype(np.int8)) for i in range(3)],
+        "density_activation": config.density_activation,
+        "density_bias": config.density_bias,
+        "density_scale": config.density_scale,
+    }
+
+
+def by_channel(plane: np.ndarray) -> np.ndarray:
+    """`[H, W, R]` as `[R, H, W]`, which packs better."""
+    return np.ascontiguousarray(plane.transpose(2, 0, 1)).astype(np.int8)
+
+
+def network_of(graph, buffers: Buffers, steps: list[dict], inputs: dict[str, int], roundings: dict) -> dict:
+    if len(steps) > MOST_STEPS:
+        raise BadInput(f"a network of {len(steps)} steps; a page has room for {MOST_STEPS}")
+    return {
+        "buffers": buffers.kinds,
+        "steps": steps,
+        "inputs": {name: {"buffer": number, "rounding": roundings[name]} for name, number in inputs.items()},
+        "outputs": [buffers.of[name] for name in graph.outputs],
+    }

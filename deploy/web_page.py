@@ -1,0 +1,48 @@
+"""A model file as a page: one HTML file that renders it in a browser, from disk, with nothing else.
+
+The page holds the model, a renderer in WebAssembly (`deploy/web/kernels.c`) and the program around it. Networks are
+executed as the integers that they are.
+"""
+
+import base64
+import html
+import re
+import zlib
+from pathlib import Path
+
+from deploy.web_model import page_model
+from utils.files import atomic_write
+
+SOURCES = Path(__file__).parent / "web"
+
+
+def export_page(file: Path) -> int:
+    """Writes a model file's page beside it; returns its bytes. Raises BadInput for what no page renders."""
+    page = file.with_suffix(".html")
+    content = make_page(file)
+    atomic_write(page, content)
+    print(f"wrote {page} ({len(content)} bytes): open it in a browser")
+    return len(content)
+
+
+def make_page(file: Path) -> bytes:
+    parts = [script("model.js", "worker.js"), (SOURCES / "kernels.wasm").read_bytes(), page_model(file)]
+    lengths = b"".join(len(part).to_bytes(4, "little") for part in parts)
+    packer = zlib.compressobj(9, wbits=-15)
+    payload = base64.b64encode(packer.compress(lengths + b"".join(parts)) + packer.flush())
+    filled = {
+        "title": html.escape(f"{file.resolve().parent.name}: {file.name}"),
+        "style": (SOURCES / "page.css").read_text(),
+        "payload": payload.decode(),
+        "bytes": str(file.stat().st_size),
+        "script": script("camera.js", "page.js").decode(),
+    }
+    page = (SOURCES / "page.html").read_text()
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], page).encode()
+
+
+def script(*names: str) -> bytes:
+    """Scripts in one, without their comments and indentation."""
+    lines = "\n".join((SOURCES / name).read_text() for name in names).split("\n")
+    kept = (line.strip() for line in lines)
+    return "\n".join(line for line in kept if line and not line.startswith("//")).encode()

@@ -1,0 +1,206 @@
+"""Pages: what is in them, and in a real browser that they show what the reference executor renders."""
+
+import base64
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from chromium import Tab, browser, find_chromium
+from conftest import ROOT
+from helpers import TINY, fails_cleanly, run
+
+import run_nerf_qat
+from deploy.model_file import load_renderer
+from deploy.web_page import SOURCES, make_page
+from rendering.renderer import render_image
+from run_nerf_helpers import to8b
+
+GOLDEN = ROOT / "tests" / "golden"
+FILES = [
+    *(f"{run}/model_int8" for run in ("int8", "int8_hierarchical", "int8_mixed_bits", "int8_no_views", "light_field")),
+    *("mip/model_int8", "proposal/model_int8", "ternary/model_ternary", "w4a8/model_w4a8", "vq/model_vq"),
+]
+SCREENSHOTS = ROOT / "logs" / "screenshots"  # kept for whoever wants to look
+
+needs_chromium = pytest.mark.skipif(find_chromium() is None, reason="no Chromium here; apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A trained int8 file, with its page beside it."""
+    folder = tmp_path_factory.mktemp("runs")
+    flags = [*TINY, "--N_iters", "300", "--qat_iters", "30", "--i_weights", "0", "--path_frames", "12"]
+    assert run(run_nerf_qat, *flags, "--export_html", "--basedir", folder, "--expname", "run") == 0
+    return folder / "run" / "model_int8.safetensors"
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    with browser(tmp_path_factory.mktemp("profile"), "--disable-gpu") as tab:
+        yield tab
+
+
+def opened(tab: Tab, page: Path) -> Tab:
+    """A tab whose page has drawn all that it wants to."""
+    tab.console.clear()
+    tab.open(page.resolve().as_uri())
+    tab.wait_for("document.body && document.body.dataset.still >= 1")
+    return tab
+
+
+def picture(tab: Tab, frame: int) -> np.ndarray:
+    """What the page renders of a frame of its path, `[H, W, 3]`."""
+    script = f"""page.picture({frame}).then(({{ width, height, pixels }}) => {{
+        const text = Array.from(pixels, (byte) => String.fromCharCode(byte)).join("");
+        return [width, height, btoa(text)];
+    }})"""
+    width, height, text = tab.run(script)
+    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)[..., :3]
+
+
+def reference(file: Path, frame: int) -> np.ndarray:
+    renderer, path, _ = load_renderer(file, torch.device("cpu"))
+    return to8b(render_image(renderer, path[frame]).rgb).numpy()
+
+
+def check_same(shown: np.ndarray, expected: np.ndarray) -> None:
+    apart = np.abs(shown.astype(int) - expected.astype(int))
+    assert apart.max() <= 2, apart.max()
+    assert (apart**2).mean() <= 255**2 * 10**-5.0  # 50 dB
+
+
+def test_a_page_needs_nothing_else(model):
+    page = model.with_suffix(".html")
+    content, size = page.read_text(), model.stat().st_size
+    assert content == make_page(model).decode()
+    assert not re.search(r"https?://|<link|src=|import\s", content)
+    assert len(content) < 1.4 * size + 40_000
+
+
+def test_float_files_have_no_page(model, tmp_path, capsys):
+    file = model.with_name("model_float32.safetensors")
+    flags = ["--render_only", "--export_html", "--model", file, "--basedir", tmp_path]
+    fails_cleanly(capsys, run_nerf_qat, *flags, says=("a page renders files of integers",))
+    assert not file.with_suffix(".html").exists()
+
+
+def test_the_kernels_are_what_their_source_says(tmp_path):
+    """Compiled anew, by the compiler that made them."""
+    clang = shutil.which("clang")
+    if (
+        clang is None
+        or "version 14." not in subprocess.run([clang, "--version"], capture_output=True, text=True).stdout
+    ):
+        pytest.skip("no clang 14 here; apt-get install clang lld")
+    shutil.copytree(SOURCES, tmp_path / "deploy" / "web")
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(ROOT / "scripts" / "build_web_kernels.sh", tmp_path / "scripts")
+    (tmp_path / "deploy" / "web" / "kernels.wasm").unlink()
+    subprocess.run(["bash", script], check=True, env={**os.environ})
+    assert (tmp_path / "deploy" / "web" / "kernels.wasm").read_bytes() == (SOURCES / "kernels.wasm").read_bytes()
+
+
+@needs_chromium
+@pytest.mark.parametrize("name", FILES)
+def test_every_kind_of_file_shows_the_reference_picture(tab, tmp_path, name):
+    file = shutil.copy(GOLDEN / f"{name}.safetensors", tmp_path)
+    page = Path(file).with_suffix(".html")
+    page.write_bytes(make_page(Path(file)))
+    opened(tab, page)
+    check_same(picture(tab, 0), reference(Path(file), 0))
+    assert tab.console == []
+
+
+@needs_chromium
+def test_a_trained_file_on_three_views(tab, model):
+    opened(tab, model.with_suffix(".html"))
+    shown = [picture(tab, frame) for frame in (0, 4, 8)]
+    for frame, one in zip((0, 4, 8), shown, strict=True):
+        check_same(one, reference(model, frame))
+    assert min(one.std() for one in shown) > 10  # there is something in them
+    assert tab.console == []
+
+
+POSE, STATUS = "Array.from(page.camera.pose)", "document.getElementById('status').textContent"
+PIXELS = "document.getElementById('picture').toDataURL()"
+
+
+@needs_chromium
+def test_hands_move_the_camera(tab, model):
+    opened(tab, model.with_suffix(".html"))
+    before, pose = tab.run(PIXELS), tab.run(POSE)
+    size = round(model.stat().st_size / 1000)
+    assert re.fullmatch(rf"WebAssembly SIMD, \d+ workers? · \d+ × \d+ · \d+ ms · {size} kB", tab.run(STATUS))
+
+    tab.mouse("Pressed", 400, 300)
+    for step in range(1, 9):
+        tab.mouse("Moved", 400 + 15 * step, 300 + 4 * step)
+    coarse = tab.run("document.body.dataset.size")
+    tab.mouse("Released", 520, 332)
+    tab.wait_for(f"document.body.dataset.level == '2' && {PIXELS} != {before!r}")
+    turned = np.array(tab.run(POSE)).reshape(3, 4)
+    assert coarse and np.allclose(turned[:, :3] @ turned[:, :3].T, np.eye(3), atol=1e-4)
+    assert not np.allclose(turned, np.reshape(pose, (3, 4)), atol=1e-2)
+    target = np.array(tab.run("page.camera.target"))
+    far = np.linalg.norm(turned[:, 3] - target)
+    assert far == pytest.approx(np.linalg.norm(np.reshape(pose, (3, 4))[:, 3] - target), rel=1e-4)
+
+    tab.mouse("Wheel", 400, 300, deltaX=0, deltaY=-200)
+    assert np.linalg.norm(np.reshape(tab.run(POSE), (3, 4))[:, 3] - target) < 0.95 * far
+    for key in ("ArrowLeft", "ArrowUp", "+"):
+        pose = tab.run(POSE)
+        tab.call("Input.dispatchKeyEvent", type="keyDown", key=key)
+        assert tab.run(POSE) != pose, key
+    tab.run("page.camera.pan(0.1, 0)")
+    assert not np.allclose(tab.run("page.camera.target"), target, atol=1e-3)
+    tab.call("Input.dispatchKeyEvent", type="keyDown", key="0")
+    still = tab.run("Number(document.body.dataset.still)")
+    tab.wait_for(f"document.body.dataset.still > {still} || document.body.dataset.level == '2'")
+    assert tab.run(POSE) == pytest.approx(tab.run("Array.from(page.pose(0))"), abs=1e-5)
+    assert tab.console == []
+
+
+@needs_chromium
+def test_two_fingers_zoom(tab, model):
+    opened(tab, model.with_suffix(".html"))
+    far = tab.run("page.camera.distance")
+
+    def touch(kind: str, *points: tuple[int, int]) -> None:
+        tab.call("Input.dispatchTouchEvent", type=f"touch{kind}", touchPoints=[{"x": x, "y": y} for x, y in points])
+
+    touch("Start", (350, 300), (450, 300))
+    for spread in (70, 90, 110):
+        touch("Move", (400 - spread, 300), (400 + spread, 300))
+    touch("End")
+    assert tab.run("page.camera.distance") < 0.8 * far
+
+
+@needs_chromium
+def test_it_plays_the_files_path_in_light_and_dark(tab, model):
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    for scheme in ("light", "dark"):
+        tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        opened(tab, model.with_suffix(".html"))
+        pose = tab.run(POSE)
+        tab.run("document.getElementById('play').click()")
+        tab.wait_for("page.frame > 2")
+        tab.run("document.getElementById('play').click()")
+        assert tab.run(POSE) != pose
+        still = tab.run("Number(document.body.dataset.still || 0)")
+        tab.wait_for(f"document.body.dataset.level == '2' && !page.drawing && {still} >= 0")
+        tab.screenshot(SCREENSHOTS / f"page_{scheme}.png")
+    assert tab.console == []
+
+
+@needs_chromium
+def test_a_browser_without_simd_is_told(tab, model, tmp_path):
+    page = tmp_path / "old.html"
+    page.write_text(model.with_suffix(".html").read_text().replace("WebAssembly.validate(", "(() => false)("))
+    tab.open(page.as_uri())
+    assert "no WebAssembly SIMD" in tab.wait_for("document.getElementById('message')?.textContent.includes('SIMD') && "
+                                                 "document.getElementById('message').textContent")  # fmt: skip
