@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     start(trainer, args, run.found)
     if not args.render_only:
         record_flags(vars(args), run.folder)
-        trainer.train(args.N_iters)
+        with run.viewer:
+            trainer.train(args.N_iters)
     distributed.leave()
     if not distributed.is_main():
         return

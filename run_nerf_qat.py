@@ -40,7 +40,8 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     compressor = kind.from_flags(args, run.renderer, run.scene.render_path, trains_in_float(args))
-    trainer = train_and_compress(run, compressor)
+    with run.viewer:
+        trainer = train_and_compress(run, compressor)
     if not distributed.is_main():
         return
 

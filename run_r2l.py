@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     run = TaughtRun(**vars(run), taught=taught_scene(run.scene, pictures, cameras))
 
     compressor = LightFieldCompressor.from_flags(args, run.renderer, run.scene.render_path, has_float=True)
-    trainer = train_and_compress(run, compressor)
+    with run.viewer:
+        trainer = train_and_compress(run, compressor)
     if not distributed.is_main():
         return
 

@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     compressor = VQCompressor.from_flags(args, run.renderer, run.scene.render_path)
-    trainer = train_and_compress(run, compressor)
+    with run.viewer:
+        trainer = train_and_compress(run, compressor)
     if not distributed.is_main():
         return
 
