@@ -73,7 +73,7 @@ def config_parser(command: str | None = None) -> Parser:
     layers.add_argument(
         "--export_onnx",
         action="store_true",
-        help="write the int8 field as model_int8.onnx too; with --render_only do only that, from the int8 file alone",
+        help="write the integer field as model_*.onnx too; with --render_only do only that, from the model file alone",
     )
     bases = [base for kind in COMPRESSORS.values() for base in reversed(kind.__mro__)]
     for base in dict.fromkeys(base for base in bases if "add_flags" in vars(base)):  # what several share, once

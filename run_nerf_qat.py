@@ -77,8 +77,6 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> str:
         for flag in ("weight_bits", "activation_bits"):
             if getattr(args, flag) != 8:
                 raise BadInput(f"--{flag} is for int8 files; with --quant {args.quant} give --quant_bits or --bit_ends")
-        if args.export_onnx:
-            raise BadInput(f"--export_onnx is for int8 files; leave it out with --quant {args.quant}")
     return backend
 
 
