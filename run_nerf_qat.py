@@ -17,7 +17,7 @@ import torch
 
 from compressors.kinds import COMPRESSORS
 from deploy.backends.choose import check_executes, select_backend
-from deploy.model_file import KINDS
+from deploy.model_file import KINDS, find_model
 from deploy.onnx_file import export
 from experiment import measure, prepare_device, render_or_export, set_up, train_and_compress, trains_in_float
 from options import config_parser
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     kind = COMPRESSORS[args.quant]
     if args.render_only:
         own = Path(args.basedir) / args.expname / f"model_{kind.name}.safetensors"
-        return render_or_export(args, Path(args.model or own), device) if distributed.is_main() else None
+        return render_or_export(args, find_model(args.model or own), device) if distributed.is_main() else None
     backend = check_flags(args, device)
     run = set_up(args, device, kind.phase, NeRF_qat)
     if run is None:  # --plot_cameras

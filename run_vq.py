@@ -16,6 +16,7 @@ from pathlib import Path
 from compressors.vq import VQCompressor
 from deploy.backends.choose import select_backend
 from deploy.grid_file import FREE_CELLS
+from deploy.model_file import find_model
 from experiment import measure, prepare_device, render_file, set_up, train_and_compress, trains_in_float
 from options import config_parser
 from utils import distributed
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     backend = select_backend(args.backend, device)
     if args.render_only:
         own = Path(args.basedir) / args.expname / "model_vq.safetensors"
-        return render_file(args, Path(args.model or own), device, backend) if distributed.is_main() else None
+        return render_file(args, find_model(args.model or own), device, backend) if distributed.is_main() else None
     check_flags(args)
     run = set_up(args, device, VQCompressor.phase)
     if run is None:  # --plot_cameras
