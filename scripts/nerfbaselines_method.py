@@ -140,15 +140,19 @@ class NeRFQAT(Method):
 
 
 def words(flags: Mapping) -> list[str]:
-    """Flags by name as a command line. A config is looked for in this repository too, wherever it is called from."""
+    """Flags by name as a command line; values as config files write them, as text or not: True, [64, 64], 0.5.
+
+    A config is looked for in this repository too, wherever it is called from.
+    """
     given = []
     for name, value in flags.items():
         if name == "config" and not Path(value).is_absolute() and not Path(value).exists():
             value = ROOT / value
-        if isinstance(value, bool):
-            given.append(f"--{name}" if value else opposite(f"--{name}"))
-        elif isinstance(value, list | tuple):
-            given += [f"--{name}", *map(str, value)]
+        text = str(value)
+        if text in ("True", "False"):
+            given.append(f"--{name}" if text == "True" else opposite(f"--{name}"))
+        elif text.startswith("["):
+            given += [f"--{name}", *text.translate(str.maketrans(",", " ", "[]'\"")).split()]
         else:
-            given.append(f"--{name}={value}")
+            given.append(f"--{name}={text}")
     return given

@@ -23,7 +23,10 @@ import share
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text()
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
-NOT_OURS = {"--logdir", "--nproc_per_node", "--dist", "--fog_radius"}  # of tensorboard, torchrun, pytest, an example
+NOT_OURS = {
+    "--logdir", "--nproc_per_node", "--dist", "--fog_radius",  # of tensorboard, torchrun, pytest, an example
+    "--method", "--data", "--presets", "--set", "--steps",  # of nerfbaselines
+}  # fmt: skip
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 SHORT = [
     "--N_iters", "4", "--qat_iters", "2", "--i_weights", "0", "--netwidth", "16", "--grid_resolution", "16",

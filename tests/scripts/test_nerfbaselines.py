@@ -283,10 +283,10 @@ def test_what_is_rendered_is_the_file_in_the_datasets_units(method, tmp_path):
 
 
 def test_flags_become_words(method):
-    given = {"config": "configs/lego_qat.txt", "amp": "off", "use_viewdirs": True, "no_ndc": False, "scales": [1, 2]}
-    config, *others = method.words(given)
+    given = {"config": "configs/lego_qat.txt", "amp": "off", "use_viewdirs": True, "no_ndc": "False", "scales": [1, 2]}
+    config, *others = method.words(given | {"proposal_bins": "[64,32]"})
     assert config.endswith("configs/lego_qat.txt")
-    assert others == ["--amp=off", "--use_viewdirs", "--ndc", "--scales", "1", "2"]
+    assert others == ["--amp=off", "--use_viewdirs", "--ndc", "--scales", "1", "2", "--proposal_bins", "64", "32"]
     config_parser().parse_args([config, *others])
 
 
