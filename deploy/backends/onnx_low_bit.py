@@ -51,14 +51,14 @@ class BitGraph(Graph):
 
     def round_rows(self, x: str, layer: RowQuantizedLinear, name: str) -> tuple[str, str]:
         """int8 codes `[P, in]` of a layer's input, and each row's step `[P, 1]`."""
-        size, columns = None, self.constant("columns", np.array([1], np.int64))
+        size, axis = None, self.constant("axis", np.array([1], np.int64))
         if layer.norm is not None:
             squares = self.add("Mul", [x, x], f"{name}.squares")
-            mean = self.add("ReduceMean", [squares, columns], f"{name}.mean_square", keepdims=1)
+            mean = self.add("ReduceMean", [squares, axis], f"{name}.mean_square", keepdims=1)
             padded = self.add("Add", [mean, self.number("norm_eps", NORM_EPS)], f"{name}.padded")
             size = self.add("Reciprocal", [self.add("Sqrt", [padded], f"{name}.rms")], f"{name}.size")
             x = self.add("Mul", [x, self.constant(f"{name}.norm", layer.norm)], f"{name}.gained")
-        largest = self.add("ReduceMax", [self.add("Abs", [x], f"{name}.abs"), columns], f"{name}.largest", keepdims=1)
+        largest = self.add("ReduceMax", [self.add("Abs", [x], f"{name}.abs"), axis], f"{name}.largest", keepdims=1)
         if size is not None:
             largest = self.add("Mul", [largest, size], f"{name}.largest_normed")
         at_least = self.add("Max", [largest, self.number("smallest", SMALLEST)], f"{name}.at_least")
@@ -69,7 +69,7 @@ class BitGraph(Graph):
 
     def weight(self, codes: torch.Tensor, name: str) -> str:
         """int8 codes `[in, out]`, stored in the narrowest type that holds them."""
-        largest = int(codes.abs().max())
+        largest = int(codes.int().abs().max())  # of -128 int8 has no magnitude
         narrow = next((kind for kind, (held, _, _) in NARROW.items() if largest <= held), None)
         if narrow is None:
             return self.constant(f"{name}.weight", codes)

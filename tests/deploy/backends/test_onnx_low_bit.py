@@ -86,6 +86,17 @@ def test_a_layer_is_the_references_but_for_ties(largest, norm):
     assert (difference <= 2 * largest * step * layer.scale + rounding).all()
 
 
+@pytest.mark.parametrize("lowest, kind", [(-1, "INT2"), (-2, "INT4"), (-7, "INT4"), (-8, "INT8"), (-128, "INT8")])
+def test_no_code_is_too_large_for_its_type(lowest, kind):
+    codes = torch.tensor([[lowest, 1, 0]], dtype=torch.int8)
+    layer = RowQuantizedLinear({"weight": codes, "scale": torch.ones(1), "bias": torch.zeros(1)}, "reference")
+    graph = BitGraph()
+    graph.linear("x", layer, "layer")
+    assert onnx.TensorProto.DataType.Name(graph.constants["layer.weight"].data_type) == kind
+    x = torch.tensor([[127.0, 5.0, -60.0]])
+    assert run_layer(layer, x).tolist() == layer(x).tolist() == [[127.0 * lowest + 5]]
+
+
 @pytest.mark.parametrize("hidden, ends", [(TERNARY, 8), (4, 8), (3, FLOAT), (TERNARY, TERNARY), (8, 8)])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_runtime_agrees_with_the_reference(config, hidden, ends):
