@@ -18,7 +18,7 @@ from nerfbaselines import Method, MethodInfo, ModelInfo, RenderOutput
 from deploy.backends.choose import select_backend
 from deploy.model_file import IN_FOLDER
 from experiment import load_file, prepare_device
-from load_scene import open_up
+from load_scene import as_flags_say
 from options import config_parser
 from rendering.renderer import Renderer, RenderLimits, render_image
 from scenes.capture_frame import Similarity
@@ -65,8 +65,9 @@ class NeRFQAT(Method):
 
     def _begin(self, dataset: Mapping) -> None:
         scene, self.move = scene_of_dataset(dataset, (dataset.get("metadata") or {}).get("scene") or "scene")
-        for note in scene.notes + open_up(self.args, scene):
-            print(f"note: {note}")
+        if not scene.ndc:
+            scene.near, scene.far = self.args.near or scene.near, self.args.far or scene.far
+        scene = as_flags_say(self.args, scene)
         self.args.random_bkgd &= scene.has_alpha
         self.run = SteppedRun(self.args, scene, self.device, quantised="quant" in self.flags)
         if self.checkpoint:

@@ -269,8 +269,11 @@ def test_the_method_trains_saves_and_loads(method, tmp_path, quant):
 
 def test_what_is_rendered_is_the_file_in_the_datasets_units(method, tmp_path):
     """Of a capture that was scaled: depth comes back in its units."""
-    dataset, flags = ring(), overrides(tmp_path, no_white_bkgd=True, no_random_bkgd=True)
+    bounds = {"near": 0.5, "far": 12, "aabb": [-3, -3, -2, 3, 3, 2]}
+    dataset, flags = ring(), overrides(tmp_path, **bounds)
     model = method.NeRFQAT(train_dataset=dataset, config_overrides=flags)
+    scene = model.run.run.scene
+    assert (scene.near, scene.far, scene.aabb.flatten().tolist()) == (0.5, 12, bounds["aabb"])
     model.train_iteration(0)
     model.save(str(tmp_path))
     renderer, _, _ = load_renderer(tmp_path / "model.safetensors", CPU)
