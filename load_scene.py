@@ -1,7 +1,7 @@
 """From the data flags to a scene: which format a folder is in, and which reader gets which flags."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,9 +33,13 @@ def load_scene(args: argparse.Namespace) -> Scene:
     name, notes = recognise(args)
     args = argparse.Namespace(**vars(args))
     args.datadir = args.datadir and str(_place(args.datadir, name))
-    scene = READERS[name](args)
-    notes += scene.notes + open_up(args, scene)
-    for note in dict.fromkeys(notes):  # files of one folder may say the same
+    return as_flags_say(args, READERS[name](args), notes)
+
+
+def as_flags_say(args: argparse.Namespace, scene: Scene, notes: Sequence[str] = ()) -> Scene:
+    """A scene that has been read, with the box, the contraction and the video's path that the flags ask for; prints
+    `notes` and its own. Raises BadInput where it and they do not go together."""
+    for note in dict.fromkeys([*notes, *scene.notes, *open_up(args, scene)]):  # files of one folder may say the same
         print(f"note: {one_line(note)}")
     if not scene.near < scene.far:
         raise BadInput(f"--near {scene.near:g} is not below --far {scene.far:g}; distances are in world units")

@@ -291,7 +291,7 @@ def add_rendering_flags(group: argparse._ArgumentGroup) -> None:
         "--model",
         action=OldModel,
         metavar="FILE",
-        help="with --render_only: the model file to render (default: the run folder's)",
+        help="with --render_only: the model file to render, or a shared folder (default: the run folder's)",
     )
     add(
         "--render_factor",
