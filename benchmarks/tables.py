@@ -52,6 +52,21 @@ def results_table(names: list[str]) -> str:
     return "\n".join(lines) + "\n\n" + "  \n".join(notes) + "\n"
 
 
+def quality_table(names: list[str]) -> str:
+    """Of `metrics.json` files what does not depend on how busy a machine was."""
+    lines = ["| run | views | float32 | int8 | SSIM | bytes |", "|---|--:|--:|--:|--:|--:|"]
+    notes = []
+    for name in names:
+        run = load(name)
+        of_float, final = run["models"]["float32"], final_model(run)
+        lines.append(
+            f"| {run['expname']} | {final['views']} of {final['width']}x{final['height']} | {of_float['psnr']:.2f} | "
+            f"**{final['psnr']:.2f}** | {final['ssim']:.4f} | {final['bytes']:,} |"
+        )
+        notes.append(f"`{run['expname']}`: {run['train']['steps']} steps, {machine(run)}")
+    return "\n".join(lines) + "\n\n" + "  \n".join(notes) + "\n"
+
+
 def speed_table(names: list[str]) -> str:
     """The frame times of benchmarks/render_vs_nerf_pytorch.py."""
     run = load(names[0])
@@ -388,6 +403,7 @@ MAKERS = {
     "light_field": light_field_table,
     "light_field_frames": light_field_frames_table,
     "web_page": web_page_table,
+    "quality": quality_table,
 }
 BLOCK = re.compile(rf"(<!-- ({'|'.join(MAKERS)}) ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
