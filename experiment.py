@@ -315,7 +315,7 @@ def load_file(
 def render_file(args: argparse.Namespace, file: Path, device: torch.device, backend: str) -> None:
     """Renders a model file and nothing else: no checkpoint, and for the path no data either."""
     renderer, path, executes = load_file(args, file, device, backend)
-    path = video_path(args, path)
+    path = video_path(args, path, ndc=renderer.parallel)
     print(f"rendering {file} ({file.stat().st_size} bytes) with the {executes} backend")
     if args.benchmark:
         print(stage_table(renderer, path[0].to(device), RenderLimits.from_flags(args)))
