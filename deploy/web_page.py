@@ -26,7 +26,9 @@ def export_page(file: Path) -> int:
 
 
 def make_page(file: Path) -> bytes:
-    parts = [script("model.js", "worker.js"), (SOURCES / "kernels.wasm").read_bytes(), page_model(file)]
+    programs = [script("camera.js", "webgpu.js", "page.js"), script("model.js", "worker.js")]
+    shaders = [script("rays.wgsl"), script("network.wgsl")]
+    parts = [*programs, *shaders, (SOURCES / "kernels.wasm").read_bytes(), page_model(file)]  # PARTS of unpack.js
     lengths = b"".join(len(part).to_bytes(4, "little") for part in parts)
     packer = zlib.compressobj(9, wbits=-15)
     payload = base64.b64encode(packer.compress(lengths + b"".join(parts)) + packer.flush())
@@ -35,7 +37,7 @@ def make_page(file: Path) -> bytes:
         "style": (SOURCES / "page.css").read_text(),
         "payload": payload.decode(),
         "bytes": str(file.stat().st_size),
-        "script": script("camera.js", "page.js").decode(),
+        "script": script("unpack.js").decode(),
     }
     page = (SOURCES / "page.html").read_text()
     return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], page).encode()
@@ -44,5 +46,5 @@ def make_page(file: Path) -> bytes:
 def script(*names: str) -> bytes:
     """Scripts in one, without their comments and indentation."""
     lines = "\n".join((SOURCES / name).read_text() for name in names).split("\n")
-    kept = (line.strip() for line in lines)
-    return "\n".join(line for line in kept if line and not line.startswith("//")).encode()
+    kept = (re.sub(r"(^|\s)// .*", "", line).strip() for line in lines)
+    return "\n".join(filter(None, kept)).encode()
