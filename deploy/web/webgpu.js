@@ -265,7 +265,8 @@ class WebGpuEngine {
   // As WasmEngine's: milliseconds, or null where a newer picture was asked for. Pictures take turns on the device.
   render(camera, show) {
     const id = ++this.id;
-    this.turn = this.turn.then(() => (this.spare ? null : this.draw(id, camera, show).catch((error) => this.giveUp(error))));
+    const draws = () => (this.spare || this.id !== id ? null : this.draw(id, camera, show));
+    this.turn = this.turn.then(draws).catch((error) => this.giveUp(error));
     return this.turn.then((milliseconds) => (this.spare && this.id === id ? this.spare.render(camera, show) : milliseconds));
   }
 
