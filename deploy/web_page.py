@@ -1,7 +1,8 @@
 """A model file as a page: one HTML file that renders it in a browser, from disk, with nothing else.
 
-The page holds the model, a renderer in WebAssembly (`deploy/web/kernels.c`) and the program around it. Networks are
-executed as the integers that they are.
+The page holds the model, a renderer in WebAssembly (`deploy/web/kernels.c`), one in WebGPU (`deploy/web/webgpu.js`) for
+int8 files where the browser has a device, and the program around them. Networks are executed as the integers that they
+are.
 """
 
 import base64
@@ -26,7 +27,7 @@ def export_page(file: Path) -> int:
 
 
 def make_page(file: Path) -> bytes:
-    programs = [script("camera.js", "webgpu.js", "page.js"), script("model.js", "worker.js")]
+    programs = [script("camera.js", "webgpu_network.js", "webgpu.js", "page.js"), script("model.js", "worker.js")]
     shaders = [script("rays.wgsl"), script("network.wgsl")]
     parts = [*programs, *shaders, (SOURCES / "kernels.wasm").read_bytes(), page_model(file)]  # PARTS of unpack.js
     lengths = b"".join(len(part).to_bytes(4, "little") for part in parts)

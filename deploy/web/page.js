@@ -257,16 +257,16 @@ class Page {
   }
 }
 
-// WebGPU where the page has a device for it that is none of software (which is slower than WebAssembly), or where the
-// address ends in #webgpu; #wasm says never.
+// WebGPU, where there is a device for it and it knows the file; one of software is slower than WebAssembly and has to be
+// asked for, by an address that ends in #webgpu. #wasm says never.
 async function chooseEngine(parts, model) {
   const wasm = () => new WasmEngine(parts);
+  const packed = navigator.gpu?.wgslLanguageFeatures.has("packed_4x8_integer_dot_product");
+  if (!packed || location.hash === "#wasm" || !WebGpuEngine.supports(model.described)) return wasm();
   try {
-    const adapter = location.hash === "#wasm" ? null : await navigator.gpu?.requestAdapter();
+    const adapter = await navigator.gpu.requestAdapter();
     const software = adapter?.info.isFallbackAdapter || adapter?.info.architecture === "swiftshader";
-    const packed = navigator.gpu?.wgslLanguageFeatures.has("packed_4x8_integer_dot_product");
-    if (!adapter || !packed || (software && location.hash !== "#webgpu")) return wasm();
-    if (!WebGpuEngine.supports(model.described)) return wasm();
+    if (!adapter || (software && location.hash !== "#webgpu")) return wasm();
     return await WebGpuEngine.on(adapter, model, parts, wasm);
   } catch (error) {
     console.info(`WebGPU: ${error.message}; on with WebAssembly`);

@@ -66,8 +66,9 @@ override views: bool; // whether the network sees directions
 override points: u32; // a light field's places on a ray, one of `every` in occupied cells
 override every: u32;
 
-const LEAST = 4u; // samples of a ray in a round; as webgpu.js makes room for
-const MOST = 16u; // once few rays are left
+override least: u32; // samples of a ray in a round
+
+const MOST = 16u; // of them, once few rays are left
 const LOOKS = 1024; // at points of a ray in a round
 
 fn low() -> vec3f { return vec3f(low_x, low_y, low_z); }
@@ -115,10 +116,10 @@ fn point(ray: u32, number: i32) -> f32 { return rays[ray].t_in + (f32(number) + 
 
 // Whether a point of a ray lies in an occupied cell.
 fn counts(ray: u32, t: f32) -> bool {
-  let per_cell = f32(side) / (high() - low());
-  let place = (rays[ray].o - low()) * per_cell + t * (rays[ray].d * per_cell);
-  let cell = clamp(vec3i(place), vec3i(), vec3i(side - 1));
-  let number = u32((cell.x * side + cell.y) * side + cell.z);
+  let cell = (high() - low()) / f32(side);
+  let place = (rays[ray].o - low()) / cell + t * (rays[ray].d / cell);
+  let at = clamp(vec3i(place), vec3i(), vec3i(side - 1));
+  let number = u32((at.x * side + at.y) * side + at.z);
   return t < rays[ray].t_out && ((cells[number >> 5] >> ((number & 31) ^ 7)) & 1) == 1;
 }
 
@@ -133,7 +134,7 @@ fn put(row: u32, first: u32, x: vec3f) {
   var number = rays[ray].number;
   var last = min(rays[ray].end, number + LOOKS);
   if (rays[ray].leaving <= min_transmittance) { last = 0; }
-  let each = clamp(LEAST * frame.count / max(atomicLoad(&counters.alive), 1), LEAST, MOST);
+  let each = clamp(least * frame.count / max(atomicLoad(&counters.alive), 1), least, MOST);
   var t: array<f32, MOST>;
   var found = 0u;
   for (; found < each && number < last; number++) {

@@ -3,45 +3,41 @@
 
 const MOST_RAYS = 16384; // of a piece of the picture
 const FEWEST_RAYS = 256;
-const SAMPLES = 4; // of a ray in a round, while no ray is done; LEAST in rays.wgsl
+const SAMPLES = 4; // of a ray in a round, while no ray is done
 const ROUNDS = 4; // between two looks at whether any ray is left
 const PIECE = 30; // milliseconds, about: between two looks at whether a newer picture is asked for
 const MOST_BYTES = 2 ** 27; // of a buffer that kernels read: WebGPU's limit where none is asked for
-const WORKGROUP = 64; // threads; those of the network have four rows each
-const ADDS = { nothing: 0, codes: 1, floats: 2 };
+const WORKGROUP = 64; // threads
+const RAY_BYTES = 80;
 
-const padded = (columns) => 8 * Math.ceil(columns / 8);
-const width = (parts) => parts.reduce((sum, columns) => sum + padded(columns), 0);
-
-// eslint-disable-next-line no-unused-vars -- the page asks for it
+// eslint-disable-next-line no-unused-vars -- the page joins its scripts
 class WebGpuEngine {
   static supports({ sampler, fields }) {
     const [field] = fields;
-    const samples = sampler.kind === "occupancy" && field.kind === "nerf";
+    const samples = sampler.kind === "occupancy" && !sampler.cone_steps && field.kind === "nerf";
     const places = sampler.kind === "light_field" && sampler.every; // in occupied cells
     return Boolean(samples || places) && field.steps.every(({ layer }) => !layer || layer.kind === "integer");
   }
 
-  // The engine, or null where there is no adapter for it; throws what its device says against its kernels.
-  // model: described, and its arrays. shaders: sources. spare: makes the engine to go on with where the device is lost.
+  // The engine. Throws what its device has against it.
+  // shaders: their sources. spare: makes the engine to go on with where the device is lost.
   static async on(adapter, model, shaders, spare) {
     const device = await adapter.requestDevice();
     const scopes = ["validation", "out-of-memory"];
     scopes.forEach((scope) => device.pushErrorScope(scope));
     const engine = new WebGpuEngine(adapter, device, model, spare);
-    const failed = await engine.build(shaders).then(() => null, (error) => error);
+    const failed = await engine.build(model, shaders).then(() => null, (error) => error);
     const errors = await Promise.all(scopes.map(() => device.popErrorScope()));
-    const error = [...errors, failed].find(Boolean); // of its own words first
+    const error = [...errors, failed].find(Boolean); // what the device says tells more
     if (error) throw new Error(error.message);
     return engine;
   }
 
-  constructor(adapter, device, { described, arrays }, spare) {
+  constructor(adapter, device, { described }, spare) {
     const { vendor, architecture, description } = adapter.info;
     this.name = `WebGPU (${description || `${vendor} ${architecture}`.trim()})`;
     this.device = device;
     this.described = described;
-    this.arrays = arrays;
     this.makeSpare = spare;
     this.spare = null;
     this.piece = FEWEST_RAYS; // rays, as many as there is time for
@@ -51,60 +47,47 @@ class WebGpuEngine {
 
   // ------------------------------------------------------------------------------------------------ building it
 
-  async build({ rays, network }) {
-    const { device } = this;
+  async build(model, { rays, network }) {
     const [field] = this.described.fields;
     this.lightField = this.described.sampler.kind === "light_field";
-    const plans = this.plan(field);
-    this.fit(field);
-    const kernels = (code, constants, names) => {
-      const module = device.createShaderModule({ code });
-      const made = names.map((entryPoint) =>
-        device.createComputePipelineAsync({ layout: "auto", compute: { module, entryPoint, constants } }),
-      );
-      return Promise.all(made).then((pipelines) => Object.fromEntries(names.map((name, i) => [name, pipelines[i]])));
-    };
-    const asks = this.lightField ? ["find_places", "take_colors"] : ["march", "composite"];
-    const ofRays = ["begin", asks[0], "plan", asks[1], "finish"];
-    const made = await Promise.all([
-      kernels(rays, this.constants(field), ofRays),
-      kernels(network, { rows: this.rows }, ["encode", "linear", "combine", "copy"]),
-    ]);
-    this.steps = this.network(field, plans, made[1]);
-    this.kernels = this.ofRays(field, made[0], ofRays);
-  }
-
-  // What each step of the network is given and gives, by parts: each tensor that a concatenation joined starts at a
-  // multiple of eight columns, so that joining is copying.
-  plan(field) {
-    const parts = field.buffers.map(([, columns]) => [columns]);
-    this.widths = parts.map(width);
-    return field.steps.map((step) => {
-      const given = step.from.map((buffer) => parts[buffer]);
-      const ofLayer = step.layer && [step.layer.outputs];
-      const gives = ofLayer ?? (step.kind === "concat" ? given.flat() : given[0]);
-      if (step.kind !== "concat" && given[1] && String(given[1]) !== String(gives)) throw new Error("a sum of unlike parts");
-      parts[step.to] = gives;
-      this.widths[step.to] = Math.max(this.widths[step.to], width(gives));
-      return { ...step, given };
-    });
-  }
-
-  // Room for as many rays as the device has.
-  fit(field) {
-    this.coordinates = this.lightField ? 3 * field.points : 3;
-    if (field.use_viewdirs) this.coordinates += 3;
-    const bytes = field.buffers.map(([kind], i) => (kind === "floats" ? 4 : 1) * this.widths[i]);
-    const perRay = (this.lightField ? 1 : SAMPLES) * Math.max(4 * this.coordinates, ...bytes);
+    const coordinates = (this.lightField ? 3 * field.points : 3) + (field.use_viewdirs ? 3 : 0);
+    this.network = new GpuNetwork(this.device, model, coordinates);
+    const rowsPerRay = this.lightField ? 1 : SAMPLES;
     this.mostRays = MOST_RAYS;
-    while (this.mostRays * perRay > MOST_BYTES) this.mostRays /= 2;
-    this.rows = this.mostRays * (this.lightField ? 1 : SAMPLES);
-    this.buffers = bytes.map((ofRow) => this.room(ofRow * this.rows));
-    this.seen = this.room(4 * this.coordinates * this.rows);
+    while (this.mostRays * rowsPerRay * this.network.bytesPerRow > MOST_BYTES) this.mostRays /= 2;
+    this.rows = this.mostRays * rowsPerRay;
+    await this.network.build(network, this.rows);
+    const [ask, take] = this.lightField ? ["find_places", "take_colors"] : ["march", "composite"];
+    await this.buildRays(rays, ["begin", ask, "plan", take, "finish"]);
   }
 
-  constants(field) {
-    const { rays, sampler } = this.described;
+  // Kernels of rays, in the order of `names`, which is that of a round between the first and the last.
+  async buildRays(code, names) {
+    const { device, network } = this;
+    const { STORAGE, UNIFORM, INDIRECT, COPY_SRC, COPY_DST, MAP_READ } = GPUBufferUsage;
+    this.frame = room(device, 96, UNIFORM | COPY_DST);
+    this.counters = room(device, 8, STORAGE | COPY_SRC | COPY_DST);
+    this.pixels = room(device, 4 * this.mostRays, STORAGE | COPY_SRC);
+    this.read = room(device, 8 + 4 * this.mostRays, MAP_READ | COPY_DST);
+    const groups = new Uint32Array(network.steps.flatMap(({ groups }) => [0, groups, 1]));
+    this.dispatches = filled(device, groups, STORAGE | INDIRECT);
+    const rays = room(device, RAY_BYTES * this.mostRays);
+    const cells = filled(device, network.array(this.described.sampler.occupancy, Uint8Array));
+    const [rgb, density] = network.outputs;
+    const all = [this.frame, rays, this.counters, cells, network.seen, this.dispatches, rgb, density ?? rgb, this.pixels];
+    const uses = {
+      begin: [0, 1, 2], march: [0, 1, 2, 3, 4], find_places: [0, 1, 2, 3, 4], plan: [2, 5],
+      composite: [0, 1, 2, 6, 7], take_colors: [0, 1, 6], finish: [0, 1, 8],
+    };
+    const pipelines = await compiled(device, code, this.constants(), names);
+    const buffers = (name) => Object.fromEntries(uses[name].map((number) => [number, all[number]]));
+    this.kernels = names.map((name) => bound(device, pipelines[name], buffers(name)));
+  }
+
+  // Of rays.wgsl, by their names there.
+  constants() {
+    const { rays, sampler, fields } = this.described;
+    const [field] = fields;
     const [low, high] = sampler.aabb;
     const cells = low.map((x, i) => (high[i] - x) / sampler.grid_resolution);
     const [red, green, blue] = rays.background;
@@ -115,149 +98,8 @@ class WebGpuEngine {
       min_transmittance: sampler.min_transmittance ?? 0, density_column: field.outputs.length > 1 ? 0 : 3,
       softplus: Number(field.density_activation === "softplus"), density_bias: field.density_bias ?? 0,
       density_scale: field.density_scale ?? 1, views: Number(field.use_viewdirs), points: field.points ?? 0,
-      every: sampler.every ?? 1,
+      every: sampler.every ?? 1, least: SAMPLES,
     };
-  }
-
-  room(bytes, usage = GPUBufferUsage.STORAGE) {
-    return this.device.createBuffer({ size: bytes, usage });
-  }
-
-  filled(content, usage = GPUBufferUsage.STORAGE) {
-    const buffer = this.device.createBuffer({ size: content.byteLength, usage, mappedAtCreation: true });
-    const bytes = new Uint8Array(content.buffer ?? content, content.byteOffset ?? 0, content.byteLength);
-    new Uint8Array(buffer.getMappedRange()).set(bytes);
-    buffer.unmap();
-    return buffer;
-  }
-
-  array(number, Kind) {
-    const [start, length] = this.described.arrays[number];
-    return new Kind(this.arrays.slice(start, start + 4 * Math.ceil(length / 4)).buffer); // as they are padded
-  }
-
-  // A pipeline with its buffers, by their numbers in the source.
-  bound(pipeline, buffers) {
-    const entries = Object.entries(buffers).map(([number, buffer]) => ({ binding: Number(number), resource: { buffer } }));
-    return { pipeline, group: this.device.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries }) };
-  }
-
-  // What is dispatched for a network: its encodings, then its steps. groups: of columns, in y.
-  network(field, plans, kernels) {
-    const made = this.encodings(field).map(({ buffer, rounding, columns }) => {
-      const [result, table] = [this.buffers[buffer], this.columns(columns, this.widths[buffer])];
-      const numbers = { 0: this.step({ rounding }), 1: this.seen, 2: result, 6: table };
-      return { ...this.bound(kernels.encode, numbers), groups: this.widths[buffer] / 4 };
-    });
-    for (const { kind, from, to, given, layer, rounding, added } of plans) {
-      const [one, two] = from.map((buffer) => this.buffers[buffer]);
-      const result = this.buffers[to];
-      const kindOf = (buffer) => ADDS[field.buffers[buffer]?.[0] ?? "nothing"];
-      if (kind === "linear") {
-        const words = width(given[0]) / 4;
-        const step = this.step({ words, relu: layer.relu, adds: kindOf(from[1]), rounding, added });
-        const [weights, outputs] = this.layer(layer, given[0], words);
-        const numbers = { 0: step, 1: one, 2: result, 3: two ?? one, 4: weights, 5: outputs };
-        made.push({ ...this.bound(kernels.linear, numbers), groups: padded(layer.outputs) / 8 });
-      } else if (kind === "concat") {
-        let words = 0;
-        from.forEach((buffer, i) => {
-          const numbers = { 0: this.step({ words }), 1: this.buffers[buffer], 2: result };
-          made.push({ ...this.bound(kernels.copy, numbers), groups: width(given[i]) / 4 });
-          words += width(given[i]) / 4;
-        });
-      } else {
-        const step = this.step({ adds: kind === "add" ? kindOf(from[0]) : ADDS.nothing, rounding, added });
-        const numbers = { 0: step, 1: two ?? one, 2: result, 3: one };
-        made.push({ ...this.bound(kernels.combine, numbers), groups: width(given[0]) / 4 });
-      }
-    }
-    return made;
-  }
-
-  step({ words = 0, relu = false, adds = ADDS.nothing, rounding, added }) {
-    const numbers = new Uint32Array(9);
-    numbers.set([words, Number(relu), adds, Number(Boolean(rounding))]);
-    new Float32Array(numbers.buffer).set([...(rounding ?? [1, 0, 0]), ...(added ?? [1, 0]).slice(0, 2)], 4);
-    return this.filled(numbers, GPUBufferUsage.UNIFORM);
-  }
-
-  // Weights by blocks of eight outputs, four inputs to a word; outputs as network.wgsl has them.
-  layer(layer, parts, words) {
-    const [weight, zeros] = [this.array(layer.weight, Int8Array), this.array(layer.zero_points, Uint8Array)];
-    const [scale, bias] = [this.array(layer.scale, Float32Array), this.array(layer.bias, Float32Array)];
-    const packed = new Int8Array(4 * words * padded(layer.outputs));
-    const outputs = new Int32Array(3 * padded(layer.outputs));
-    const floats = new Float32Array(outputs.buffer);
-    const columns = []; // of the inputs, in their buffer
-    let start = 0;
-    for (const part of parts) {
-      for (let i = 0; i < part; i++) columns.push(start + i);
-      start += padded(part);
-    }
-    for (let o = 0; o < layer.outputs; o++) {
-      floats.set([scale[o], bias[o]], 3 * o);
-      columns.forEach((column, i) => {
-        const w = weight[o * layer.inputs + i];
-        packed[(((o >> 3) * words + (column >> 2)) * 8 + (o & 7)) * 4 + (column & 3)] = w;
-        outputs[3 * o + 2] += w * (zeros[i] - 128);
-      });
-    }
-    return [this.filled(packed), this.filled(outputs)];
-  }
-
-  // What encodings give, by buffers: coordinates as they are, and waves of them: the sine of each octave, or a quarter
-  // turn ahead its cosine.
-  encodings(field) {
-    const { quant_pts, quant_views, quant_places, quant_waves } = field.inputs;
-    const list = (count, of) => Array.from({ length: count }, (_, i) => of(i));
-    const plain = (first, count) => list(count, (c) => ({ coordinate: first + c }));
-    const waves = (first, count, octave, ahead) => list(count, (c) => ({ coordinate: first + c, octave, ahead }));
-    const [octaves, ofViews] = field.i_embed === -1 ? [0, 0] : [field.multires, field.multires_views];
-    if (quant_places) {
-      const places = 3 * field.points;
-      const rows = (first, count, octaves) => list(2, (ahead) => list(octaves, (k) => waves(first, count, k, ahead)));
-      const all = [rows(0, places, octaves), rows(places, this.coordinates - places, ofViews)];
-      return [{ ...quant_places, columns: plain(0, this.coordinates) }, { ...quant_waves, columns: all }];
-    }
-    const fourier = (first, octaves) => [
-      plain(first, 3),
-      list(octaves, (k) => list(2, (ahead) => waves(first, 3, k, ahead))),
-    ];
-    const made = [{ ...quant_pts, columns: fourier(0, octaves) }];
-    if (quant_views) made.push({ ...quant_views, columns: fourier(3, ofViews) });
-    return made;
-  }
-
-  columns(columns, count) {
-    const numbers = new Uint32Array(3 * count);
-    const floats = new Float32Array(numbers.buffer);
-    columns.flat(Infinity).forEach(({ coordinate, octave, ahead }, i) => {
-      numbers[3 * i] = coordinate;
-      if (octave !== undefined) floats.set([2 ** octave / (2 * Math.PI), ahead / 4], 3 * i + 1);
-    });
-    return this.filled(numbers);
-  }
-
-  ofRays(field, pipelines, names) {
-    const { STORAGE, UNIFORM, INDIRECT, COPY_SRC, COPY_DST, MAP_READ } = GPUBufferUsage;
-    const { sampler } = this.described;
-    this.frame = this.room(96, UNIFORM | COPY_DST);
-    this.counters = this.room(8, STORAGE | COPY_SRC | COPY_DST);
-    this.pixels = this.room(4 * this.mostRays, STORAGE | COPY_SRC);
-    this.read = this.room(8 + 4 * this.mostRays, MAP_READ | COPY_DST);
-    this.dispatches = this.filled(new Uint32Array(this.steps.flatMap(({ groups }) => [0, groups, 1])), STORAGE | INDIRECT);
-    const rays = this.room(80 * this.mostRays);
-    const cells = this.filled(this.array(sampler.occupancy, Uint8Array));
-    const [rgb, density] = field.outputs.map((buffer) => this.buffers[buffer]);
-    const all = [this.frame, rays, this.counters, cells, this.seen, this.dispatches, rgb, density ?? rgb, this.pixels];
-    const uses = {
-      begin: [0, 1, 2], march: [0, 1, 2, 3, 4], find_places: [0, 1, 2, 3, 4], plan: [2, 5],
-      composite: [0, 1, 2, 6, 7], take_colors: [0, 1, 6], finish: [0, 1, 8],
-    };
-    return names.map((name) =>
-      this.bound(pipelines[name], Object.fromEntries(uses[name].map((number) => [number, all[number]]))),
-    );
   }
 
   // ------------------------------------------------------------------------------------------------- running it
@@ -346,7 +188,7 @@ class WebGpuEngine {
     for (let round = 0; round < (this.lightField ? 1 : ROUNDS); round++) {
       run(ask).dispatchWorkgroups(groups);
       run(plan).dispatchWorkgroups(1);
-      this.steps.forEach((step, i) => run(step).dispatchWorkgroupsIndirect(this.dispatches, 12 * i));
+      this.network.steps.forEach((step, i) => run(step).dispatchWorkgroupsIndirect(this.dispatches, 12 * i));
       run(take).dispatchWorkgroups(groups);
     }
     run(finish).dispatchWorkgroups(groups);

@@ -1,8 +1,10 @@
 """Pages on WebGPU, by a software adapter that the address asks for: what they show, and when they go on without it."""
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from chromium import Tab, browser
 from helpers import TINY, run
@@ -10,6 +12,7 @@ from test_web_page import GOLDEN, check_same, needs_chromium, picture, reference
 
 import run_nerf_qat
 from deploy import web_page
+from deploy.web_model import page_model
 from deploy.web_page import make_page
 
 SOFTWARE = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
@@ -57,28 +60,52 @@ def golden_page(name: str, folder: Path) -> Path:
     return file
 
 
-def check_engines(tab: Tab, file: Path, frames: tuple[int, ...]) -> None:
-    """That both engines show the reference executor's pictures, and each other's."""
+def by_engine(tab: Tab, page: Path, frames: tuple[int, ...]) -> list[np.ndarray]:
+    """A page's pictures by WebGPU, which are those by WebAssembly."""
     shown = {}
     for fragment, name in (("#webgpu", "WebGPU (google swiftshader)"), ("#wasm", "WebAssembly SIMD")):
-        opened(tab, file.with_suffix(".html"), fragment)
+        opened(tab, page, fragment)
         assert tab.run(ENGINE).startswith(name)
         assert tab.run("document.getElementById('status').textContent").startswith(name)
         shown[fragment] = [picture(tab, frame) for frame in frames]
         assert tab.console == []
-    for frame, one, other in zip(frames, shown["#webgpu"], shown["#wasm"], strict=True):
-        check_same(one, reference(file, frame))
+    for one, other in zip(*shown.values(), strict=True):
         check_same(one, other)
+    return shown["#webgpu"]
 
 
 @pytest.mark.parametrize("name", RENDERED)
 def test_it_shows_the_reference_picture(tab, tmp_path, name):
-    check_engines(tab, golden_page(f"{name}/model_int8.safetensors", tmp_path), (0,))
+    file = golden_page(f"{name}/model_int8.safetensors", tmp_path)
+    (shown,) = by_engine(tab, file.with_suffix(".html"), (0,))
+    check_same(shown, reference(file, 0))
 
 
 def test_a_trained_file_on_three_views(tab, model):
-    check_engines(tab, model, (0, 4, 8))
-    assert picture(tab, 0).std() > 10  # there is something in it
+    shown = by_engine(tab, model.with_suffix(".html"), (0, 4, 8))
+    for frame, one in zip((0, 4, 8), shown, strict=True):
+        check_same(one, reference(model, frame))
+    assert min(one.std() for one in shown) > 10  # there is something in them
+
+
+def forward_facing(file: Path) -> bytes:
+    """What a page has of a file, as if that were of a scene in NDC, seen from the origin."""
+    content = page_model(file)
+    end = 4 + int.from_bytes(content[:4], "little")
+    described, arrays = json.loads(content[4:end]), bytearray(content[end:])
+    described["rays"] |= {"near": 0.0, "far": 1.0, "ndc_near": 1.0}
+    start, length = described["arrays"][described["path"]]
+    arrays[start : start + length] = np.eye(3, 4, dtype=np.float32).tobytes()
+    header = json.dumps(described).encode()
+    header += b" " * (-len(header) % 4)
+    return len(header).to_bytes(4, "little") + header + arrays
+
+
+def test_it_knows_ndc(tab, tmp_path, monkeypatch):
+    monkeypatch.setattr(web_page, "page_model", forward_facing)
+    page = golden_page("int8/model_int8.safetensors", tmp_path).with_suffix(".html")
+    (shown,) = by_engine(tab, page, (0,))
+    assert shown.std() > 5
 
 
 @pytest.mark.parametrize("name", ["int8_no_views/model_int8", "mip/model_int8", "ternary/model_ternary"])
