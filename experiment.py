@@ -40,8 +40,10 @@ from training.trainer import Trainer, TrainerSettings
 from utils import devices, distributed
 from utils.errors import BadInput, BrokenFile, blaming
 from utils.files import atomic_write, saving
+from viewer.live import LiveViewer, check_viewer
 
 FLOAT_FILE = "model_float32.safetensors"
+Found = tuple[Path, dict] | None  # the newest checkpoint of a run, and its state
 
 
 # ---------------------------------------------------------------------------------------- setting up
@@ -50,19 +52,21 @@ FLOAT_FILE = "model_float32.safetensors"
 def prepare_device(args: argparse.Namespace) -> torch.device:
     """The device of `--device`, after meeting the other processes under torchrun."""
     check_wandb(args.wandb)
+    check_viewer(args.viewer, args.render_only)
     return devices.prepare_device(args.device, args.threads, args.amp == "fp16", args.dist_timeout)
 
 
 @dataclass
 class Run:
-    """A command's data, folder, renderer, and newest checkpoint and photographs' exposure where there are such."""
+    """A command's data, folder, renderer, and newest checkpoint, photographs' exposure and viewer where there are."""
 
     args: argparse.Namespace
     scene: Scene
     folder: Path
     renderer: Renderer
-    found: tuple[Path, dict] | None
+    found: Found
     exposure: Exposure | None = None
+    viewer: LiveViewer = LiveViewer()
 
     def batches(self) -> RayBatches:
         """Of training rays, from the first on."""
@@ -81,7 +85,7 @@ def set_up(
         return plot_cameras(folder / "cameras.png", scene) if distributed.is_main() else None
     found = find_checkpoint(args, scene, folder, phase)
     renderer, exposure = make_renderer(args, scene, device, network), Exposure.from_flags(args, scene, device)
-    return Run(args, scene, folder, renderer, found, exposure)
+    return Run(args, scene, folder, renderer, found, exposure, LiveViewer.from_flags(args, renderer, scene, folder))
 
 
 def make_run_folder(args: argparse.Namespace) -> Path:
@@ -93,9 +97,7 @@ def make_run_folder(args: argparse.Namespace) -> Path:
     return folder
 
 
-def find_checkpoint(
-    args: argparse.Namespace, scene: Scene, folder: Path, phase: str = "float"
-) -> tuple[Path, dict] | None:
+def find_checkpoint(args: argparse.Namespace, scene: Scene, folder: Path, phase: str = "float") -> Found:
     """The newest whole checkpoint of a run and its state, unless `--no_reload`.
 
     Raises BadInput where the checkpoint is of another run than the flags describe; nothing has been touched by then.
@@ -111,9 +113,7 @@ def find_checkpoint(
 def make_renderer(args: argparse.Namespace, scene: Scene, device: torch.device, network: type[NeRF] = NeRF) -> Renderer:
     """The renderer that `--sampler` names with the field that `--field` names, untrained."""
     if args.model:
-        raise BadInput(
-            f"--model {args.model}: a file is for --render_only; to train give --field {' or '.join(FIELDS)}"
-        )
+        raise BadInput(f"--model {args.model}: is for --render_only; to train give --field {' or '.join(FIELDS)}")
     kind = FIELDS[args.field]
     if kind.samplers and args.sampler not in kind.samplers:
         raise BadInput(f"--field {args.field}: has one field in one box; add --sampler {' or '.join(kind.samplers)}")
@@ -145,7 +145,7 @@ def make_trainer(run: Run, phase: Phase, progress: Progress | None = None) -> Tr
         phase,
         TrainerSettings.from_flags(args),
         run.folder,
-        Reports(ReportSettings.from_flags(args), run.scene, run.folder, progress.unsaved),
+        Reports(ReportSettings.from_flags(args), run.scene, run.folder, progress.unsaved, run.viewer.after_step),
         run_identity(vars(args), run.scene, rounding=phase.name != "float"),
         progress,
         run.exposure,
@@ -157,7 +157,7 @@ def trains_in_float(args: argparse.Namespace) -> bool:
     return bool(args.ft_path or args.N_iters)
 
 
-def start(trainer: Trainer, args: argparse.Namespace, found: tuple[Path, dict] | None) -> None:
+def start(trainer: Trainer, args: argparse.Namespace, found: Found) -> None:
     """Resumes from the checkpoint found of this run, or starts from `--ft_path`, or anew."""
     if found is not None:
         path, state = found
@@ -315,7 +315,7 @@ def load_file(
 def render_file(args: argparse.Namespace, file: Path, device: torch.device, backend: str) -> None:
     """Renders a model file and nothing else: no checkpoint, and for the path no data either."""
     renderer, path, executes = load_file(args, file, device, backend)
-    path = video_path(args, path)
+    path = video_path(args, path, ndc=renderer.parallel)
     print(f"rendering {file} ({file.stat().st_size} bytes) with the {executes} backend")
     if args.benchmark:
         print(stage_table(renderer, path[0].to(device), RenderLimits.from_flags(args)))

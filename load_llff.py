@@ -68,7 +68,7 @@ def load_llff_scene(
         splits=hold_out(c2w, llffhold),
         near=0.0 if ndc else near,
         far=1.0 if ndc else far,
-        aabb=_ndc_box(cameras, file) if ndc else _frustum_box(cameras, near, far),
+        aabb=ndc_box(cameras, file) if ndc else _frustum_box(cameras, near, far),
         render_path=cameras.along(path),
         ball=float(cameras.c2w[:, :, 3].norm(dim=-1).max()) if spherify else None,
         ndc=ndc,
@@ -249,7 +249,7 @@ def _corner_rays(cameras: Cameras) -> tuple[torch.Tensor, torch.Tensor]:
     return camera_rays(columns, rows, cameras.K[:, None], cameras.c2w[:, None])
 
 
-def _ndc_box(cameras: Cameras, file: Path) -> torch.Tensor:
+def ndc_box(cameras: Cameras, file: Path | str) -> torch.Tensor:
     """Box `[2, 3]` around what the cameras see, in NDC. Projections keep hulls, so corners suffice."""
     origins, directions = _corner_rays(cameras)
     away = -directions[..., 2] / directions.norm(dim=-1) < MIN_FORWARD_COSINE

@@ -1,7 +1,7 @@
 """From the data flags to a scene: which format a folder is in, and which reader gets which flags."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,9 +33,13 @@ def load_scene(args: argparse.Namespace) -> Scene:
     name, notes = recognise(args)
     args = argparse.Namespace(**vars(args))
     args.datadir = args.datadir and str(_place(args.datadir, name))
-    scene = READERS[name](args)
-    notes += scene.notes + open_up(args, scene)
-    for note in dict.fromkeys(notes):  # files of one folder may say the same
+    return as_flags_say(args, READERS[name](args), notes)
+
+
+def as_flags_say(args: argparse.Namespace, scene: Scene, notes: Sequence[str] = ()) -> Scene:
+    """A scene that has been read, with the box, the contraction and the video's path that the flags ask for; prints
+    `notes` and its own. Raises BadInput where it and they do not go together."""
+    for note in dict.fromkeys([*notes, *scene.notes, *open_up(args, scene)]):  # files of one folder may say the same
         print(f"note: {one_line(note)}")
     if not scene.near < scene.far:
         raise BadInput(f"--near {scene.near:g} is not below --far {scene.far:g}; distances are in world units")
@@ -52,16 +56,18 @@ def load_scene(args: argparse.Namespace) -> Scene:
         raise BadInput(f"--scale_weights: {len(args.scale_weights)} of them for {len(args.scales)} of --scales")
     if args.render_sphere and scene.ndc:
         raise BadInput("--render_sphere: a scene in NDC is seen from one side only; add --no_ndc, or leave it out")
-    scene.render_path = video_path(args, scene.render_path, scene.cameras)
+    scene.render_path = video_path(args, scene.render_path, scene.cameras, scene.ndc)
     return scene
 
 
-def video_path(args: argparse.Namespace, path: Cameras, through: Cameras | None = None) -> Cameras:
+def video_path(args: argparse.Namespace, path: Cameras, through: Cameras | None = None, ndc: bool = False) -> Cameras:
     """The path of the video by `--path`: as many cameras of a data set's own as wished, another kind of path past
-    cameras `through` (None: those of its own), or a file's; or by `--render_sphere` a turn about the origin."""
+    cameras `through` (None: those of its own), or a file's; or by `--render_sphere` a turn about the origin. ndc: whose
+    box fits the path's own lens and size, so that those of a file are not heeded."""
     frames = args.path_frames or len(path)
     if args.path.endswith(".json"):
-        path = read_path(Path(args.path), path)
+        of_file = read_path(Path(args.path), path)
+        path = path.along(of_file.c2w) if ndc else of_file
         frames = args.path_frames or len(path)
     elif args.path != "auto":
         c2w = (path if through is None else through).c2w.numpy().astype("float64")

@@ -17,6 +17,7 @@ from load_scene import DATASETS
 from rendering.kinds import RENDERERS
 from utils.bounds import FAR_AWAY
 from utils.parser import Parser, positive, within
+from viewer.live import LiveViewer
 
 PATH = os.path.expanduser  # what a shell does, for paths in config files and behind a `=`
 # Groups that a command does not read, by the beginnings of their titles.
@@ -77,6 +78,7 @@ def config_parser(command: str | None = None) -> Parser:
     VQCompressor.add_flags(group("compression of a tensor field (run_vq.py)"))
     add_rendering_flags(group("rendering and evaluation"))
     add_logging_flags(group("logging, in steps (0: never)"))
+    LiveViewer.add_flags(group("viewer"))
     add_machine_flags(group("machine"))
     if command == "run_r2l":
         parser.set_defaults(field="light_field", sampler="light_field")
@@ -289,7 +291,7 @@ def add_rendering_flags(group: argparse._ArgumentGroup) -> None:
         "--model",
         action=OldModel,
         metavar="FILE",
-        help="with --render_only: the model file to render (default: the run folder's)",
+        help="with --render_only: the model file to render, or a shared folder (default: the run folder's)",
     )
     add(
         "--render_factor",

@@ -9,10 +9,9 @@ if __name__ == "__main__":  # before what takes seconds to import
     interrupts.exit_at_once()
 
 import sys
-from pathlib import Path
 
 from deploy.backends.choose import select_backend
-from deploy.model_file import save_float_model
+from deploy.model_file import find_model, save_float_model
 from experiment import (
     FLOAT_FILE,
     float_phase,
@@ -35,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     device = prepare_device(args)
     backend = select_backend(args.backend, device)
     if args.render_only and args.model:
-        return render_file(args, Path(args.model), device, backend) if distributed.is_main() else None
+        return render_file(args, find_model(args.model), device, backend) if distributed.is_main() else None
     run = set_up(args, device)
     if run is None:  # --plot_cameras
         return
@@ -44,7 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     start(trainer, args, run.found)
     if not args.render_only:
         record_flags(vars(args), run.folder)
-        trainer.train(args.N_iters)
+        with run.viewer:
+            trainer.train(args.N_iters)
     distributed.leave()
     if not distributed.is_main():
         return

@@ -18,7 +18,7 @@ import torch
 from compressors.kinds import COMPRESSORS
 from deploy.backends.choose import check_executes, select_backend
 from deploy.exports import Exports
-from deploy.model_file import KINDS
+from deploy.model_file import KINDS, find_model
 from experiment import measure, prepare_device, render_or_export, set_up, train_and_compress, trains_in_float
 from options import config_parser
 from run_nerf_helpers import NeRF_qat
@@ -33,14 +33,15 @@ def main(argv: list[str] | None = None) -> None:
     kind = COMPRESSORS[args.quant]
     if args.render_only:
         own = Path(args.basedir) / args.expname / f"model_{kind.name}.safetensors"
-        return render_or_export(args, Path(args.model or own), device) if distributed.is_main() else None
+        return render_or_export(args, find_model(args.model or own), device) if distributed.is_main() else None
     backend = check_flags(args, device)
     run = set_up(args, device, kind.phase, NeRF_qat)
     if run is None:  # --plot_cameras
         return
 
     compressor = kind.from_flags(args, run.renderer, run.scene.render_path, trains_in_float(args))
-    trainer = train_and_compress(run, compressor)
+    with run.viewer:
+        trainer = train_and_compress(run, compressor)
     if not distributed.is_main():
         return
 
@@ -77,8 +78,6 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> str:
         for flag in ("weight_bits", "activation_bits"):
             if getattr(args, flag) != 8:
                 raise BadInput(f"--{flag} is for int8 files; with --quant {args.quant} give --quant_bits or --bit_ends")
-        if args.export_onnx:
-            raise BadInput(f"--export_onnx is for int8 files; leave it out with --quant {args.quant}")
     return backend
 
 

@@ -19,6 +19,7 @@ import torch
 from compressors.light_field import LightFieldCompressor, save_other_precisions
 from deploy.backends.choose import check_executes, select_backend
 from deploy.exports import Exports
+from deploy.model_file import find_model
 from evaluation.views import RenderedViews, evaluate_views
 from experiment import FLOAT_FILE, Run, load_file, measure, prepare_device, render_or_export, set_up, train_and_compress
 from options import config_parser
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     device = prepare_device(args)
     if args.render_only:
         own = Path(args.basedir) / args.expname / "model_int8.safetensors"
-        return render_or_export(args, Path(args.model or own), device) if distributed.is_main() else None
+        return render_or_export(args, find_model(args.model or own), device) if distributed.is_main() else None
     backend = check_flags(args, device)
     run = set_up(args, device, LightFieldCompressor.phase)
     if run is None:  # --plot_cameras
@@ -51,11 +52,12 @@ def main(argv: list[str] | None = None) -> None:
     elif args.ray_span == "occupied" and not run.scene.has_alpha:
         raise BadInput(f"--teacher {args.teacher}: knows no occupied cells, nor do the images; add --ray_span near_far")
     cameras = new_cameras(run.scene, args.pseudo_views, args.seed, args.pseudo_zoom)
-    pictures = teach(teacher, cameras, run.folder, file_digest(args.teacher), RenderLimits.from_flags(args))
+    pictures = teach(teacher, cameras, run.folder, file_digest(find_model(args.teacher)), RenderLimits.from_flags(args))
     run = TaughtRun(**vars(run), taught=taught_scene(run.scene, pictures, cameras))
 
     compressor = LightFieldCompressor.from_flags(args, run.renderer, run.scene.render_path, has_float=True)
-    trainer = train_and_compress(run, compressor)
+    with run.viewer:
+        trainer = train_and_compress(run, compressor)
     if not distributed.is_main():
         return
 
@@ -103,7 +105,7 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> str:
 
 def load_teacher(args: argparse.Namespace, scene: Scene, device: torch.device, backend: str) -> tuple[Renderer, dict]:
     """The teacher, and what `metrics.json` is to say of it. Raises BadInput where it is of a scene of another kind."""
-    file = Path(args.teacher)
+    file = find_model(args.teacher)
     teacher, _, executes = load_file(args, file, device, backend)
     if (teacher.setup.ndc_near is not None) != scene.ndc:
         raise BadInput(f"--teacher {file}: {'not ' * scene.ndc}in NDC, unlike --datadir: it is of another scene")

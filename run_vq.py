@@ -17,6 +17,7 @@ from compressors.vq import VQCompressor
 from deploy.backends.choose import select_backend
 from deploy.exports import Exports
 from deploy.grid_file import FREE_CELLS
+from deploy.model_file import find_model
 from experiment import measure, prepare_device, render_or_export, set_up, train_and_compress, trains_in_float
 from options import config_parser
 from utils import distributed
@@ -30,14 +31,15 @@ def main(argv: list[str] | None = None) -> None:
     backend = select_backend(args.backend, device)
     if args.render_only:
         own = Path(args.basedir) / args.expname / "model_vq.safetensors"
-        return render_or_export(args, Path(args.model or own), device) if distributed.is_main() else None
+        return render_or_export(args, find_model(args.model or own), device) if distributed.is_main() else None
     check_flags(args)
     run = set_up(args, device, VQCompressor.phase)
     if run is None:  # --plot_cameras
         return
 
     compressor = VQCompressor.from_flags(args, run.renderer, run.scene.render_path)
-    trainer = train_and_compress(run, compressor)
+    with run.viewer:
+        trainer = train_and_compress(run, compressor)
     if not distributed.is_main():
         return
 

@@ -52,6 +52,21 @@ def results_table(names: list[str]) -> str:
     return "\n".join(lines) + "\n\n" + "  \n".join(notes) + "\n"
 
 
+def quality_table(names: list[str]) -> str:
+    """Of `metrics.json` files what does not depend on how busy a machine was."""
+    lines = ["| run | views | float32 | int8 | SSIM | bytes |", "|---|--:|--:|--:|--:|--:|"]
+    notes = []
+    for name in names:
+        run = load(name)
+        of_float, final = run["models"]["float32"], final_model(run)
+        lines.append(
+            f"| {run['expname']} | {final['views']} of {final['width']}x{final['height']} | {of_float['psnr']:.2f} | "
+            f"**{final['psnr']:.2f}** | {final['ssim']:.4f} | {final['bytes']:,} |"
+        )
+        notes.append(f"`{run['expname']}`: {run['train']['steps']} steps, {machine(run)}")
+    return "\n".join(lines) + "\n\n" + "  \n".join(notes) + "\n"
+
+
 def speed_table(names: list[str]) -> str:
     """The frame times of benchmarks/render_vs_nerf_pytorch.py."""
     run = load(names[0])
@@ -299,6 +314,26 @@ def light_field_frames_table(names: list[str]) -> str:
     return "\n".join(lines) + f"\n\n{note}\n"
 
 
+def web_page_table(names: list[str]) -> str:
+    """benchmarks/web_page.py: pages of model files in a browser, beside the same files in Python."""
+    run = load(names[0])
+    lines = [
+        "| file | bytes | page | first picture | picture | in the page | in Python | off by at most | PSNR | dragged |",
+        "|---|--:|--:|--:|---|--:|--:|--:|--:|---|",
+    ]
+    for name, entry in run["files"].items():
+        beyond = f" ({entry['pixels_beyond_2']} pixels by more than 2)" if entry["pixels_beyond_2"] else ""
+        same = "the same" if entry["psnr_to_reference"] is None else f"{entry['psnr_to_reference']:.1f} dB"
+        lines.append(
+            f"| {name} | {entry['bytes']:,} | {entry['page_bytes']:,} | {entry['first_seconds']:.2f} s | "
+            f"{entry['width']}x{entry['height']} | {1e3 * entry['seconds']:.0f} ms | "
+            f"{1e3 * entry['python_seconds']:.0f} ms | {entry['largest_difference']}/255{beyond} | {same} | "
+            f"{entry['dragged_frames_per_second']:.0f} a second, {entry['dragged_size']} |"
+        )
+    engines = ", ".join(dict.fromkeys(entry["engine"] for entry in run["files"].values()))
+    return "\n".join(lines) + f"\n\n{run['browser']}, {engines}; {machine(run['facts'])}\n"
+
+
 def run_note(run: dict) -> str:
     """How a run was trained and measured, in a line."""
     final = final_model(run)
@@ -367,6 +402,8 @@ MAKERS = {
     "shiny": shiny_table,
     "light_field": light_field_table,
     "light_field_frames": light_field_frames_table,
+    "web_page": web_page_table,
+    "quality": quality_table,
 }
 BLOCK = re.compile(rf"(<!-- ({'|'.join(MAKERS)}) ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

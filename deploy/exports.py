@@ -18,7 +18,7 @@ class Exports:
     @staticmethod
     def add_flags(group: argparse._ArgumentGroup) -> None:
         alone = "with --render_only do only that, from the file alone"
-        group.add_argument("--export_onnx", action="store_true", help=f"write the int8 field as ONNX too; {alone}")
+        group.add_argument("--export_onnx", action="store_true", help=f"write the integer field as ONNX too; {alone}")
         page = "write the final file's page too, one HTML file that renders it in any browser"
         group.add_argument("--export_html", action="store_true", help=f"{page}; {alone}")
 

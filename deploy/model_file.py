@@ -29,6 +29,7 @@ from utils.errors import BadInput, BrokenFile, UserError, first_line
 from utils.files import atomic_write, digest
 
 FORMAT, VERSION = "nerf-qat", 3
+IN_FOLDER = "model.safetensors"  # a model file's name in a folder made to be shared (scripts/share.py)
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,12 @@ def packed_grid(cells: torch.Tensor, precision: str) -> tuple[str, torch.Tensor]
 
 
 # ----------------------------------------------------------------------------------------- reading
+
+
+def find_model(path: Path | str) -> Path:
+    """A model file, from its path or that of a folder that `scripts/share.py` made."""
+    path = Path(path)
+    return path / IN_FOLDER if path.is_dir() else path
 
 
 def read_model(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:

@@ -8,7 +8,7 @@ adds to the loss, and what it does after a step. A new one is a module of its ow
 import argparse
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -246,12 +246,12 @@ def ask(field: nn.Module, points: Points, raw_noise: torch.Tensor | None) -> Fie
     return field(points) if raw_noise is None else field(points, raw_noise)
 
 
-def make_rays_of(renderer: Renderer, camera) -> Rays:
-    """The rays of a whole picture, row by row."""
+def make_rays_of(renderer: Renderer, camera, frame=None) -> Rays:
+    """The rays of a whole picture, row by row. frame: the camera whose picture NDC fits; None: this one."""
     setup = renderer.setup
     origins, directions = get_rays(camera.height, camera.width, camera.K[0], camera.c2w[0], setup.pixel_offset)
     focal = camera.K[0, 0, 0] if renderer.wants_cones else None
-    return make_rays(origins.reshape(-1, 3), directions.reshape(-1, 3), setup, camera, focal)
+    return make_rays(origins.reshape(-1, 3), directions.reshape(-1, 3), setup, frame or camera, focal)
 
 
 @torch.no_grad()
@@ -262,17 +262,29 @@ def render_image(renderer: Renderer, camera, limits: RenderLimits = RenderLimits
     """
     was_training = renderer.training
     renderer.eval()
-    rays = make_rays_of(renderer, camera)
-    at_once = max(1, min(limits.rays, (limits.memory - FIXED_BYTES) // renderer.bytes_per_ray()))
-    parts = [renderer(rays[c], renderer.background) for c in iterate_chunks(len(rays), at_once)]
+    parts = list(render_parts(renderer, make_rays_of(renderer, camera), limits))
     renderer.train(was_training)
-    shape = (camera.height, camera.width)
+    return whole_picture(parts, camera.height, camera.width)
+
+
+@torch.no_grad()
+def render_parts(renderer: Renderer, rays: Rays, limits: RenderLimits) -> Iterator[Rendering]:
+    """What rays see, as many of them at a time as the limits allow, by a renderer in evaluation mode."""
+    at_once = max(1, min(limits.rays, (limits.memory - FIXED_BYTES) // renderer.bytes_per_ray()))
+    for c in iterate_chunks(len(rays), at_once):
+        yield renderer(rays[c], renderer.background)
+
+
+def whole_picture(parts: list[Rendering], height: int, width: int) -> Rendering:
+    """Its rays' Renderings, row by row, as one whose fields are `[H, W, ...]`. Raises BrokenFile where a colour is not
+    a finite number."""
     rgb = torch.cat([p.rgb for p in parts])
     if not torch.isfinite(rgb).all():
         raise BrokenFile(
             "the field gives colours that are not finite numbers: its weights overflow, training has failed or its "
             "file was altered; render another checkpoint or model"
         )
+    shape = (height, width)
     return Rendering(
         rgb.view(*shape, 3),
         torch.cat([p.depth for p in parts]).view(shape),

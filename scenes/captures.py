@@ -39,6 +39,17 @@ class SeenPoints:
     seen: list[np.ndarray]
 
 
+@dataclass
+class Pictures:
+    """What pinholes saw: images uint8 `[N, H, W, C]`, each in its top left corner; valid bool `[N, H, W]` or None for
+    all; K `[N, 3, 3]`; sizes `[N, 2]`, height and width of each."""
+
+    images: np.ndarray
+    valid: torch.Tensor | None
+    K: torch.Tensor
+    sizes: torch.Tensor
+
+
 def capture_scene(
     name: str,
     where: str,
@@ -68,29 +79,51 @@ def capture_scene(
         )
     c2w = np.stack([view.c2w for view in views]).astype(np.float64)
     move = normalisation(c2w, where, None if points is None else points.positions)
+    pictures = Pictures(images, valid, K, sizes)
+    scene = framed_scene(name, where, pictures, c2w, move, splits, white_background, points, box)
+    scene.near, scene.far = scene.near if near is None else near, scene.far if far is None else far
+    return scene
+
+
+def framed_scene(
+    name: str,
+    where: str,
+    pictures: Pictures,
+    c2w: np.ndarray,
+    move: Similarity,
+    splits: dict[str, list[int]],
+    white_background: bool = False,
+    points: SeenPoints | None = None,
+    box: np.ndarray | None = None,
+) -> Scene:
+    """A scene of pictures that pinholes at `c2w [N, 3, 4]` took, moved by `move`, with bounds as `capture_scene` says.
+
+    c2w, points, box: as they were before the move.
+    """
     c2w = move.poses(c2w)
     notes = [
         f"moved {np.round(move.center, 3).tolist()} to the origin, up to z, and scaled by {move.scale:.4g}: cameras "
         "stand within about 4 units; --near, --far and --aabb are in these units, --plot_cameras shows them"
     ]
-    hidden = hidden_share(images, int(sizes.prod(1).sum()))
-    images, alpha_notes = without_idle_alpha(images, hidden)
+    sizes = pictures.sizes
+    hidden = hidden_share(pictures.images, int(sizes.prod(1).sum()))
+    images, alpha_notes = without_idle_alpha(pictures.images, hidden)
     notes += alpha_notes
-    scene_near, scene_far, box, bound_notes = _bounds(c2w, move, points, box, hidden, where)
-    notes += bound_notes + pixel_notes(valid, sizes)
-    cameras = Cameras.of_sizes(torch.tensor(c2w, dtype=torch.float32), K, sizes)
+    near, far, box, bound_notes = _bounds(c2w, move, points, box, hidden, where)
+    notes += bound_notes + pixel_notes(pictures.valid, sizes)
+    cameras = Cameras.of_sizes(torch.tensor(c2w, dtype=torch.float32), pictures.K, sizes)
     return Scene(
         name=name,
         images=torch.from_numpy(images),
         cameras=cameras,
         splits=splits,
-        near=scene_near if near is None else near,
-        far=scene_far if far is None else far,
+        near=near,
+        far=far,
         aabb=torch.tensor(box, dtype=torch.float32),
         render_path=cameras.along(camera_path(c2w)),
         ball=None if hidden >= CUT_OUT else CAMERA_RADIUS,
         background=(1.0, 1.0, 1.0) if white_background else (0.0, 0.0, 0.0),
-        valid=valid,
+        valid=pictures.valid,
         notes=notes,
     )
 

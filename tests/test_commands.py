@@ -272,11 +272,14 @@ def test_export_onnx_needs_the_int8_file_only(finished, tmp_path, capsys):
     )  # fmt: skip
 
 
-def test_metrics_hold_the_onnx_bytes(tmp_path):
-    flags = ["--quant", "ptq", "--N_iters", "4", "--i_weights", "0", "--testskip", "8", "--export_onnx"]
+@pytest.mark.parametrize("quant, name", [("ptq", "int8"), ("ternary", "ternary"), ("w4a8", "w4a8")])
+def test_a_run_exports_and_notes_the_onnx_bytes(tmp_path, quant, name):
+    flags = ["--quant", quant, "--N_iters", "4", "--qat_iters", "2", "--i_weights", "0", "--testskip", "8"]
+    flags += ["--export_onnx", "--backend", "onnxruntime"]
     assert run(run_nerf_qat, *TINY, *flags, "--basedir", tmp_path, "--expname", "run") == 0
-    entry = json.loads((tmp_path / "run" / "metrics.json").read_text())["models"]["int8"]
-    assert entry["onnx_bytes"] == (tmp_path / "run" / "model_int8.onnx").stat().st_size
+    entry = json.loads((tmp_path / "run" / "metrics.json").read_text())["models"][name]
+    assert entry["onnx_bytes"] == (tmp_path / "run" / f"model_{name}.onnx").stat().st_size
+    assert entry["backend"] == "onnxruntime"
 
 
 def test_backends_render_the_same_test_views(finished):

@@ -9,7 +9,7 @@ from conftest import ROOT
 # From left to right; those of one entry stand side by side and do not know each other.
 FOLDERS = (
     {"utils"}, {"scenes", "rendering"}, {"fields", "photographs"}, {"evaluation"}, {"deploy", "training"},
-    {"compressors"},
+    {"compressors", "viewer"},
 )  # fmt: skip
 LEVEL = {folder: level for level, folders in enumerate(FOLDERS) for folder in folders}
 READERS = sorted(path.stem for path in ROOT.glob("load_*.py") if path.stem != "load_scene")

@@ -183,3 +183,17 @@ def test_the_video_goes_on_the_path_that_is_asked_for(kind):
 def test_a_path_that_is_none_is_refused():
     with pytest.raises(BadInput, match="--path zigzag: expected auto, walk"):
         load_scene(parse(*TINY, "--path", "zigzag"))
+
+
+def test_in_ndc_a_files_lens_is_not_heeded(tmp_path):
+    """The box of NDC fits one lens: other pictures would be of rays that the model never learnt."""
+    own = load_scene(parse(*TINY)).render_path
+    poses = [{"camera_to_world": [*c2w.flatten().tolist(), 0, 0, 0, 1], "fov": 20} for c2w in own.c2w[:2]]
+    file = tmp_path / "path.json"
+    file.write_text(json.dumps({"render_height": 30, "render_width": 50, "camera_path": poses}))
+    free, bound = (
+        video_path(parse(*TINY, "--path_frames", "0", "--path", file), own, ndc=ndc) for ndc in (False, True)
+    )
+    assert (free.height, free.width) == (30, 50) and free.K[0, 0, 0] != own.K[0, 0, 0]
+    assert (bound.height, bound.width) == (own.height, own.width) and torch.equal(bound.K[0], own.K[0])
+    assert torch.equal(free.c2w, bound.c2w)

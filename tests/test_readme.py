@@ -18,11 +18,15 @@ from options import config_parser
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import autotask
+import share
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text()
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
-NOT_OURS = {"--logdir", "--nproc_per_node", "--dist", "--fog_radius"}  # of tensorboard, torchrun, pytest, an example
+NOT_OURS = {
+    "--logdir", "--nproc_per_node", "--dist", "--fog_radius",  # of tensorboard, torchrun, pytest, an example
+    "--method", "--data", "--presets", "--set", "--steps",  # of nerfbaselines
+}  # fmt: skip
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 SHORT = [
     "--N_iters", "4", "--qat_iters", "2", "--i_weights", "0", "--netwidth", "16", "--grid_resolution", "16",
@@ -36,7 +40,8 @@ def test_tables_are_those_of_the_measurements():
 
 
 def test_every_flag_exists():
-    parsers = config_parser(), run_compare.make_parser(), run_photos.make_parser(), autotask.make_parser()
+    scripts = run_compare, run_photos, autotask, share
+    parsers = [config_parser(), *(script.make_parser() for script in scripts)]
     ours = {word for parser in parsers for action in parser._actions for word in action.option_strings}
     for path in (ROOT / "benchmarks").glob("*.py"):
         ours |= set(re.findall(r'"(--\w+)"', path.read_text()))

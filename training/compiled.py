@@ -1,5 +1,6 @@
-"""Fields through torch.compile."""
+"""Fields through torch.compile, and copies of them that are not."""
 
+import copy
 import logging
 import os
 import shutil
@@ -35,3 +36,12 @@ def compile_fields(renderer: Renderer, backend: str | Callable = "inductor", sta
         one.compile(backend=backend, fullgraph=True)
         if hasattr(one, "density"):  # a light field has none
             one.density = torch.compile(type(one).density.__get__(one), backend=backend, fullgraph=True)
+
+
+def eager_copy(renderer: Renderer) -> Renderer:
+    """A copy in evaluation mode that shares nothing with a renderer in training, and runs as it is written."""
+    with torch.no_grad():
+        copied = copy.deepcopy(renderer).eval()
+    for one in copied.fields.values():
+        vars(one).pop("density", None)  # compiled, it is the original's; the compiled call is not copied
+    return copied

@@ -1,6 +1,7 @@
 """What a training shows of itself on the way: curves, pictures of a held-out view, test views, videos."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,10 +37,18 @@ class ReportSettings:
 
 
 class Reports:
-    """unsaved: remembers what could not be written. Between `open` and `close` the first process has a log."""
+    """unsaved: remembers what could not be written. watch: called with the renderer and the number of each finished
+    step. Between `open` and `close` the first process has a log."""
 
-    def __init__(self, settings: ReportSettings, scene: Scene, folder: Path, unsaved: Unsaved):
-        self.settings, self.scene, self.folder, self.unsaved = settings, scene, folder, unsaved
+    def __init__(
+        self,
+        settings: ReportSettings,
+        scene: Scene,
+        folder: Path,
+        unsaved: Unsaved,
+        watch: Callable[[Renderer, int], None] = lambda renderer, step: None,
+    ):
+        self.settings, self.scene, self.folder, self.unsaved, self.watch = settings, scene, folder, unsaved, watch
         self.log: RunLog | None = None
 
     def open(self, first_step: int) -> None:
@@ -59,6 +68,7 @@ class Reports:
 
     def after_step(self, renderer: Renderer, step: int, last_step: int) -> None:
         """Whatever is due after a step; all processes wait for the first, which makes it."""
+        self.watch(renderer, step)
         settings = self.settings
         pictures = due(step, settings.pictures)
         test = due(step, settings.test_views) and step < last_step  # the last one is the closing evaluation's

@@ -25,6 +25,10 @@ class InBlocks(nn.Module):
         return self.field.network
 
     @property
+    def embed(self) -> nn.Module:
+        return self.field.embed
+
+    @property
     def embed_views(self) -> nn.Module:
         return self.field.embed_views
 

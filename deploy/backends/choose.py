@@ -68,6 +68,24 @@ def _int8_onnxruntime(config: FieldConfig, network: Int8Network, device: torch.d
     return (OnnxLightField if field.kind == "light_field" else OnnxField)(field)
 
 
+def _low_bit(name: str) -> Callable[..., nn.Module]:
+    """Layer by layer, as a product of `backends.low_bit` multiplies."""
+
+    def make(config: FieldConfig, layers: dict[str, dict[str, torch.Tensor]], device: torch.device) -> InBlocks:
+        network = BitNetwork(config.graph, config.input_widths, layers, name)
+        return InBlocks(config.make_field(network), LOW_BIT_ROWS).to(device)
+
+    return make
+
+
+def _low_bit_onnxruntime(
+    config: FieldConfig, layers: dict[str, dict[str, torch.Tensor]], device: torch.device
+) -> nn.Module:
+    from deploy.backends.onnx_runtime import OnnxField  # an extra
+
+    return OnnxField(config.make_field(BitNetwork(config.graph, config.input_widths, layers)))
+
+
 def _int8_triton(config: FieldConfig, network: Int8Network, device: torch.device) -> nn.Module:
     if config.make_field(network).kind != "nerf":
         raise BadInput("--backend triton knows NeRFs only, no cones and no light fields; use auto, torch or reference")
@@ -79,11 +97,11 @@ def _int8_triton(config: FieldConfig, network: Int8Network, device: torch.device
 @dataclass(frozen=True)
 class Backend:
     """int8: from a config, an `Int8Network` and a device to the field that executes it; None where it does not.
-    low_bit: its name among the products of `backends.low_bit`, likewise. missing: from a device to why it does not run
-    there; empty where it does."""
+    low_bit: likewise from a config, tensors by layer as `BitNetwork` takes them, and a device. missing: from a device
+    to why it does not run there; empty where it does."""
 
     int8: Callable[[FieldConfig, Int8Network, torch.device], nn.Module] | None = None
-    low_bit: str | None = None
+    low_bit: Callable[[FieldConfig, dict, torch.device], nn.Module] | None = None
     missing: Callable[[torch.device], str] = lambda device: ""
 
     def executes(self, precision: str) -> bool:
@@ -91,10 +109,10 @@ class Backend:
 
 
 BACKENDS = {
-    "torch": Backend(_int8("torch"), "torch"),
-    "reference": Backend(_int8("reference"), "reference"),
-    "onednn": Backend(_int8("onednn"), "onednn", _no_onednn),
-    "onnxruntime": Backend(_int8_onnxruntime, None, _no_onnxruntime),
+    "torch": Backend(_int8("torch"), _low_bit("torch")),
+    "reference": Backend(_int8("reference"), _low_bit("reference")),
+    "onednn": Backend(_int8("onednn"), _low_bit("onednn"), _no_onednn),
+    "onnxruntime": Backend(_int8_onnxruntime, _low_bit_onnxruntime, _no_onnxruntime),
     "triton": Backend(_int8_triton, None, _no_triton),
 }
 
@@ -127,7 +145,6 @@ def make_int8_field(
 
 def make_low_bit_field(
     config: FieldConfig, layers: dict[str, dict[str, torch.Tensor]], device: torch.device, backend: str
-) -> InBlocks:
+) -> nn.Module:
     """layers: tensors by layer, on the device, as `BitNetwork` takes them. backend: one that executes few bits."""
-    network = BitNetwork(config.graph, config.input_widths, layers, BACKENDS[backend].low_bit)
-    return InBlocks(config.make_field(network), LOW_BIT_ROWS).to(device)
+    return BACKENDS[backend].low_bit(config, layers, device)

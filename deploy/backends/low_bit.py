@@ -96,8 +96,11 @@ class BitNetwork(nn.Module):
         self.graph, self.density_graph = graph, graph.until(graph.outputs[-1])
         self.widths = [widths[name] for name in graph.inputs]
         self.layers = nn.ModuleDict(
-            {name.replace(".", "_"): RowQuantizedLinear(of_layer, backend) for name, of_layer in tensors.items()}
+            {_key(name): RowQuantizedLinear(of_layer, backend) for name, of_layer in tensors.items()}
         )
+
+    def layer(self, name: str) -> RowQuantizedLinear:
+        return self.layers[_key(name)]
 
     def raw_density(self, pts: torch.Tensor) -> torch.Tensor:
         (head,) = self.density_graph.run({self.graph.inputs[0]: pts}, self._execute)
@@ -109,5 +112,10 @@ class BitNetwork(nn.Module):
         return torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
 
     def _execute(self, node: Linear, x: torch.Tensor) -> torch.Tensor:
-        y = self.layers[node.name.replace(".", "_")](x)
+        y = self.layer(node.name)(x)
         return torch.relu_(y) if node.relu else y
+
+
+def _key(name: str) -> str:
+    """A name as modules may have it."""
+    return name.replace(".", "_")

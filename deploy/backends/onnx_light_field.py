@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from deploy.backends.onnx_graph import Graph
+from deploy.backends.onnx_int8 import Int8Graph
 from fields.light_field import LightField
 
 
 def light_field_to_onnx(field: LightField):
     """The ModelProto of a light field whose network is an `Int8Network`. Raises UserError without onnx."""
-    graph, config = Graph(), field.config
+    graph, config = Int8Graph(), field.config
     columns = config.input_widths["quant_places"]
     places, parts = 3 * config.points, []
     for name, first, last, freqs in (

@@ -1,11 +1,11 @@
-"""Int8 models as ONNX files, and executed by ONNX Runtime on the CPU."""
+"""Models of integers as ONNX files, and executed by ONNX Runtime on the CPU."""
 
 from pathlib import Path
 
 import torch
 import torch.nn as nn
 
-from deploy.backends.onnx_graph import field_to_onnx, input_widths
+from deploy.backends.onnx_field import field_to_onnx, input_widths
 from deploy.backends.onnx_light_field import light_field_to_onnx
 from fields.light_field import LightField
 from fields.nerf import RadianceField
@@ -14,13 +14,13 @@ from utils.files import atomic_write
 
 
 def to_onnx(field: nn.Module):
-    """The ModelProto of whatever an `Int8Network` is in. Raises UserError without onnx."""
+    """The ModelProto of whatever an integer network is in. Raises UserError without onnx."""
     return light_field_to_onnx(field) if field.kind == LightField.kind else field_to_onnx(field)
 
 
 def export_onnx(renderer: nn.Module, path: Path) -> dict[str, int]:
-    """Writes each int8 field of a renderer (from `deploy.model_file.load_renderer`), the first to `path`, others beside
-    it: a fine one as `NAME_fine.onnx`, proposals as `NAME_proposal_0.onnx`. Returns bytes on disk by file name."""
+    """Writes each field of integers of a renderer (from `deploy.model_file.load_renderer`), the first to `path`, others
+    beside it: a fine one as `NAME_fine.onnx`, proposals as `NAME_proposal_0.onnx`. Returns bytes on disk by name."""
     sizes = {}
     for name, field in renderer.fields.items():
         beside = path.with_name(f"{path.stem}_{name.removeprefix('network_')}{path.suffix}")

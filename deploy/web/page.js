@@ -32,11 +32,17 @@ class WasmEngine {
     this.id = 0;
   }
 
+  // Whatever is being drawn is of the past.
+  stop() {
+    this.id++;
+    this.overtaken?.(null);
+  }
+
   // Resolves with milliseconds once all of it was given to `show`, or with null where a newer one came between.
   render(camera, show) {
-    const id = ++this.id;
+    this.stop();
+    const id = this.id;
     const started = performance.now();
-    this.overtaken?.(null);
     return new Promise((done) => {
       this.overtaken = done;
       let left = this.workers.length;
@@ -49,12 +55,6 @@ class WasmEngine {
         one.postMessage({ id, camera, first, every: this.workers.length });
       });
     });
-  }
-
-  // Whatever is being drawn is of the past.
-  overtake() {
-    this.id++;
-    this.overtaken?.(null);
   }
 }
 
@@ -72,6 +72,8 @@ class Page {
     this.playing = false;
     this.frame = 0;
     this.drawing = false;
+    this.coarse = false; // whether what is being drawn is to be seen even if the camera has moved on
+    this.drawn = 0; // pictures so far
   }
 
   // Intrinsics for a picture `times` as large as the file's.
@@ -92,17 +94,20 @@ class Page {
         target.putImageData(new ImageData(pixels, width, height), left, top);
       }
     };
+    this.coarse = whole;
     const milliseconds = await this.engine.render(camera, (parts) => {
       put(parts);
       if (!whole) this.show(picture);
     });
+    this.coarse = false;
     if (milliseconds === null) return false;
+    this.drawn++;
     this.perPixel = milliseconds / (camera.width * camera.height);
     this.show(picture);
     const [size, kB] = [`${camera.width} × ${camera.height}`, Math.round(this.bytes / 1000)];
     $("status").textContent = `${this.engine.name} · ${size} · ${milliseconds.toFixed(0)} ms · ${kB} kB`;
-    document.body.dataset.milliseconds = milliseconds.toFixed(1);
     document.body.dataset.size = `${camera.width}x${camera.height}`;
+    document.body.dataset.first ??= performance.now().toFixed(0); // milliseconds since the page was asked for
     return true;
   }
 
@@ -146,7 +151,7 @@ class Page {
 
   changed() {
     this.moved = performance.now();
-    this.engine.overtake();
+    if (!this.coarse) this.engine.stop();
     this.run();
   }
 

@@ -112,9 +112,9 @@ class WebGpuEngine {
     return this.turn.then((milliseconds) => (this.spare && this.id === id ? this.spare.render(camera, show) : milliseconds));
   }
 
-  overtake() {
+  stop() {
     this.id++;
-    this.spare?.overtake();
+    this.spare?.stop();
   }
 
   // The device is lost: on with the spare.

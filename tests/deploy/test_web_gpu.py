@@ -127,7 +127,7 @@ def test_a_lost_device_is_replaced_by_webassembly(tab, model):
     tab.run("page.engine.device.destroy()")
     check_same(picture(tab, 4), reference(model, 4))
     assert tab.run(ENGINE).startswith("WebAssembly SIMD")
-    tab.run("page.engine.overtake()")
+    tab.run("page.engine.stop()")
     check_same(picture(tab, 8), reference(model, 8))
     assert tab.console == []
 

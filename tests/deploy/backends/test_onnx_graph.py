@@ -8,7 +8,8 @@ from helpers import HIERARCHICAL, TINY, calibrated, make_run, random_int8_field
 
 from compressors.int8 import Int8Compressor
 from deploy.backends.int8 import Int8Linear
-from deploy.backends.onnx_graph import OPSET, Graph, field_to_onnx, integer_bias
+from deploy.backends.onnx_field import field_to_onnx
+from deploy.backends.onnx_int8 import Int8Graph, integer_bias
 from deploy.backends.onnx_runtime import OnnxField, export_onnx
 from deploy.model_file import load_renderer
 from evaluation.videos import render_video
@@ -49,7 +50,7 @@ def test_runtime_agrees_with_the_reference(config, bits):
 
 def run_layer(layer: Int8Linear, codes: torch.Tensor) -> torch.Tensor:
     """One layer of codes `[P, in]` by ONNX Runtime."""
-    graph = Graph()
+    graph = Int8Graph()
     output = graph.product("codes", layer, "layer")
     helper, types = onnx.helper, onnx.TensorProto
     kind = types.FLOAT if layer.is_head else types.UINT8
@@ -59,7 +60,7 @@ def run_layer(layer: Int8Linear, codes: torch.Tensor) -> torch.Tensor:
         [helper.make_tensor_value_info(output, kind, ["P", len(layer.weight)])],
         list(graph.constants.values()),
     )  # fmt: skip
-    model = helper.make_model(model, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    model = helper.make_model(model, opset_imports=[helper.make_opsetid("", graph.opset)], ir_version=graph.ir_version)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {"codes": codes.numpy()})[0])
 
@@ -104,6 +105,19 @@ def test_quantised_gemms_are_one_kernel_each(tmp_path):
     operations = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert operations.count("QGemm") == len(field.network.layers)
     assert "Gemm" not in operations and "MatMul" not in operations
+
+
+def test_zero_points_are_whole_numbers_and_biases_have_none():
+    """As WebGPU builds of runtimes want it, which refuse a zero point of int32."""
+    model = field_to_onnx(random_int8_field(CONFIGS["views"]))
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    types, seen = onnx.TensorProto, set()
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            of_bias = kinds.get(node.input[0]) == types.INT32
+            assert len(node.input) == (2 if of_bias else 3)
+            seen.add("bias" if of_bias else types.DataType.Name(kinds[node.input[2]]))
+    assert seen == {"bias", "UINT8", "INT8"}
 
 
 def test_export_writes_valid_files(tmp_path):

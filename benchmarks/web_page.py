@@ -1,0 +1,121 @@
+"""Pages of model files in a real browser: bytes, equality, the first picture, frames by engine, and while dragged.
+
+python benchmarks/web_page.py FILE... [--name web_page]
+
+Each picture is also rendered by Python, by the fastest backend here, in turn with the browser. Needs Chromium.
+"""
+
+import argparse
+import base64
+import math
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import common
+import numpy as np
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(common.ROOT / "tests"))
+from chromium import Tab, browser, find_chromium  # noqa: E402 (what drives it is the tests')
+
+from deploy.backends.choose import select_backend  # noqa: E402
+from deploy.model_file import load_renderer  # noqa: E402
+from deploy.web_page import make_page  # noqa: E402
+from rendering.renderer import render_image  # noqa: E402
+from run_nerf_helpers import to8b  # noqa: E402
+
+VIEWS, TURNS, DRAGGED = 3, 5, 3  # views of a path, pictures of each, and seconds of dragging
+CPU = torch.device("cpu")
+PICTURE = """page.picture(%d).then(({ width, height, pixels, milliseconds }) => {
+    const text = Array.from(pixels, (byte) => String.fromCharCode(byte)).join("");
+    return [width, height, btoa(text), milliseconds];
+})"""
+DRAG = """new Promise((done) => {
+    const before = page.drawn, started = performance.now();
+    const move = () => {
+        if (performance.now() - started > %d) return done((page.drawn - before) / (performance.now() - started) * 1000);
+        page.camera.orbit(0.02, 0);
+        page.changed();
+        setTimeout(move, 8);
+    };
+    move();
+})"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="+", help="model files")
+    parser.add_argument("--name", default="web_page", help="of the file in docs/results")
+    parser.add_argument(
+        "--gif", type=Path, help="measure nothing, but record the first file's page while it is dragged"
+    )
+    options = parser.parse_args()
+    if find_chromium() is None:
+        raise SystemExit("error: no Chromium here; apt-get install chromium")
+    if options.gif:
+        return record(options.files[0], options.gif)
+    results = {"facts": common.machine(), "files": {}}
+    with tempfile.TemporaryDirectory() as folder, browser(Path(folder) / "profile", "--disable-gpu") as tab:
+        results["browser"] = tab.call("Browser.getVersion")["product"]
+        for file in options.files:
+            name = f"{file.resolve().parent.name}/{file.stem.removeprefix('model_')}"
+            results["files"][name] = measure(tab, file, Path(folder) / "page.html")
+            print(name, results["files"][name], flush=True)
+    common.save_results(options.name, results)
+
+
+@torch.no_grad()
+def measure(tab: Tab, file: Path, page: Path) -> dict:
+    page.write_bytes(make_page(file))
+    reference, path, _ = load_renderer(file, CPU)
+    fastest = load_renderer(file, CPU, select_backend("auto", CPU))[0]
+    tab.open(page.as_uri())
+    tab.wait_for("document.body && document.body.dataset.first", 300)
+    entry = {"bytes": file.stat().st_size, "page_bytes": page.stat().st_size}
+    entry["first_seconds"] = float(tab.run("document.body.dataset.first")) / 1000
+    entry["engine"] = tab.run("page.engine.name")
+    tab.wait_for("!page.drawing", 300)
+    in_browser, in_python, squares, largest, beyond = [], [], [], 0, 0
+    for frame in torch.linspace(0, len(path), VIEWS + 1)[:-1].long().tolist():
+        for _ in range(TURNS):
+            width, height, text, milliseconds = tab.run(PICTURE % frame, 300)
+            in_browser.append(milliseconds / 1000)
+            started = time.perf_counter()
+            render_image(fastest, path[frame])
+            in_python.append(time.perf_counter() - started)
+        shown = np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)[..., :3].astype(int)
+        apart = np.abs(shown - to8b(render_image(reference, path[frame]).rgb).numpy())
+        squares.append((apart**2).mean() / 255**2)
+        largest, beyond = max(largest, int(apart.max())), beyond + int((apart.max(-1) > 2).sum())
+    mean = float(np.mean(squares))
+    entry |= {"width": width, "height": height, "views": VIEWS, "largest_difference": largest}
+    entry |= {"pixels_beyond_2": beyond, "psnr_to_reference": -10 * math.log10(mean) if mean else None}
+    entry |= {"seconds": statistics.median(in_browser), "python_seconds": statistics.median(in_python)}
+    entry["dragged_frames_per_second"] = tab.run(DRAG % (1000 * DRAGGED), 60)
+    entry["dragged_size"] = tab.run("document.body.dataset.size")
+    return entry
+
+
+def record(file: Path, to: Path, frames: int = 24) -> None:
+    """A turn about the scene, each picture as the page has drawn it in full, as a GIF."""
+    with tempfile.TemporaryDirectory() as folder, browser(Path(folder) / "profile", size=(420, 540)) as tab:
+        page = Path(folder) / "page.html"
+        page.write_bytes(make_page(file))
+        tab.open(page.as_uri())
+        tab.wait_for("document.body && document.body.dataset.first", 300)
+        pictures = []
+        for _ in range(frames):
+            tab.run(f"page.camera.orbit({2 * math.pi / frames}, 0), page.changed()")
+            tab.wait_for("!page.drawing", 300)
+            tab.screenshot(Path(folder) / "shot.png")
+            pictures.append(Image.open(Path(folder) / "shot.png").convert("RGB").quantize(64, dither=Image.Dither.NONE))
+        pictures[0].save(to, save_all=True, append_images=pictures[1:], duration=100, loop=0, optimize=True)
+    print(f"wrote {to} ({to.stat().st_size} bytes)")
+
+
+if __name__ == "__main__":
+    main()
