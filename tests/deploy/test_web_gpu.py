@@ -11,6 +11,7 @@ from helpers import TINY, run
 from test_web_page import GOLDEN, check_same, needs_chromium, picture, reference
 
 import run_nerf_qat
+import run_r2l
 from deploy import web_page
 from deploy.web_model import page_model
 from deploy.web_page import make_page
@@ -86,6 +87,16 @@ def test_a_trained_file_on_three_views(tab, model):
     for frame, one in zip((0, 4, 8), shown, strict=True):
         check_same(one, reference(model, frame))
     assert min(one.std() for one in shown) > 10  # there is something in them
+
+
+def test_a_light_field_whose_sums_are_of_codes(tab, model, tmp_path):
+    flags = [*TINY, "--no_random_bkgd", "--sampler", "light_field", "--netdepth", "6", "--ray_points", "4"]
+    flags += ["--rounded_stream", "--real", "0", "--samples_per_batch", "512", "--pseudo_views", "10"]
+    flags += ["--N_iters", "60", "--qat_iters", "20", "--calibration_batches", "2", "--i_weights", "0", "--export_html"]
+    assert run(run_r2l, *flags, "--teacher", model, "--basedir", tmp_path, "--expname", "s") == 0
+    file = tmp_path / "s" / "model_int8.safetensors"
+    (shown,) = by_engine(tab, file.with_suffix(".html"), (1,))
+    check_same(shown, reference(file, 1))
 
 
 def forward_facing(file: Path) -> bytes:
