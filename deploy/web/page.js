@@ -3,6 +3,7 @@
 const MOVING_MILLISECONDS = 1000 / 15; // of a picture while the camera moves
 const STILL_AFTER = 150; // milliseconds without a move
 const COARSEST = 32; // pixels on the shorter side
+
 function readModel(content) {
   const length = new DataView(content).getUint32(0, true);
   const described = JSON.parse(new TextDecoder().decode(new Uint8Array(content, 4, length)));
@@ -262,8 +263,8 @@ class Page {
   }
 }
 
-// WebGPU, where there is a device for it and it knows the file; one of software is slower than WebAssembly and has to be
-// asked for, by an address that ends in #webgpu. #wasm says never.
+// WebGPU, where there is a device for it and it knows the file. A device of software is slower than WebAssembly and has
+// to be asked for, by an address that ends in #webgpu; #wasm says never.
 async function chooseEngine(parts, model) {
   const wasm = () => new WasmEngine(parts);
   const packed = navigator.gpu?.wgslLanguageFeatures.has("packed_4x8_integer_dot_product");

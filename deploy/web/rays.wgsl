@@ -34,7 +34,7 @@ struct Counters {
 @group(0) @binding(0) var<uniform> frame: Frame;
 @group(0) @binding(1) var<storage, read_write> rays: array<Ray>;
 @group(0) @binding(2) var<storage, read_write> counters: Counters;
-@group(0) @binding(3) var<storage, read> cells: array<u32>; // a bit each, the first in the highest bit of the first byte
+@group(0) @binding(3) var<storage, read> cells: array<u32>; // bits, of each byte the highest first
 @group(0) @binding(4) var<storage, read_write> coordinates: array<f32>; // [what a network sees][rows]
 @group(0) @binding(5) var<storage, read_write> dispatches: array<u32>; // of the network's steps: [steps][3]
 @group(0) @binding(6) var<storage, read> rgb: array<f32>; // [columns][rows], as the next one

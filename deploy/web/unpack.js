@@ -2,7 +2,8 @@
 
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
 
-const PARTS = ["page", "worker", "rays", "network", "kernels", "model"]; // of the payload, as deploy/web_page.py has them
+// Of the payload, as deploy/web_page.py has them.
+const PARTS = ["page", "worker", "rays", "network", "kernels", "model"];
 const TEXTS = 4; // of these
 
 const $ = (id) => document.getElementById(id);

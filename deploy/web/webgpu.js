@@ -1,5 +1,5 @@
-// The page's other engine: WebGPU, whose kernels (rays.wgsl, network.wgsl) render int8 files in rounds. In each one every
-// ray that is not done asks for its next few samples, the network takes them all, and their answers are composited.
+// The page's other engine: WebGPU, whose kernels (rays.wgsl, network.wgsl) render int8 files in rounds. In each of them
+// every ray that is not done asks for its next samples, the network takes all, and the answers are composited.
 
 const MOST_RAYS = 16384; // of a piece of the picture
 const FEWEST_RAYS = 256;
@@ -74,7 +74,8 @@ class WebGpuEngine {
     const rays = room(device, RAY_BYTES * this.mostRays);
     const cells = filled(device, network.array(this.described.sampler.occupancy, Uint8Array));
     const [rgb, density] = network.outputs;
-    const all = [this.frame, rays, this.counters, cells, network.seen, this.dispatches, rgb, density ?? rgb, this.pixels];
+    const all = [this.frame, rays, this.counters, cells, network.seen, this.dispatches];
+    all.push(rgb, density ?? rgb, this.pixels);
     const uses = {
       begin: [0, 1, 2], march: [0, 1, 2, 3, 4], find_places: [0, 1, 2, 3, 4], plan: [2, 5],
       composite: [0, 1, 2, 6, 7], take_colors: [0, 1, 6], finish: [0, 1, 8],
@@ -109,7 +110,7 @@ class WebGpuEngine {
     const id = ++this.id;
     const draws = () => (this.spare || this.id !== id ? null : this.draw(id, camera, show));
     this.turn = this.turn.then(draws).catch((error) => this.giveUp(error));
-    return this.turn.then((milliseconds) => (this.spare && this.id === id ? this.spare.render(camera, show) : milliseconds));
+    return this.turn.then((drawn) => (this.spare && this.id === id ? this.spare.render(camera, show) : drawn));
   }
 
   stop() {

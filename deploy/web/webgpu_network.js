@@ -27,7 +27,7 @@ async function compiled(device, code, constants, names) {
 
 // A pipeline with its buffers, by their numbers in the source.
 function bound(device, pipeline, buffers) {
-  const entries = Object.entries(buffers).map(([number, buffer]) => ({ binding: Number(number), resource: { buffer } }));
+  const entries = Object.entries(buffers).map(([number, buffer]) => ({ binding: +number, resource: { buffer } }));
   return { pipeline, group: device.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries }) };
 }
 
@@ -60,17 +60,17 @@ class GpuNetwork {
     return this.field.outputs.map((buffer) => this.buffers[buffer]);
   }
 
-  // What each step is given and gives, by parts: each tensor that a concatenation joined starts at a
-  // multiple of eight columns, so that joining is copying.
+  // Steps with the parts of what each is given: each part that a concatenation joins starts at a multiple of eight
+  // columns, so that joining is copying. Notes how wide every buffer has to be.
   plan() {
     const { field } = this;
     const parts = field.buffers.map(([, columns]) => [columns]);
     this.widths = parts.map(width);
     return field.steps.map((step) => {
       const given = step.from.map((buffer) => parts[buffer]);
-      const ofLayer = step.layer && [step.layer.outputs];
-      const gives = ofLayer ?? (step.kind === "concat" ? given.flat() : given[0]);
-      if (step.kind !== "concat" && given[1] && String(given[1]) !== String(gives)) throw new Error("a sum of unlike parts");
+      const joins = step.kind === "concat";
+      const gives = joins ? given.flat() : step.layer ? [step.layer.outputs] : given[0];
+      if (!joins && given[1] && String(given[1]) !== String(gives)) throw new Error("a sum of unlike parts");
       parts[step.to] = gives;
       this.widths[step.to] = Math.max(this.widths[step.to], width(gives));
       return { ...step, given };
@@ -88,6 +88,7 @@ class GpuNetwork {
     return this.bound(kernels.encode, numbers, this.widths[buffer] / 4);
   }
 
+  // What becomes of the encodings, in order.
   products(kernels) {
     return this.plans.flatMap(({ kind, from, to, given, layer, rounding, added }) => {
       const [one, two] = from.map((buffer) => this.buffers[buffer]);
@@ -102,10 +103,11 @@ class GpuNetwork {
       }
       if (kind === "concat") {
         return from.map((buffer, i) => {
-          const numbers = { 0: this.step({ words: width(given.slice(0, i).flat()) / 4 }), 1: this.buffers[buffer], 2: result };
-          return this.bound(kernels.copy, numbers, width(given[i]) / 4);
+          const step = this.step({ words: width(given.slice(0, i).flat()) / 4 });
+          return this.bound(kernels.copy, { 0: step, 1: this.buffers[buffer], 2: result }, width(given[i]) / 4);
         });
       }
+      // Of a sum the second is floats, to which the first is added, codes or floats.
       const step = this.step({ adds: kind === "add" ? kindOf(from[0]) : ADDS.nothing, rounding, added });
       return [this.bound(kernels.combine, { 0: step, 1: two ?? one, 2: result, 3: one }, words)];
     });
@@ -171,6 +173,7 @@ class GpuNetwork {
     return made;
   }
 
+  // A table of what network.wgsl's `encode` puts into each column.
   columns(columns, count) {
     const numbers = new Uint32Array(3 * count);
     const floats = new Float32Array(numbers.buffer);
