@@ -1,6 +1,6 @@
 // A network's steps over all rows of a round. A thread has four rows: a vector's components are rows, a matrix's
-// columns are columns of the tensor. Tensors lie column by column, so that threads side by side read side by side: floats as
-// [columns][rows], codes as [columns / 4][rows], four to a word, less 128 each, for products of signed bytes.
+// columns are columns of the tensor. Tensors lie column by column, so that threads side by side read side by side:
+// floats as [columns][rows], codes as [columns / 4][rows], four to a word, less 128 each, for products of signed bytes.
 requires packed_4x8_integer_dot_product;
 
 struct Step {
