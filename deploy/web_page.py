@@ -1,7 +1,8 @@
 """A model file as a page: one HTML file that renders it in a browser, from disk, with nothing else.
 
-The page holds the model, a renderer in WebAssembly (`deploy/web/kernels.c`) and the program around it. Networks are
-executed as the integers that they are.
+The page holds the model, a renderer in WebAssembly (`deploy/web/kernels.c`), one in WebGPU (`deploy/web/webgpu.js`) for
+int8 files where the browser has a device, and the program around them. Networks are executed as the integers that they
+are.
 """
 
 import base64
@@ -26,7 +27,9 @@ def export_page(file: Path) -> int:
 
 
 def make_page(file: Path) -> bytes:
-    parts = [script("model.js", "worker.js"), (SOURCES / "kernels.wasm").read_bytes(), page_model(file)]
+    programs = [script("camera.js", "webgpu_network.js", "webgpu.js", "page.js"), script("model.js", "worker.js")]
+    shaders = [script("rays.wgsl"), script("network.wgsl")]
+    parts = [*programs, *shaders, (SOURCES / "kernels.wasm").read_bytes(), page_model(file)]  # PARTS of unpack.js
     lengths = b"".join(len(part).to_bytes(4, "little") for part in parts)
     packer = zlib.compressobj(9, wbits=-15)
     payload = base64.b64encode(packer.compress(lengths + b"".join(parts)) + packer.flush())
@@ -35,7 +38,7 @@ def make_page(file: Path) -> bytes:
         "style": (SOURCES / "page.css").read_text(),
         "payload": payload.decode(),
         "bytes": str(file.stat().st_size),
-        "script": script("camera.js", "page.js").decode(),
+        "script": script("unpack.js").decode(),
     }
     page = (SOURCES / "page.html").read_text()
     return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], page).encode()
@@ -44,5 +47,5 @@ def make_page(file: Path) -> bytes:
 def script(*names: str) -> bytes:
     """Scripts in one, without their comments and indentation."""
     lines = "\n".join((SOURCES / name).read_text() for name in names).split("\n")
-    kept = (line.strip() for line in lines)
-    return "\n".join(line for line in kept if line and not line.startswith("//")).encode()
+    kept = (re.sub(r"(^|\s)// .*", "", line).strip() for line in lines)
+    return "\n".join(filter(None, kept)).encode()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+NOT_OURS = ("No available adapters.",)  # what the browser says of itself: no page can ask for WebGPU without it
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -63,7 +64,8 @@ class Tab:
             details = parameters["exceptionDetails"]
             self.console.append(details.get("exception", {}).get("description", details["text"]))
         elif method == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
-            self.console.append(parameters["entry"]["text"])
+            text = parameters["entry"]["text"]
+            self.console += [text] if text not in NOT_OURS else []
         elif method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning"):
             self.console.append(str([argument.get("value") for argument in parameters["args"]]))
 

@@ -3,40 +3,18 @@
 const MOVING_MILLISECONDS = 1000 / 15; // of a picture while the camera moves
 const STILL_AFTER = 150; // milliseconds without a move
 const COARSEST = 32; // pixels on the shorter side
-const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
-
-const $ = (id) => document.getElementById(id);
-
-function say(message) {
-  $("message").textContent = message;
-  $("message").hidden = !message;
-}
-
-async function unpacked() {
-  const text = $("payload").textContent;
-  const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
-  const content = await new Response(stream).arrayBuffer();
-  const lengths = new Uint32Array(content, 0, 3);
-  const parts = [];
-  let start = 12;
-  for (const length of lengths) {
-    parts.push(content.slice(start, start + length));
-    start += length;
-  }
-  return { worker: new TextDecoder().decode(parts[0]), kernels: parts[1], model: parts[2] };
-}
 
 function readModel(content) {
   const length = new DataView(content).getUint32(0, true);
   const described = JSON.parse(new TextDecoder().decode(new Uint8Array(content, 4, length)));
+  const arrays = new Uint8Array(content, 4 + length);
   const [start] = described.arrays[described.path];
-  const path = new Float32Array(content.slice(4 + length + start, 4 + length + start + 48 * described.frames));
-  return { described, pose: (frame) => path.slice(12 * frame, 12 * frame + 12) };
+  const path = new Float32Array(arrays.slice(start, start + 48 * described.frames).buffer);
+  return { described, arrays, pose: (frame) => path.slice(12 * frame, 12 * frame + 12) };
 }
 
 // Pictures by several workers; a newer one replaces one that is not finished.
-class Engine {
+class WasmEngine {
   constructor({ worker, kernels, model }) {
     const url = URL.createObjectURL(new Blob([worker], { type: "text/javascript" }));
     const count = Math.max(1, Math.min(navigator.hardwareConcurrency || 2, 16));
@@ -285,25 +263,32 @@ class Page {
   }
 }
 
-async function main() {
-  const bytes = Number(document.body.dataset.bytes);
-  if (!window.WebAssembly || !WebAssembly.validate(new Uint8Array(SIMD))) {
-    throw new Error("This browser has no WebAssembly SIMD, which renders here; any of 2023 or later has.");
+// WebGPU, where there is a device for it and it knows the file. A device of software is slower than WebAssembly and has
+// to be asked for, by an address that ends in #webgpu; #wasm says never.
+async function chooseEngine(parts, model) {
+  const wasm = () => new WasmEngine(parts);
+  const packed = navigator.gpu?.wgslLanguageFeatures.has("packed_4x8_integer_dot_product");
+  if (!packed || location.hash === "#wasm" || !WebGpuEngine.supports(model.described)) return wasm();
+  try {
+    const adapter = await navigator.gpu.requestAdapter();
+    const software = adapter?.info.isFallbackAdapter || adapter?.info.architecture === "swiftshader";
+    if (!adapter || (software && location.hash !== "#webgpu")) return wasm();
+    return await WebGpuEngine.on(adapter, model, parts, wasm);
+  } catch (error) {
+    console.info(`WebGPU: ${error.message}; on with WebAssembly`);
+    return wasm();
   }
-  if (!window.DecompressionStream || !window.OffscreenCanvas) {
-    throw new Error("This browser is too old to unpack the page; any of 2023 or later can.");
-  }
-  say("unpacking");
-  const parts = await unpacked();
+}
+
+// eslint-disable-next-line no-unused-vars -- unpack.js calls it
+async function main(parts) {
   const model = readModel(parts.model);
-  const engine = new Engine(parts);
+  const engine = await chooseEngine(parts, model);
   await engine.ready;
-  const page = new Page(engine, model, bytes);
+  const page = new Page(engine, model, Number(document.body.dataset.bytes));
   window.page = page;
   say("");
   page.listen();
   page.moved = -Infinity;
   page.fit();
 }
-
-main().catch((error) => say(error.message));

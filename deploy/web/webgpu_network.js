@@ -1,0 +1,186 @@
+// A network on the device: its buffers, and what is dispatched to take all rows of a round through it (network.wgsl).
+
+const ADDS = { nothing: 0, codes: 1, floats: 2 }; // as network.wgsl has them
+
+const padded = (columns) => 8 * Math.ceil(columns / 8);
+const width = (parts) => parts.reduce((sum, columns) => sum + padded(columns), 0);
+
+function room(device, bytes, usage = GPUBufferUsage.STORAGE) {
+  return device.createBuffer({ size: bytes, usage });
+}
+
+function filled(device, content, usage = GPUBufferUsage.STORAGE) {
+  const buffer = device.createBuffer({ size: content.byteLength, usage, mappedAtCreation: true });
+  new Uint8Array(buffer.getMappedRange()).set(new Uint8Array(content.buffer));
+  buffer.unmap();
+  return buffer;
+}
+
+// Pipelines of one source's functions, by their names.
+async function compiled(device, code, constants, names) {
+  const module = device.createShaderModule({ code });
+  const compile = (entryPoint) =>
+    device.createComputePipelineAsync({ layout: "auto", compute: { module, entryPoint, constants } });
+  const made = await Promise.all(names.map(compile));
+  return Object.fromEntries(names.map((name, i) => [name, made[i]]));
+}
+
+// A pipeline with its buffers, by their numbers in the source.
+function bound(device, pipeline, buffers) {
+  const entries = Object.entries(buffers).map(([number, buffer]) => ({ binding: +number, resource: { buffer } }));
+  return { pipeline, group: device.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries }) };
+}
+
+// eslint-disable-next-line no-unused-vars -- the page joins its scripts
+class GpuNetwork {
+  // coordinates: that encodings are made of.
+  constructor(device, { described, arrays }, coordinates) {
+    this.device = device;
+    this.field = described.fields[0];
+    this.places = described.arrays;
+    this.arrays = arrays;
+    this.coordinates = coordinates;
+    this.plans = this.plan();
+    this.bytes = this.field.buffers.map(([kind], i) => (kind === "floats" ? 4 : 1) * this.widths[i]);
+  }
+
+  // Of the largest buffer.
+  get bytesPerRow() {
+    return Math.max(4 * this.coordinates, ...this.bytes);
+  }
+
+  async build(code, rows) {
+    this.buffers = this.bytes.map((perRow) => room(this.device, perRow * rows));
+    this.seen = room(this.device, 4 * this.coordinates * rows);
+    const kernels = await compiled(this.device, code, { rows }, ["encode", "linear", "combine", "copy"]);
+    this.steps = [...this.encodings().map((one) => this.encoding(kernels, one)), ...this.products(kernels)];
+  }
+
+  get outputs() {
+    return this.field.outputs.map((buffer) => this.buffers[buffer]);
+  }
+
+  // Steps with the parts of what each is given: each part that a concatenation joins starts at a multiple of eight
+  // columns, so that joining is copying. Notes how wide every buffer has to be.
+  plan() {
+    const { field } = this;
+    const parts = field.buffers.map(([, columns]) => [columns]);
+    this.widths = parts.map(width);
+    return field.steps.map((step) => {
+      const given = step.from.map((buffer) => parts[buffer]);
+      const joins = step.kind === "concat";
+      const gives = joins ? given.flat() : step.layer ? [step.layer.outputs] : given[0];
+      if (!joins && given[1] && String(given[1]) !== String(gives)) throw new Error("a sum of unlike parts");
+      parts[step.to] = gives;
+      this.widths[step.to] = Math.max(this.widths[step.to], width(gives));
+      return { ...step, given };
+    });
+  }
+
+  // Kernels of a step, each with how many groups of columns it takes.
+  bound(kernel, buffers, groups) {
+    return { ...bound(this.device, kernel, buffers), groups };
+  }
+
+  encoding(kernels, { buffer, rounding, columns }) {
+    const table = this.columns(columns, this.widths[buffer]);
+    const numbers = { 0: this.step({ rounding }), 1: this.seen, 2: this.buffers[buffer], 6: table };
+    return this.bound(kernels.encode, numbers, this.widths[buffer] / 4);
+  }
+
+  // What becomes of the encodings, in order.
+  products(kernels) {
+    return this.plans.flatMap(({ kind, from, to, given, layer, rounding, added }) => {
+      const [one, two] = from.map((buffer) => this.buffers[buffer]);
+      const result = this.buffers[to];
+      const words = width(given[0]) / 4;
+      const kindOf = (buffer) => ADDS[buffer === undefined ? "nothing" : this.field.buffers[buffer][0]];
+      if (kind === "linear") {
+        const step = this.step({ words, relu: layer.relu, adds: kindOf(from[1]), rounding, added });
+        const [weights, outputs] = this.layer(layer, given[0], words);
+        const numbers = { 0: step, 1: one, 2: result, 3: two ?? one, 4: weights, 5: outputs };
+        return [this.bound(kernels.linear, numbers, padded(layer.outputs) / 8)];
+      }
+      if (kind === "concat") {
+        return from.map((buffer, i) => {
+          const step = this.step({ words: width(given.slice(0, i).flat()) / 4 });
+          return this.bound(kernels.copy, { 0: step, 1: this.buffers[buffer], 2: result }, width(given[i]) / 4);
+        });
+      }
+      // Of a sum the second is floats, to which the first is added, codes or floats.
+      const step = this.step({ adds: kind === "add" ? kindOf(from[0]) : ADDS.nothing, rounding, added });
+      return [this.bound(kernels.combine, { 0: step, 1: two ?? one, 2: result, 3: one }, words)];
+    });
+  }
+
+  step({ words = 0, relu = false, adds = ADDS.nothing, rounding, added }) {
+    const numbers = new Uint32Array(9);
+    numbers.set([words, Number(relu), adds, Number(Boolean(rounding))]);
+    new Float32Array(numbers.buffer).set([...(rounding ?? [1, 0, 0]), ...(added ?? [1, 0]).slice(0, 2)], 4);
+    return filled(this.device, numbers, GPUBufferUsage.UNIFORM);
+  }
+
+  array(number, Kind) {
+    const [start, length] = this.places[number];
+    return new Kind(this.arrays.slice(start, start + 4 * Math.ceil(length / 4)).buffer); // to where the next one starts
+  }
+
+  // Weights by blocks of eight outputs, four inputs to a word; outputs as network.wgsl has them.
+  layer(layer, parts, words) {
+    const [weight, zeros] = [this.array(layer.weight, Int8Array), this.array(layer.zero_points, Uint8Array)];
+    const [scale, bias] = [this.array(layer.scale, Float32Array), this.array(layer.bias, Float32Array)];
+    const packed = new Int8Array(4 * words * padded(layer.outputs));
+    const outputs = new Int32Array(3 * padded(layer.outputs));
+    const floats = new Float32Array(outputs.buffer);
+    const columns = []; // of the inputs, in their buffer
+    let start = 0;
+    for (const part of parts) {
+      for (let i = 0; i < part; i++) columns.push(start + i);
+      start += padded(part);
+    }
+    for (let o = 0; o < layer.outputs; o++) {
+      floats.set([scale[o], bias[o]], 3 * o);
+      columns.forEach((column, i) => {
+        const w = weight[o * layer.inputs + i];
+        packed[(((o >> 3) * words + (column >> 2)) * 8 + (o & 7)) * 4 + (column & 3)] = w;
+        outputs[3 * o + 2] += w * (zeros[i] - 128);
+      });
+    }
+    return [filled(this.device, packed), filled(this.device, outputs)];
+  }
+
+  // What encodings give, by buffers: coordinates as they are, and waves of them: the sine of each octave, or a quarter
+  // turn ahead its cosine.
+  encodings() {
+    const { field } = this;
+    const { quant_pts, quant_views, quant_places, quant_waves } = field.inputs;
+    const list = (count, of) => Array.from({ length: count }, (_, i) => of(i));
+    const plain = (first, count) => list(count, (c) => ({ coordinate: first + c }));
+    const waves = (first, count, octave, ahead) => list(count, (c) => ({ coordinate: first + c, octave, ahead }));
+    const [octaves, ofViews] = field.i_embed === -1 ? [0, 0] : [field.multires, field.multires_views];
+    if (quant_places) {
+      const places = 3 * field.points;
+      const rows = (first, count, octaves) => list(2, (ahead) => list(octaves, (k) => waves(first, count, k, ahead)));
+      const all = [rows(0, places, octaves), rows(places, this.coordinates - places, ofViews)];
+      return [{ ...quant_places, columns: plain(0, this.coordinates) }, { ...quant_waves, columns: all }];
+    }
+    const fourier = (first, octaves) => [
+      plain(first, 3),
+      list(octaves, (k) => list(2, (ahead) => waves(first, 3, k, ahead))),
+    ];
+    const made = [{ ...quant_pts, columns: fourier(0, octaves) }];
+    if (quant_views) made.push({ ...quant_views, columns: fourier(3, ofViews) });
+    return made;
+  }
+
+  // A table of what network.wgsl's `encode` puts into each column.
+  columns(columns, count) {
+    const numbers = new Uint32Array(3 * count);
+    const floats = new Float32Array(numbers.buffer);
+    columns.flat(Infinity).forEach(({ coordinate, octave, ahead }, i) => {
+      numbers[3 * i] = coordinate;
+      if (octave !== undefined) floats.set([2 ** octave / (2 * Math.PI), ahead / 4], 3 * i + 1);
+    });
+    return filled(this.device, numbers);
+  }
+}
