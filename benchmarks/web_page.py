@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(common.ROOT / "tests"))
-from chromium import Tab, browser, find_chromium  # noqa: E402 (what drives it is the tests')
+from chromium import SOFTWARE_GPU, Tab, browser, find_chromium  # noqa: E402 (what drives it is the tests')
 
 from deploy.backends.choose import select_backend  # noqa: E402
 from deploy.model_file import load_renderer  # noqa: E402
@@ -59,13 +59,38 @@ def main() -> None:
     if options.gif:
         return record(options.files[0], options.gif)
     results = {"facts": common.machine(), "files": {}}
-    with tempfile.TemporaryDirectory() as folder, browser(Path(folder) / "profile", "--disable-gpu") as tab:
-        results["browser"] = tab.call("Browser.getVersion")["product"]
-        for file in options.files:
-            name = f"{file.resolve().parent.name}/{file.stem.removeprefix('model_')}"
-            results["files"][name] = measure(tab, file, Path(folder) / "page.html")
-            print(name, results["files"][name], flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "page.html"
+        with browser(Path(folder) / "profile", "--disable-gpu") as tab:
+            results["browser"] = tab.call("Browser.getVersion")["product"]
+            for file in options.files:
+                results["files"][name_of(file)] = measure(tab, file, page)
+                print(name_of(file), results["files"][name_of(file)], flush=True)
+        with browser(Path(folder) / "gpu", *SOFTWARE_GPU) as tab:
+            # A window so small that nothing larger than the file's picture is drawn, which takes it long.
+            tab.call("Emulation.setDeviceMetricsOverride", width=100, height=100, deviceScaleFactor=1, mobile=False)
+            for file in options.files:
+                results["files"][name_of(file)] |= measure_gpu(tab, file, page)
     common.save_results(options.name, results)
+
+
+def name_of(file: Path) -> str:
+    return f"{file.resolve().parent.name}/{file.stem.removeprefix('model_')}"
+
+
+def measure_gpu(tab: Tab, file: Path, page: Path) -> dict:
+    """The first view by WebGPU, where that renders such a file; here a software adapter, so only for being right."""
+    page.write_bytes(make_page(file))
+    tab.open("about:blank")  # to the same address with a fragment no page is loaded anew
+    tab.wait_for("location.href === 'about:blank'")
+    tab.open(f"{page.as_uri()}#webgpu")
+    tab.wait_for("document.body && document.body.dataset.first", 300)
+    tab.wait_for("!page.drawing", 300)
+    engine = tab.run("page.engine.name")
+    if not engine.startswith("WebGPU"):
+        return {}
+    seconds = [tab.run(PICTURE % 0, 300)[3] / 1000 for _ in range(TURNS)]
+    return {"webgpu": {"engine": engine, "seconds": statistics.median(seconds)}}
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 NOT_OURS = ("No available adapters.",)  # what the browser says of itself: no page can ask for WebGPU without it
+SOFTWARE_GPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 

@@ -2,7 +2,7 @@
 
 const MOVING_MILLISECONDS = 1000 / 15; // of a picture while the camera moves
 const STILL_AFTER = 150; // milliseconds without a move
-const COARSEST = 32; // pixels on the shorter side
+const COARSEST = 16; // pixels on the shorter side
 
 function readModel(content) {
   const length = new DataView(content).getUint32(0, true);

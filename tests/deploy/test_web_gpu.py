@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium import Tab, browser
+from chromium import SOFTWARE_GPU, Tab, browser
 from helpers import TINY, run
 from test_web_page import GOLDEN, check_same, needs_chromium, picture, reference
 
@@ -16,7 +16,6 @@ from deploy import web_page
 from deploy.web_model import page_model
 from deploy.web_page import make_page
 
-SOFTWARE = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
 RENDERED = ("int8", "int8_mixed_bits", "light_field")
 ENGINE = "page.engine.name"
 
@@ -26,7 +25,7 @@ pytestmark = needs_chromium
 @pytest.fixture(scope="module")
 def tab(tmp_path_factory):
     """Of a window so small that a page draws no picture larger than its file's, which takes such an adapter seconds."""
-    with browser(tmp_path_factory.mktemp("profile"), *SOFTWARE) as tab:
+    with browser(tmp_path_factory.mktemp("profile"), *SOFTWARE_GPU) as tab:
         tab.call("Emulation.setDeviceMetricsOverride", width=100, height=100, deviceScaleFactor=1, mobile=False)
         page = tmp_path_factory.mktemp("empty") / "empty.html"
         page.write_text("<!doctype html>")
