@@ -12,7 +12,7 @@ from scenes.captures import SeenPoints, capture_scene
 from scenes.exif import heeded_orientations
 from scenes.file_names import FileFinder, moved_notes, natural_key
 from scenes.lenses import Lens, View, checked_lens
-from scenes.poses import FARTHEST, hold_out
+from scenes.poses import FARTHEST, hold_out, rotation
 from scenes.scene import Scene
 from utils.errors import BadInput
 from utils.text_files import RENAME, read_text
@@ -221,15 +221,7 @@ def _picture(path: Path, pose: list[float], camera: int, name: str, seen: np.nda
     length = np.linalg.norm(quaternion) if np.abs(pose).max() < FARTHEST else math.nan  # nor may squares overflow
     if not length > 1e-6 or not name or "\0" in name:
         raise BadInput(f"{path}: image {name!r} has pose {pose}; expected a name, and finite numbers: {AGAIN}")
-    w, x, y, z = quaternion / length
-    rotation = np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-    return Picture(name, camera, np.concatenate([rotation, translation[:, None]], axis=1), seen)
+    return Picture(name, camera, np.concatenate([rotation(quaternion), translation[:, None]], axis=1), seen)
 
 
 def camera_to_world(w2c: np.ndarray) -> np.ndarray:

@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     compressor = kind.from_flags(args, run.renderer, run.scene.render_path, trains_in_float(args))
+    exports = Exports.from_flags(args)
+    exports.check(run.renderer, compressor.name)
     with run.viewer:
         trainer = train_and_compress(run, compressor)
     if not distributed.is_main():
@@ -51,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     atomic_write(file, content)
     if args.quant_budget and len(content) > args.quant_budget:
         print(f"note: the file has {len(content)} bytes, more than --quant_budget {args.quant_budget}: the grid grew")
-    exported = trainer.progress.unsaved.attempt(Exports.from_flags(args).write, file)
+    exported = trainer.progress.unsaved.attempt(exports.write, file)
     measure(run, trainer, compressor.files(), backend, exported)
 
 

@@ -56,6 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     run = TaughtRun(**vars(run), taught=taught_scene(run.scene, pictures, cameras))
 
     compressor = LightFieldCompressor.from_flags(args, run.renderer, run.scene.render_path, has_float=True)
+    exports = Exports.from_flags(args)
+    exports.check(run.renderer, compressor.name)
     with run.viewer:
         trainer = train_and_compress(run, compressor)
     if not distributed.is_main():
@@ -66,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     file, files = run.folder / compressor.file, compressor.files()
     atomic_write(file, compressor.to_bytes())
     others = save_other_precisions(run.folder / FLOAT_FILE, run.scene.render_path)
-    noted = trainer.progress.unsaved.attempt(Exports.from_flags(args).write, file)
+    noted = trainer.progress.unsaved.attempt(exports.write, file)
     final = {compressor.name: files.pop(compressor.name)}
     measure(run, trainer, files | others | final, backend, noted, (teacher_views(run, teacher), of_teacher))
 

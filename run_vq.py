@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     compressor = VQCompressor.from_flags(args, run.renderer, run.scene.render_path)
+    exports = Exports.from_flags(args)
+    exports.check(run.renderer, compressor.name)
     with run.viewer:
         trainer = train_and_compress(run, compressor)
     if not distributed.is_main():
@@ -47,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     compressor.finish()
     file = run.folder / compressor.file
     atomic_write(file, compressor.to_bytes())
-    exported = trainer.progress.unsaved.attempt(Exports.from_flags(args).write, file)
+    exported = trainer.progress.unsaved.attempt(exports.write, file)
     measure(run, trainer, compressor.files(), backend, exported)
 
 

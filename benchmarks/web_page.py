@@ -6,7 +6,6 @@ Each picture is also rendered by Python, by the fastest backend here, in turn wi
 """
 
 import argparse
-import base64
 import math
 import statistics
 import sys
@@ -20,7 +19,7 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(common.ROOT / "tests"))
-from chromium import SOFTWARE_GPU, Tab, browser, find_chromium  # noqa: E402 (what drives it is the tests')
+from chromium import SOFTWARE_GPU, Tab, browser, find_chromium, picture_of_page  # noqa: E402 (what drives it is the tests')
 
 from deploy.backends.choose import select_backend  # noqa: E402
 from deploy.model_file import load_renderer  # noqa: E402
@@ -30,10 +29,6 @@ from run_nerf_helpers import to8b  # noqa: E402
 
 VIEWS, TURNS, DRAGGED = 3, 5, 3  # views of a path, pictures of each, and seconds of dragging
 CPU = torch.device("cpu")
-PICTURE = """page.picture(%d).then(({ width, height, pixels, milliseconds }) => {
-    const text = Array.from(pixels, (byte) => String.fromCharCode(byte)).join("");
-    return [width, height, btoa(text), milliseconds];
-})"""
 DRAG = """new Promise((done) => {
     const before = page.drawn, started = performance.now();
     const move = () => {
@@ -50,9 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+", help="model files")
     parser.add_argument("--name", default="web_page", help="of the file in docs/results")
-    parser.add_argument(
-        "--gif", type=Path, help="measure nothing, but record the first file's page while it is dragged"
-    )
+    parser.add_argument("--gif", type=Path, help="measure nothing, but record the first file's page as it is turned")
     options = parser.parse_args()
     if find_chromium() is None:
         raise SystemExit("error: no Chromium here; apt-get install chromium")
@@ -89,7 +82,7 @@ def measure_gpu(tab: Tab, file: Path, page: Path) -> dict:
     engine = tab.run("page.engine.name")
     if not engine.startswith("WebGPU"):
         return {}
-    seconds = [tab.run(PICTURE % 0, 300)[3] / 1000 for _ in range(TURNS)]
+    seconds = [picture_of_page(tab, 0, 300)[1] / 1000 for _ in range(TURNS)]
     return {"webgpu": {"engine": engine, "seconds": statistics.median(seconds)}}
 
 
@@ -107,17 +100,16 @@ def measure(tab: Tab, file: Path, page: Path) -> dict:
     in_browser, in_python, squares, largest, beyond = [], [], [], 0, 0
     for frame in torch.linspace(0, len(path), VIEWS + 1)[:-1].long().tolist():
         for _ in range(TURNS):
-            width, height, text, milliseconds = tab.run(PICTURE % frame, 300)
+            shown, milliseconds = picture_of_page(tab, frame, 300)
             in_browser.append(milliseconds / 1000)
             started = time.perf_counter()
             render_image(fastest, path[frame])
             in_python.append(time.perf_counter() - started)
-        shown = np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)[..., :3].astype(int)
-        apart = np.abs(shown - to8b(render_image(reference, path[frame]).rgb).numpy())
+        apart = np.abs(shown.astype(int) - to8b(render_image(reference, path[frame]).rgb).numpy())
         squares.append((apart**2).mean() / 255**2)
         largest, beyond = max(largest, int(apart.max())), beyond + int((apart.max(-1) > 2).sum())
     mean = float(np.mean(squares))
-    entry |= {"width": width, "height": height, "views": VIEWS, "largest_difference": largest}
+    entry |= {"width": shown.shape[1], "height": shown.shape[0], "views": VIEWS, "largest_difference": largest}
     entry |= {"pixels_beyond_2": beyond, "psnr_to_reference": -10 * math.log10(mean) if mean else None}
     entry |= {"seconds": statistics.median(in_browser), "python_seconds": statistics.median(in_python)}
     entry["dragged_frames_per_second"] = tab.run(DRAG % (1000 * DRAGGED), 60)

@@ -4,8 +4,11 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.onnx_file import export
+from deploy.onnx_file import EXPORTED, export
+from deploy.web_model import check_room
 from deploy.web_page import export_page
+from rendering.renderer import Renderer
+from utils.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,13 @@ class Exports:
     @classmethod
     def from_flags(cls, args: argparse.Namespace) -> "Exports":
         return cls(args.export_onnx, args.export_html)
+
+    def check(self, renderer: Renderer, precision: str) -> None:
+        """Raises BadInput where what is to be trained cannot be written so, before it is trained for hours."""
+        if self.onnx and precision not in EXPORTED:
+            raise BadInput(f"--export_onnx is for {', '.join(EXPORTED)} files, not for {precision}; leave it out")
+        if self.html:
+            check_room(renderer)
 
     def __bool__(self) -> bool:
         return self.onnx or self.html

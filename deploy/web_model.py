@@ -24,7 +24,7 @@ from utils.errors import BadInput
 
 CODES, FLOATS = "codes", "floats"
 ALIGNED = 4  # bytes that arrays start at multiples of
-MOST_BINS, MOST_PLACES, MOST_COLUMNS, MOST_STEPS = 500, 64, 8192, 512  # that the page's program has room for
+MOST_BINS, MOST_PLACES, MOST_STEPS = 500, 64, 512  # that the page's program has room for
 
 
 class Arrays:
@@ -69,9 +69,24 @@ class Buffers:
         self.free += [self.of.pop(name) for name in names]
 
 
+def check_room(renderer: Renderer) -> None:
+    """Raises BadInput where a page has no room for what its file asks for; to be asked before it is trained for
+    hours."""
+    sampler = renderer.describe()
+    samples = sampler.get("n_importance", 0) + sampler.get("n_samples", 0)
+    if max(samples, *sampler.get("bins", [0])) > MOST_BINS:
+        raise BadInput(f"--export_html: a page has room for {MOST_BINS} samples or bins of a ray; give fewer")
+    for field in renderer.fields.values():
+        if getattr(field.config, "points", 0) > MOST_PLACES:
+            raise BadInput(f"--export_html: a page has room for {MOST_PLACES} places on a ray; give fewer --ray_points")
+        if hasattr(field.config, "graph") and len(field.config.graph.nodes) > MOST_STEPS:
+            raise BadInput(f"--export_html: a page has room for {MOST_STEPS} steps of a network; give fewer --netdepth")
+
+
 def page_model(file: Path) -> bytes:
     """Of a model file. Raises BadInput for what a page cannot render."""
     renderer, path, metadata = load_renderer(file, torch.device("cpu"))
+    check_room(renderer)
     arrays = Arrays()
     if metadata["precision"] == "vq":
         fields = [of_tensor(file, arrays)]
@@ -100,12 +115,6 @@ def describe_sampler(renderer: Renderer, arrays: Arrays) -> dict:
     if "occupancy" in renderer.tensors():
         cells = renderer.tensors()["occupancy"].cpu().numpy()
         grid["occupancy"] = arrays.add(np.packbits(cells.reshape(-1)))
-    if max(described.get("bins", [0])) > MOST_BINS or described.get("n_samples", 0) > MOST_BINS // 2:
-        raise BadInput(f"a page renders {MOST_BINS} bins or {MOST_BINS // 2} samples of a ray at most")
-    if described.get("n_importance", 0) + described.get("n_samples", 0) > MOST_BINS:
-        raise BadInput(f"a page renders {MOST_BINS} samples of a ray at most")
-    if described.get("table"):
-        described["table"] = 0  # it asks proposals instead
     return described
 
 
@@ -127,8 +136,6 @@ def describe_field(name: str, field: nn.Module, arrays: Arrays) -> dict:
             described[key] = getattr(config, key)
     if field.kind == "mip":
         described["basis"] = arrays.add(field.basis.float())
-    if described.get("points", 0) > MOST_PLACES:
-        raise BadInput(f"{name}: {config.points} places on a ray; a page has room for {MOST_PLACES}")
     return described
 
 
@@ -196,7 +203,7 @@ def of_few_bits(network: BitNetwork, arrays: Arrays) -> dict:
             continue
         described = {"from": [buffers.of[name] for name in node.inputs]}
         if isinstance(node, Linear):
-            layer = network.layers[node.name.replace(".", "_")]
+            layer = network.layer(node.name)
             columns[node.name] = len(layer.weight)
             described |= {"kind": "linear", "layer": row_layer(layer, node.relu, arrays)}
         elif isinstance(node, Concat):
@@ -216,8 +223,6 @@ def row_layer(layer: nn.Module, relu: bool, arrays: Arrays) -> dict:
     described = {"inputs": inputs, "outputs": outputs, "relu": relu, "bias": arrays.add(layer.bias)}
     if layer.scale is None:
         return {"kind": "float", "weight": arrays.add(layer.weight.float()), **described}
-    if inputs > MOST_COLUMNS:
-        raise BadInput(f"a layer of {inputs} inputs; a page has room for {MOST_COLUMNS}")
     described |= {"weight": arrays.add(layer.weight), "scale": arrays.add(layer.scale.float().expand(outputs))}
     if layer.norm is not None:
         described["gains"] = arrays.add(layer.norm)
@@ -283,8 +288,6 @@ def by_channel(plane: np.ndarray) -> np.ndarray:
 
 
 def network_of(graph, buffers: Buffers, steps: list[dict], inputs: dict[str, int], roundings: dict) -> dict:
-    if len(steps) > MOST_STEPS:
-        raise BadInput(f"a network of {len(steps)} steps; a page has room for {MOST_STEPS}")
     return {
         "buffers": buffers.kinds,
         "steps": steps,

@@ -11,6 +11,11 @@ from functools import cached_property
 import torch
 
 
+def module_key(name: str) -> str:
+    """A tensor's or layer's name as modules may have it."""
+    return name.replace(".", "_")
+
+
 @dataclass(frozen=True)
 class Input:
     """What goes in, encoded; it stands where it is first needed, and is rounded there."""

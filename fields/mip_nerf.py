@@ -50,13 +50,6 @@ class MipField(RadianceField):
     def queries(self, points: Points) -> dict[str, torch.Tensor]:
         return {**self.projected(points)._asdict(), "directions": points.directions}
 
-    def density_in_cells(self, centres: torch.Tensor, side: float) -> torch.Tensor:
-        """Density `[P]` of evenly filled cubes about `[P, 3]`, in the space that positions are encoded in: contracted
-        where that is."""
-        mean = centres @ self.basis.T
-        encoded = integrated_encoding(mean, torch.full_like(mean, side**2 / 12), self.config.multires)
-        return self.activate_density(self.network.raw_density(encoded).float())
-
     def projected(self, points: Points) -> Projected:
         """Points as Gaussians along the directions of the encoding."""
         ball = self.config.ball

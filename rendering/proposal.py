@@ -14,7 +14,6 @@ import torch.nn as nn
 
 from rendering.carving import make_grid
 from rendering.compositing import finish, seen_of, weights_from_density
-from rendering.density_table import LARGEST_TABLE, DensityTable
 from rendering.grid_description import KEYS, check_grid, describe_grid, read_grid
 from rendering.occupancy import LARGEST_GRID, OccupancyGrid
 from rendering.points import FieldOutput
@@ -51,8 +50,6 @@ class ProposalRenderer(Renderer):
     bins: of each proposal, and of the field. curve: of WARPS, by which bins are even. opaque: nothing is seen
     behind the last bin. hull: a grid that holds all there is; rays are binned between its first and last occupied
     cell. None: between near and far. dilates: whether what a proposal saw is widened before bins are drawn from it.
-    table: pictures look proposals up in tables of so many cells a side (`density_table`), of contracted space; 0: they
-    ask them.
     """
 
     kind = "proposal"
@@ -70,21 +67,14 @@ class ProposalRenderer(Renderer):
         dilates: bool = True,
         training: ProposalTraining = ProposalTraining(),  # noqa: B008 (frozen)
         points_at_once: int = POINTS_AT_ONCE,
-        table: int = 0,
     ):
         super().__init__(setup, points_at_once)
-        self.table, self._tables = table, None
         self.field, self.proposals = field, nn.ModuleList(proposals)
         self.bins, self.curve, self.opaque = bins, curve, opaque
         self.hull, self.dilates = hull, dilates
         self.proposal_training = training
         self.queries_per_ray = sum(bins)
         self.done = 0 if training.steps else 1  # of the annealing, as a share
-
-    def train(self, mode: bool = True) -> "ProposalRenderer":
-        if mode:  # what tables hold is about to change
-            self._tables = None
-        return super().train(mode)
 
     @property
     def fields(self) -> dict[str, nn.Module]:
@@ -166,7 +156,7 @@ class ProposalRenderer(Renderer):
             bins_before *= bins
             last = level == len(self.bins) - 1
             t = warp.distances(s)
-            answer = self._answer(level, field, rays, t, generator, noise_std if last else 0.0)
+            answer = self._answer(field, rays, t, generator, noise_std if last else 0.0)
             length = (t[:, 1:] - t[:, :-1]) * rays.directions.norm(dim=-1, keepdim=True)
             if self.opaque:
                 length = torch.cat([length[:, :-1], torch.full_like(length[:, :1], 1e10)], -1)
@@ -181,28 +171,16 @@ class ProposalRenderer(Renderer):
         return Rendering(color, depth, opacity, queries=queries, levels=levels, extras=extras)
 
     def _answer(
-        self,
-        level: int,
-        field: nn.Module,
-        rays: Rays,
-        t: torch.Tensor,
-        generator: torch.Generator | None,
-        noise_std: float,
+        self, field: nn.Module, rays: Rays, t: torch.Tensor, generator: torch.Generator | None, noise_std: float
     ) -> FieldOutput:
-        """What the network of a level says in the bins between distances, or for pictures its table."""
-        if self.training or not self.table or level == len(self.proposals):
-            if not self.training and hasattr(field, "in_bins"):
-                return field.in_bins(rays, t, self.parallel)
-            points = points_in_bins(rays, t, self.parallel)
-            noise = None
-            if self.training and noise_std > 0:
-                noise = noise_std * torch.randn(len(points), device=t.device, generator=generator)
-            return self.ask_all(field, points, noise)
-        if self._tables is None:
-            ball = self.field.config.ball
-            self._tables = [DensityTable(field, self.table, ball, self.device) for field in self.proposals]
-        density = self._tables[level].density(rays.origins, rays.directions, 0.5 * (t[:, 1:] + t[:, :-1]))
-        return FieldOutput(density, density)
+        """What a network says in the bins between distances."""
+        if not self.training and hasattr(field, "in_bins"):
+            return field.in_bins(rays, t, self.parallel)
+        points = points_in_bins(rays, t, self.parallel)
+        noise = None
+        if self.training and noise_std > 0:
+            noise = noise_std * torch.randn(len(points), device=t.device, generator=generator)
+        return self.ask_all(field, points, noise)
 
     # ---------------------------------------------------------------------------------- in training
 
@@ -242,7 +220,6 @@ class ProposalRenderer(Renderer):
             "ray_warp": self.curve,
             "opaque": self.opaque,
             **({} if self.dilates else {"dilates": False}),
-            **({"table": self.table} if self.table else {}),
             **({} if self.hull is None else {"hull": describe_grid(self.hull)}),
         }
 
@@ -251,7 +228,7 @@ class ProposalRenderer(Renderer):
 
     @staticmethod
     def check(described: dict) -> None:
-        optional = {"hull", "dilates", "table"} & set(described)
+        optional = {"hull", "dilates"} & set(described)
         check_keys("sampler", described, {"kind", "bins", "ray_warp", "opaque"} | optional)
         bins = described["bins"]
         if not isinstance(bins, list) or not 2 <= len(bins) <= 1 + MOST_PROPOSALS:
@@ -261,8 +238,6 @@ class ProposalRenderer(Renderer):
         check_one_of("sampler", described, "ray_warp", tuple(WARPS))
         check_one_of("sampler", described, "opaque", (True, False))
         check_one_of("sampler", {"dilates": described.get("dilates", True)}, "dilates", (True, False))
-        if "table" in described:
-            check_whole("sampler", described, "table", 1, LARGEST_TABLE)
         if "hull" in described:
             check_keys("sampler hull", described["hull"], KEYS)
             check_grid(described["hull"])
@@ -275,11 +250,8 @@ class ProposalRenderer(Renderer):
             raise BrokenFile(f"sampler: {described['ray_warp']}, where distances begin at 0")
         proposals = [fields[f"proposal_{i}"] for i in range(len(described["bins"]) - 1)]
         hull = read_grid(described["hull"], tensors.pop("occupancy")) if "hull" in described else None
-        table = described.get("table", 0)
-        if table and not all(getattr(field.config, "ball", 0) for field in fields.values()):
-            raise BrokenFile(f"sampler: table is {table}, where space is not contracted")
         how = described["ray_warp"], described["opaque"], hull, described.get("dilates", True)
-        return cls(fields["network_fn"], proposals, setup, tuple(described["bins"]), *how, table=table)
+        return cls(fields["network_fn"], proposals, setup, tuple(described["bins"]), *how)
 
     # ------------------------------------------------------------------------------------- by flags
 
@@ -301,13 +273,6 @@ class ProposalRenderer(Renderer):
             "--no_hull",
             action="store_true",
             help="bins from near to far, and not between what alpha leaves of the scene",
-        )
-        add(
-            "--proposal_table",
-            type=within(int, 0, LARGEST_TABLE),
-            default=0,
-            help="pictures look proposals up in a table of so many cells a side, made when a file is loaded; 0: they "
-            "ask the networks (contracted scenes)",
         )
         add("--no_dilation", action="store_true", help="draw bins from what a proposal saw without widening it first")
         add(
@@ -354,8 +319,6 @@ class ProposalRenderer(Renderer):
             steps=round(args.anneal_share * args.N_iters),
             perturb=args.perturb > 0,
         )
-        if args.proposal_table and scene.ball is None:
-            raise BadInput("--proposal_table: is of contracted scenes; leave it out, or add --contract on")
         how = curve, args.opaque or scene.ball is not None, hull, not args.no_dilation
         field = make_field(scene.aabb)
-        return cls(field, proposals, setup, bins, *how, training, args.netchunk, args.proposal_table).to(device)
+        return cls(field, proposals, setup, bins, *how, training, args.netchunk).to(device)

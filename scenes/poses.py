@@ -83,6 +83,18 @@ def depth_range(c2w: np.ndarray, box: np.ndarray) -> tuple[float, float]:
     return max(float(depth.min()), far / 500), far
 
 
+def rotation(wxyz: np.ndarray) -> np.ndarray:
+    """The matrix `[3, 3]` of a quaternion of any length but zero."""
+    w, x, y, z = np.asarray(wxyz, np.float64) / np.linalg.norm(wxyz)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
 def focus_point(c2w: np.ndarray) -> np.ndarray:
     """The point `[3]` nearest to all optical axes of `c2w [N, 3, 4]`, in least squares."""
     direction, origin = c2w[:, :3, 2:3], c2w[:, :3, 3:]

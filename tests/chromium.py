@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 NOT_OURS = ("No available adapters.",)  # what the browser says of itself: no page can ask for WebGPU without it
 SOFTWARE_GPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -98,6 +100,16 @@ class Tab:
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+
+def picture_of_page(tab: Tab, frame: int, seconds: float = 60) -> tuple[np.ndarray, float]:
+    """What a model's page renders of a frame of its path, uint8 `[H, W, 3]`, and the milliseconds that it took."""
+    script = f"""page.picture({frame}).then(({{ width, height, pixels, milliseconds }}) => {{
+        const text = Array.from(pixels, (byte) => String.fromCharCode(byte)).join("");
+        return [width, height, btoa(text), milliseconds];
+    }})"""
+    width, height, text, milliseconds = tab.run(script, seconds)
+    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)[..., :3], milliseconds
 
 
 @contextlib.contextmanager

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 
+from scenes.poses import rotation
 from utils.errors import BadInput
-from viewer.views import View, quaternion, rotation
+from viewer.views import View, quaternion
 
 FPS = 30  # as `evaluation.videos` writes them
 

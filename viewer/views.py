@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from scenes.poses import focus_point
+from scenes.poses import focus_point, rotation
 from scenes.scene import Cameras, pinhole
 
 OPENCV = np.array([1.0, -1.0, -1.0])  # what turns the axes of one into those of the other, and back
@@ -51,18 +51,6 @@ def to_viser(c2w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def from_viser(wxyz: np.ndarray, position: np.ndarray) -> np.ndarray:
     """Camera-to-world `[3, 4]` of quaternion `[4]` and position `[3]`."""
     return np.concatenate([rotation(wxyz) * OPENCV, np.asarray(position, np.float64)[:, None]], axis=1)
-
-
-def rotation(wxyz: np.ndarray) -> np.ndarray:
-    """The matrix `[3, 3]` of a quaternion of any length but zero."""
-    w, x, y, z = np.asarray(wxyz, np.float64) / np.linalg.norm(wxyz)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
 
 
 def quaternion(matrix: np.ndarray) -> np.ndarray:

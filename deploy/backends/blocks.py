@@ -41,6 +41,3 @@ class InBlocks(nn.Module):
 
     def density(self, positions: torch.Tensor) -> torch.Tensor:
         return self.field.density(positions)
-
-    def density_in_cells(self, centres: torch.Tensor, side: float) -> torch.Tensor:
-        return self.field.density_in_cells(centres, side)

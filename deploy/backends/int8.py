@@ -16,7 +16,7 @@ from torch.profiler import record_function
 from deploy.backends.blocks import rows_at_once
 from deploy.backends.fused_steps import Product, Step, fuse
 from deploy.backends.integer_products import unsigned_product
-from fields.layer_graph import Add, Concat, LayerGraph, Round
+from fields.layer_graph import Add, Concat, LayerGraph, Round, module_key
 from fields.nerf import FieldConfig, RadianceField
 from rendering.points import FieldOutput, Points
 from run_nerf_helpers import Embedder, iterate_chunks
@@ -192,7 +192,7 @@ class Int8Network(nn.Module):
                 rounding = step.rounding and self._rounding(state, step.rounding)
                 added = self.codes_of(step.added) if step.added in graph.roundings else None
                 layer = Int8Linear(tensors, of_inputs, step.layer.relu, rounding, added)
-                self.layers[_key(step.layer.name)] = layer
+                self.layers[module_key(step.layer.name)] = layer
                 columns[step.name] = len(layer.weight)
             elif isinstance(step, Round | Add):
                 columns[step.name] = columns[step.inputs[0]]
@@ -200,7 +200,7 @@ class Int8Network(nn.Module):
             else:
                 continue
             if rounding:
-                self.roundings[_key(step.name)] = rounding
+                self.roundings[module_key(step.name)] = rounding
                 zero_points[step.name] = rounding.zero_point.expand(columns[step.name])
         self.use_backend(backend)
 
@@ -209,10 +209,10 @@ class Int8Network(nn.Module):
 
     def codes_of(self, name: str) -> Rounding:
         """What made codes of a tensor."""
-        return self.inputs[name] if name in self.inputs else self.roundings[_key(name)]
+        return self.inputs[name] if name in self.inputs else self.roundings[module_key(name)]
 
     def layer(self, name: str) -> "Int8Linear":
-        return self.layers[_key(name)]
+        return self.layers[module_key(name)]
 
     def use_backend(self, backend: str) -> None:
         """Prepares every layer for a backend of `BACKENDS`, on the device the network is on."""
@@ -254,9 +254,9 @@ class Int8Network(nn.Module):
                 first, second = (self._in_float(name, tensors[name]) for name in step.inputs)
                 result = first + second
             elif self.backend == "onednn":
-                result = self.roundings[_key(step.name)].quick(tensors[step.input])
+                result = self.roundings[module_key(step.name)].quick(tensors[step.input])
             else:
-                result = self.roundings[_key(step.name)](tensors[step.input])
+                result = self.roundings[module_key(step.name)](tensors[step.input])
             tensors[step.name] = result
             for name in last_used:  # so that the next layer's output may have its memory
                 del tensors[name]
@@ -264,11 +264,6 @@ class Int8Network(nn.Module):
 
     def _in_float(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         return self.codes_of(name).floats(tensor) if tensor.dtype == torch.uint8 else tensor
-
-
-def _key(name: str) -> str:
-    """A name as modules may have it."""
-    return name.replace(".", "_")
 
 
 class CodeEncoder(nn.Module):

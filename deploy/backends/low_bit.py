@@ -12,7 +12,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from deploy.backends.integer_products import integer_product
-from fields.layer_graph import LayerGraph, Linear
+from fields.layer_graph import LayerGraph, Linear, module_key
 
 ACTIVATION_MAX = 127
 SMALLEST = 1e-5  # of a scale: a row of zeros, or weights of zeros, stay zeros
@@ -96,11 +96,11 @@ class BitNetwork(nn.Module):
         self.graph, self.density_graph = graph, graph.until(graph.outputs[-1])
         self.widths = [widths[name] for name in graph.inputs]
         self.layers = nn.ModuleDict(
-            {_key(name): RowQuantizedLinear(of_layer, backend) for name, of_layer in tensors.items()}
+            {module_key(name): RowQuantizedLinear(of_layer, backend) for name, of_layer in tensors.items()}
         )
 
     def layer(self, name: str) -> RowQuantizedLinear:
-        return self.layers[_key(name)]
+        return self.layers[module_key(name)]
 
     def raw_density(self, pts: torch.Tensor) -> torch.Tensor:
         (head,) = self.density_graph.run({self.graph.inputs[0]: pts}, self._execute)
@@ -114,8 +114,3 @@ class BitNetwork(nn.Module):
     def _execute(self, node: Linear, x: torch.Tensor) -> torch.Tensor:
         y = self.layer(node.name)(x)
         return torch.relu_(y) if node.relu else y
-
-
-def _key(name: str) -> str:
-    """A name as modules may have it."""
-    return name.replace(".", "_")

@@ -3,6 +3,8 @@
 `onnx_int8.Int8Graph` and `onnx_low_bit.BitGraph` add the networks.
 """
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import torch
 import torch.nn as nn
@@ -19,7 +21,7 @@ def _import_onnx():
     return onnx
 
 
-class Graph:
+class Graph(ABC):
     """Nodes and constants as they are added; every method returns the name of what it made.
 
     opset, ir_version: the oldest that have all that was added, for runtimes of any age.
@@ -65,9 +67,9 @@ class Graph:
         joined = self.add("Concat", faded, f"{name}.waves", axis=2)  # [P, L, 2 N]
         return self.add("Flatten", [joined], f"{name}.encoded", axis=1)
 
+    @abstractmethod
     def network(self, network: nn.Module, inputs: dict[str, str]) -> list[str]:
         """A whole network's raw outputs, float. inputs: names of what it is given, float, by the names of its own."""
-        raise NotImplementedError
 
     def columns(self, x: str, first: int, last: int, name: str) -> str:
         ends = [self.constant(f"{name}.{end}", np.array([at], np.int64)) for end, at in (("from", first), ("to", last))]

@@ -50,7 +50,6 @@ class OnnxField(nn.Module):
     def __init__(self, field: RadianceField):
         super().__init__()
         self.config, self.wants_cones, self.queries = field.config, field.wants_cones, field.queries
-        self.density_in_cells = getattr(field, "density_in_cells", None)  # once for all pictures: not worth a graph
         self.inputs, self.session = list(input_widths(field)), session_of(field)
 
     def forward(self, points: Points) -> FieldOutput:

@@ -45,8 +45,9 @@ typedef struct {
     int buffers_count, steps_count;
     Buffer buffers[512];
     Step steps[512];
-    int16_t *row_codes; /* of BY_ROW */
+    int16_t *row_codes; /* of BY_ROW, ROWS rows of so many columns at most */
     float *row_step;
+    int row_columns;
 } Network;
 
 static inline int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -71,7 +72,7 @@ static inline f4 floats_of(const int16_t *codes, Rounding of) {
 __attribute__((export_name("new_network"))) Network *new_network(void) {
     Network *network = take(sizeof(Network));
     network->buffers_count = network->steps_count = 0;
-    network->row_codes = NULL;
+    network->row_columns = 0;
     return network;
 }
 
@@ -150,8 +151,9 @@ __attribute__((export_name("set_row_layer"))) void set_row_layer(
     set_codes(layer, weight);
     set_outputs(layer, scale, bias);
     layer->gains = gains;
-    if (!network->row_codes) {
-        network->row_codes = take((size_t)ROWS * 8192 * sizeof(int16_t));
+    if (layer->stride > network->row_columns) {
+        network->row_columns = layer->stride;
+        network->row_codes = take((size_t)ROWS * layer->stride * sizeof(int16_t));
         network->row_step = take(ROWS * sizeof(float));
     }
 }

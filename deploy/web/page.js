@@ -172,8 +172,13 @@ class Page {
     this.changed();
   }
 
+  // Whoever moves the camera holds it.
+  pause() {
+    if (this.playing) this.play(false);
+  }
+
   reset() {
-    this.playing = false;
+    this.pause();
     this.frame = 0;
     this.camera.reset();
     this.changed();
@@ -188,7 +193,7 @@ class Page {
     this.canvas.addEventListener("pointerdown", (event) => {
       this.canvas.setPointerCapture(event.pointerId);
       fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
-      this.playing = false;
+      this.pause();
     });
     for (const end of ["pointerup", "pointercancel"]) {
       this.canvas.addEventListener(end, (event) => fingers.delete(event.pointerId));
@@ -214,6 +219,7 @@ class Page {
       "wheel",
       (event) => {
         event.preventDefault();
+        this.pause();
         this.camera.zoom(Math.exp(Math.sign(event.deltaY) * Math.min(0.2, Math.abs(event.deltaY) / 500)));
         this.changed();
       },
@@ -237,13 +243,13 @@ class Page {
       this.camera.zoom(zooms[event.key]);
     } else if (event.key === "0" || event.key === "Home") {
       return this.reset();
-    } else if (event.key === " " && event.target === document.body) {
-      this.play();
+    } else if (event.key === " " && event.target.tagName !== "BUTTON") {
+      return this.play();
     } else {
       return;
     }
     event.preventDefault();
-    this.playing = false;
+    this.pause();
     this.changed();
   }
 

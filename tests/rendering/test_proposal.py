@@ -9,7 +9,6 @@ from helpers import CPU, TINY, make_run, run, same, whole_and_resumed
 import run_nerf_qat
 from compressors.int8 import Int8Compressor
 from deploy.model_file import load_renderer
-from rendering.density_table import DensityTable
 from rendering.occupancy import OccupancyGrid
 from rendering.points import FieldOutput
 from rendering.proposal import ProposalRenderer, ProposalTraining
@@ -188,38 +187,3 @@ def test_bits_of_layers_that_only_some_networks_have():
     with pytest.raises(BadInput, match="no layer nothing"):
         args.quant_bits = ["nothing=4"]
         Int8Compressor.from_flags(args, renderer, scene.render_path, has_float=True)
-
-
-def test_a_table_says_what_its_field_does(tmp_path):
-    """Of a contracted scene: pictures by table are nearly those by the network, and the file says which they are."""
-    flags = [*PROPOSAL, "--field", "mip", "--contract", "on", "--multires", "3", "--density_activation", "softplus"]
-    args, scene, renderer = make_run([*flags, "--proposal_table", "48"])
-    field = renderer.proposals[0]
-    table = DensityTable(field, 48, field.config.ball, CPU)
-    generator = torch.Generator().manual_seed(0)
-    origins, directions = torch.zeros(200, 3), torch.nn.functional.normalize(torch.randn(200, 3, generator=generator))
-    t = torch.tensor([[0.5, 2.0, 6.0, 40.0]]).expand(200, 4) * field.config.ball
-    asked = field.density((origins[:, None] + t[..., None] * directions[:, None]).reshape(-1, 3)).view(200, 4)
-    said = table.density(origins, directions, t)
-    assert (said - asked).abs().mean() < 0.1 * asked.std() and asked.std() > 0
-
-    renderer.eval()
-    renderer.done = 1
-    camera = scene.cameras[scene.splits["test"][0]]
-    by_table = render_image(renderer, camera).rgb
-    renderer.table = 0
-    by_network = render_image(renderer, camera).rgb
-    assert 0 < (by_table - by_network).abs().mean() < 0.02
-    renderer.table = 48
-    with torch.no_grad():
-        for parameter in field.parameters():
-            parameter.mul_(0.5)
-    assert torch.equal(render_image(renderer, camera).rgb, by_table)  # until it is trained again
-    renderer.train().eval()
-    assert not torch.equal(render_image(renderer, camera).rgb, by_table)
-
-
-@pytest.mark.parametrize("flags", [["--contract", "off"], []])
-def test_tables_are_of_contracted_space(flags):
-    with pytest.raises(BadInput, match="--proposal_table"):
-        make_run([*MIP, "--proposal_table", "16", *flags])
