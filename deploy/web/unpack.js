@@ -5,6 +5,7 @@ const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 1
 // Of the payload, as deploy/web_page.py has them.
 const PARTS = ["page", "worker", "rays", "network", "kernels", "model"];
 const TEXTS = 4; // of these
+const UNSAFE = [0, 13, 60]; // characters that no text of it may have
 
 const $ = (id) => document.getElementById(id);
 
@@ -13,10 +14,26 @@ function say(message) {
   $("message").hidden = !message;
 }
 
+// The bytes of a text of `to_text` of deploy/web_page.py.
+function bytesOf(text, length) {
+  const bytes = new Uint8Array(length);
+  let at = 0, bits = 0, held = 0; // bits that are not in bytes yet, and how many
+  const push = (seven) => {
+    bits = ((bits << 7) | seven) & 0x7fff;
+    held += 7;
+    if (held >= 8) bytes[at++] = bits >> (held -= 8); // past its end nothing is written
+  };
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    if (code > 127) push(UNSAFE[(code >> 7) - 1]);
+    push(code & 127);
+  }
+  return bytes;
+}
+
 async function unpacked() {
-  const text = $("payload").textContent;
-  const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  const { textContent, dataset } = $("payload");
+  const stream = new Blob([bytesOf(textContent, Number(dataset.length))]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
   const content = await new Response(stream).arrayBuffer();
   const lengths = new Uint32Array(content, 0, PARTS.length);
   const parts = {};

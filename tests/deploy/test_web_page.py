@@ -1,6 +1,5 @@
 """Pages: what is in them, and in a real browser that they show what the reference executor renders."""
 
-import base64
 import os
 import re
 import shutil
@@ -10,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from chromium import Tab, browser, find_chromium
+from chromium import Tab, browser, find_chromium, picture_of_page
 from conftest import ROOT
-from helpers import TINY, fails_cleanly, run
+from helpers import HIERARCHICAL, SMALL_TENSOR, TINY, fails_cleanly, run
 
 import run_nerf_qat
+import run_vq
 from deploy.model_file import load_renderer
-from deploy.web_page import SOURCES, make_page
+from deploy.web_page import SOURCES, make_page, to_text
 from rendering.renderer import render_image
 from run_nerf_helpers import to8b
 
@@ -54,13 +54,7 @@ def opened(tab: Tab, page: Path) -> Tab:
 
 
 def picture(tab: Tab, frame: int) -> np.ndarray:
-    """What the page renders of a frame of its path, `[H, W, 3]`."""
-    script = f"""page.picture({frame}).then(({{ width, height, pixels }}) => {{
-        const text = Array.from(pixels, (byte) => String.fromCharCode(byte)).join("");
-        return [width, height, btoa(text)];
-    }})"""
-    width, height, text = tab.run(script)
-    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)[..., :3]
+    return picture_of_page(tab, frame)[0]
 
 
 def reference(file: Path, frame: int) -> np.ndarray:
@@ -76,10 +70,25 @@ def check_same(shown: np.ndarray, expected: np.ndarray) -> None:
 
 def test_a_page_needs_nothing_else(model):
     page = model.with_suffix(".html")
-    content, size = page.read_text(), model.stat().st_size
-    assert content == make_page(model).decode()
-    assert not re.search(r"https?://|<link|src=|import\s", content)
+    content, size = page.read_bytes(), model.stat().st_size
+    assert content == make_page(model)
+    plain = re.sub(rb'(id="payload" data-length="\d+">)[^<]*<', rb"\1<", content)
+    assert 0 < len(plain) < 8000 and not re.search(rb"https?://|<link|src=|import\s", plain)
     assert len(content) < 1.4 * size + 40_000
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", ""),
+        (b"\xff", "\x7f@"),
+        (b"\x00", "\x80"),  # unsafe, then the padding
+        (b"\x78\x00", "\u0180\x80"),  # 60 with the 0 behind it, 0 with the padding
+        (bytes(7), "\x80" * 4),
+    ],
+)
+def test_text_is_seven_bits_a_character(content, text):
+    assert to_text(content) == text
 
 
 def test_float_files_have_no_page(model, tmp_path, capsys):
@@ -166,6 +175,27 @@ def test_hands_move_the_camera(tab, model):
 
 
 @needs_chromium
+def test_a_page_has_its_bytes_back(tab, model):
+    opened(tab, model.with_suffix(".html"))
+    generator = np.random.default_rng(0)
+    for length in range(20):
+        content = generator.choice(np.array([0, 1, 13, 26, 60, 120, 255], np.uint8), length).tobytes()
+        text = ",".join(str(ord(character)) for character in to_text(content))
+        assert bytes(tab.run(f"Array.from(bytesOf(String.fromCharCode({text}), {length}))")) == content
+
+
+@needs_chromium
+def test_the_space_bar_plays_until_a_hand_takes_the_camera(tab, model):
+    opened(tab, model.with_suffix(".html"))
+    pressed = "document.getElementById('play').getAttribute('aria-pressed')"
+    for playing in ("true", "false", "true"):
+        tab.call("Input.dispatchKeyEvent", type="keyDown", key=" ")
+        assert tab.run(pressed) == playing and tab.run("String(page.playing)") == playing
+    tab.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowLeft")
+    assert tab.run(pressed) == "false" and not tab.run("page.playing")
+
+
+@needs_chromium
 def test_two_fingers_zoom(tab, model):
     opened(tab, model.with_suffix(".html"))
     far = tab.run("page.camera.distance")
@@ -204,3 +234,16 @@ def test_a_browser_without_simd_is_told(tab, model, tmp_path):
     tab.open(page.as_uri())
     assert "no WebAssembly SIMD" in tab.wait_for("document.getElementById('message')?.textContent.includes('SIMD') && "
                                                  "document.getElementById('message').textContent")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "says"),
+    [
+        (run_nerf_qat, [*HIERARCHICAL, "--N_samples", "400", "--N_importance", "200"], "500 samples or bins"),
+        (run_vq, [*TINY, "--field", "tensorf", *SMALL_TENSOR, "--export_onnx"], "not for vq"),
+    ],
+    ids=["samples", "onnx of VQ"],
+)
+def test_what_cannot_be_written_is_said_before_training(tmp_path, capsys, module, flags, says):
+    fails_cleanly(capsys, module, *flags, "--export_html", "--basedir", tmp_path, "--expname", "run", says=(says,))
+    assert not list((tmp_path / "run").glob("*.tar"))
