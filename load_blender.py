@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from scenes.capture_frame import CUT_OUT, FARTHEST_BOX, bounds_of_box, bounds_of_points, usable_box
-from scenes.images import hidden_share, without_idle_alpha
+from scenes.images import without_idle_alpha
 from scenes.lenses import View, pixel_notes, read_views
 from scenes.poses import bounds_of_cameras, near_origin, orbit_path
 from scenes.scene import Cameras, Scene
@@ -40,17 +40,17 @@ def load_blender_scene(
     if not factor >= 1:
         raise BadInput(f"--factor {factor:g}: images can only be made smaller; give 1 or more")
     views, splits, files, notes = _read_splits(root, max(testskip, 1))
-    images, valid, K, sizes = read_views(views, factor, str(root))
-    if images.shape[-1] == 3 and needs_alpha:
+    pictures = read_views(views, factor, str(root))
+    if pictures.images.shape[-1] == 3 and needs_alpha:
         raise BadInput(
             f"{views[0].image}: image is RGB, but --white_bkgd, --random_bkgd and carving need RGBA; "
             "leave them out, or export the images with an alpha channel"
         )
-    hidden = hidden_share(images, int(sizes.prod(1).sum()))
-    images, alpha_notes = without_idle_alpha(images, hidden)
+    hidden = pictures.hidden_share()
+    images, alpha_notes = without_idle_alpha(pictures.images, hidden)
     c2w, offset, move_notes = near_origin(np.stack([view.c2w for view in views]))
     scene_near, scene_far, box, center, bound_notes = _bounds(files["train"], c2w, offset, hidden >= CUT_OUT)
-    cameras = Cameras.of_sizes(torch.tensor(c2w, dtype=torch.float32), K, sizes)
+    cameras = Cameras.of_sizes(torch.tensor(c2w, dtype=torch.float32), pictures.K, pictures.sizes)
     path = orbit_path(float(np.median(np.linalg.norm(c2w[:, :, 3] - center, axis=-1))), frames=40, target=center)
     if not files["test"].views and files["test"].frames:  # as BlenderNeRF means them
         path = np.stack([frame.pose for frame in files["test"].frames])
@@ -65,8 +65,8 @@ def load_blender_scene(
         aabb=box,
         render_path=cameras.along(path),
         background=(1.0, 1.0, 1.0) if white_background else (0.0, 0.0, 0.0),
-        valid=valid,
-        notes=[*notes, *alpha_notes, *move_notes, *bound_notes, *pixel_notes(valid, sizes)],
+        valid=pictures.valid,
+        notes=[*notes, *alpha_notes, *move_notes, *bound_notes, *pixel_notes(pictures)],
     )
 
 

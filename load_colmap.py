@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from scenes import colmap_lenses
-from scenes.captures import SeenPoints, capture_scene
+from scenes.captures import capture_scene
 from scenes.exif import heeded_orientations
 from scenes.file_names import FileFinder, moved_notes, natural_key
 from scenes.lenses import Lens, View, checked_lens
 from scenes.poses import FARTHEST, hold_out, rotation
 from scenes.scene import Scene
+from scenes.surface_points import SeenPoints
 from utils.errors import BadInput
 from utils.text_files import RENAME, read_text
 

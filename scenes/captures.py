@@ -6,7 +6,6 @@ about 4 units: the frame and scale of NeRF's own scenes, for which learning rate
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,31 +22,13 @@ from scenes.capture_frame import (
     normalisation,
     usable_box,
 )
-from scenes.images import hidden_share, without_idle_alpha
-from scenes.lenses import View, pixel_notes, read_views
+from scenes.images import without_idle_alpha
+from scenes.lenses import Pictures, View, pixel_notes, read_views
 from scenes.scene import Cameras, Scene
+from scenes.surface_points import SeenPoints, matched_points
 from utils.errors import BadInput
 
 SUBJECT_HALF_BOX, SURROUNDINGS_HALF_BOX = 1.5, 8.0  # world units: subjects that are cut out, and all else
-
-
-@dataclass
-class SeenPoints:
-    """Surface points `[P, 3]` in the capture's units, and which of them each view sees, `[S_i]` each."""
-
-    positions: np.ndarray
-    seen: list[np.ndarray]
-
-
-@dataclass
-class Pictures:
-    """What pinholes saw: images uint8 `[N, H, W, C]`, each in its top left corner; valid bool `[N, H, W]` or None for
-    all; K `[N, 3, 3]`; sizes `[N, 2]`, height and width of each."""
-
-    images: np.ndarray
-    valid: torch.Tensor | None
-    K: torch.Tensor
-    sizes: torch.Tensor
 
 
 def capture_scene(
@@ -66,20 +47,22 @@ def capture_scene(
     """A scene of `views`, undistorted, shrunk by `factor`, and moved as the module's first lines say.
 
     where: the file to name in messages. near, far: in the new units; by default from `points`, or, where
-    there are none, from `box [2, 3]`, in the capture's units, or else from where the cameras stand.
+    there are none, from what photographs show alike and from `box [2, 3]`, in the capture's units, or else from where
+    the cameras stand.
     Raises BadInput as the image readers do.
     """
     if not factor >= 1:
         raise BadInput(f"--factor {factor:g}: images can only be made smaller; give 1 or more")
-    images, valid, K, sizes = read_views(views, factor, where)
-    if images.shape[-1] == 3 and needs_alpha:
+    pictures = read_views(views, factor, where)
+    if pictures.images.shape[-1] == 3 and needs_alpha:
         raise BadInput(
             f"{views[0].image}: image is RGB, but --white_bkgd and --random_bkgd need RGBA; leave them out, "
             "or give the images an alpha channel"
         )
     c2w = np.stack([view.c2w for view in views]).astype(np.float64)
+    if points is None and pictures.hidden_share() < CUT_OUT:
+        points = matched_points(pictures, c2w)
     move = normalisation(c2w, where, None if points is None else points.positions)
-    pictures = Pictures(images, valid, K, sizes)
     scene = framed_scene(name, where, pictures, c2w, move, splits, white_background, points, box)
     scene.near, scene.far = scene.near if near is None else near, scene.far if far is None else far
     return scene
@@ -105,13 +88,12 @@ def framed_scene(
         f"moved {np.round(move.center, 3).tolist()} to the origin, up to z, and scaled by {move.scale:.4g}: cameras "
         "stand within about 4 units; --near, --far and --aabb are in these units, --plot_cameras shows them"
     ]
-    sizes = pictures.sizes
-    hidden = hidden_share(pictures.images, int(sizes.prod(1).sum()))
+    hidden = pictures.hidden_share()
     images, alpha_notes = without_idle_alpha(pictures.images, hidden)
     notes += alpha_notes
     near, far, box, bound_notes = _bounds(c2w, move, points, box, hidden, where)
-    notes += bound_notes + pixel_notes(pictures.valid, sizes)
-    cameras = Cameras.of_sizes(torch.tensor(c2w, dtype=torch.float32), pictures.K, sizes)
+    notes += bound_notes + pixel_notes(pictures)
+    cameras = Cameras.of_sizes(torch.tensor(c2w, dtype=torch.float32), pictures.K, pictures.sizes)
     return Scene(
         name=name,
         images=torch.from_numpy(images),
@@ -134,11 +116,15 @@ def _bounds(
     """near, far, box and notes for moved cameras `[N, 3, 4]`, of what is known of the content, else of their own
     distance and of how much alpha hides. points, box: before the move."""
     of_points = None if points is None else bounds_of_points(c2w, move.points(points.positions), points.seen)
-    if of_points is not None:
+    if of_points is not None and not points.matched:
         return *of_points, []
     cut_out = hidden >= CUT_OUT
     reach = SUBJECT_HALF_BOX if cut_out else FARTHEST_BOX * CAMERA_RADIUS
     box, notes = usable_box(None if box is None else move.box(box), np.zeros(3), reach, where)
+    if of_points is not None:
+        near, far, box = of_points if box is None else (*bounds_of_box(c2w, box, of_points[0]), box)
+        found = f"near {near:.3g}, far {far:.3g}, box {np.round(box, 2).tolist()}"
+        return near, far, box, [*notes, f"by {len(points.positions)} points that photographs show alike: {found}"]
     if box is not None:
         near, far = bounds_of_box(c2w, box, LEAST_NEAR)
         stated = f"box {np.round(box, 2).tolist()}, near {near:.3g}, far {far:.3g}"

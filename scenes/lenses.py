@@ -13,7 +13,7 @@ import torch
 from scenes.colmap_lenses import bend
 from scenes.exif import STORED, read_header
 from scenes.exif import upright as turned
-from scenes.images import read_images
+from scenes.images import hidden_share, read_images
 from scenes.masks import read_mask, shrink_mask
 from scenes.scene import covered, one_size, shrunk
 from utils.bounds import FAR_AWAY
@@ -96,9 +96,24 @@ class View:
         return shown if kept is None else kept & shown
 
 
-def pixel_notes(valid: torch.Tensor | None, sizes: torch.Tensor) -> list[str]:
-    """What to say of the pixels that `read_views` gives."""
-    notes = []
+@dataclass
+class Pictures:
+    """What pinholes saw: images uint8 `[N, H, W, C]`, each in its top left corner; valid bool `[N, H, W]` or None for
+    all; K `[N, 3, 3]`; sizes `[N, 2]`, height and width of each."""
+
+    images: np.ndarray
+    valid: torch.Tensor | None
+    K: torch.Tensor
+    sizes: torch.Tensor
+
+    def hidden_share(self) -> float:
+        """How much of all pixels' alpha is missing."""
+        return hidden_share(self.images, int(self.sizes.prod(1).sum()))
+
+
+def pixel_notes(pictures: Pictures) -> list[str]:
+    """What to say of their pixels."""
+    valid, sizes, notes = pictures.valid, pictures.sizes, []
     if valid is not None and (share := 1 - int(valid.sum()) / int(sizes.prod(1).sum())):
         notes.append(f"{share:.1%} of pixels are not learnt from: masked, or outside the photograph once undistorted")
     if not one_size(sizes):
@@ -109,11 +124,8 @@ def pixel_notes(valid: torch.Tensor | None, sizes: torch.Tensor) -> list[str]:
     return notes
 
 
-def read_views(
-    views: Sequence[View], factor: float, where: str
-) -> tuple[np.ndarray, torch.Tensor | None, torch.Tensor, torch.Tensor]:
-    """Images uint8 `[N, H, W, C]` as pinholes see them, valid bool `[N, H, W]` or None for all, K `[N, 3, 3]`,
-    and heights and widths `[N, 2]`, of which the images' frame is the largest.
+def read_views(views: Sequence[View], factor: float, where: str) -> Pictures:
+    """Images as pinholes see them, in a frame of the size of the largest.
 
     A shrunk pixel is valid if all pixels that it averages are; those beyond an image's own size are not.
     """
@@ -155,7 +167,7 @@ def read_views(
         for whole, (height, width), mask in zip(valid, sizes.tolist(), masks, strict=True):
             if mask is not None:
                 whole[:height, :width] = torch.from_numpy(mask)
-    return images, valid, K, sizes
+    return Pictures(images, valid, K, sizes)
 
 
 def undistortion_map(lens: Lens) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

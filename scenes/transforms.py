@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from scenes.captures import SeenPoints
 from scenes.exif import heeded_orientations
 from scenes.file_names import FileFinder, is_file, moved_notes, natural_key, with_slashes
 from scenes.lens_keys import number, read_lens, stated_size
 from scenes.lenses import Lens, View
 from scenes.point_cloud import read_ply_points
 from scenes.poses import check_poses
+from scenes.surface_points import SeenPoints
 from utils.errors import BadInput
 from utils.text_files import read_text
 

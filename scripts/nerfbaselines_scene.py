@@ -10,10 +10,11 @@ import torch
 
 from load_llff import BOUND_FACTOR, ndc_box, spiral_path
 from scenes.capture_frame import CUT_OUT, Similarity, normalisation
-from scenes.captures import Pictures, framed_scene
-from scenes.images import hidden_share
+from scenes.captures import framed_scene
+from scenes.lenses import Pictures
 from scenes.poses import average_pose, bounds_of_cameras, check_poses, near_origin, orbit_path
 from scenes.scene import Cameras, Scene, covered
+from scenes.surface_points import matched_points
 from utils.errors import BadInput
 
 PINHOLE = 0  # NerfBaselines' number of that camera model
@@ -37,10 +38,11 @@ def scene_of_dataset(dataset: Mapping, name: str) -> tuple[Scene, Similarity]:
     white = background is not None and bool((np.asarray(background) == 255).all())
     if metadata.get("type") == "forward-facing":
         return _forward_facing(name, pictures, c2w, splits, dataset["cameras"].nears_fars)
-    if hidden_share(pictures.images, int(pictures.sizes.prod(1).sum())) >= CUT_OUT:
+    if pictures.hidden_share() >= CUT_OUT:
         return _cut_out(name, pictures, c2w, splits, white)
-    move = normalisation(c2w, WHERE)
-    return framed_scene(name, WHERE, pictures, c2w, move, splits, white), move
+    points = matched_points(pictures, c2w)
+    move = normalisation(c2w, WHERE, None if points is None else points.positions)
+    return framed_scene(name, WHERE, pictures, c2w, move, splits, white, points), move
 
 
 def cameras_of(cameras, move: Similarity) -> Cameras:
