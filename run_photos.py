@@ -19,6 +19,7 @@ import numpy as np
 
 from load_colmap import camera_to_world, read_model
 from photographs import video
+from photographs.contact_sheet import draw_left_out
 from photographs.gathering import Picture, gather, list_pictures
 from photographs.model_plot import draw_model
 from photographs.reasons import strongest_match, why_left_out
@@ -29,7 +30,7 @@ from utils.files import digest, saving, write_json
 from utils.parser import Parser, positive, within
 from utils.progress import duration
 
-REPORT = "photos.json"
+REPORT, SHEET = "photos.json", "left_out.png"
 LONG_SIDE = 320  # pixels that training on two CPU cores takes a few minutes for
 LENSES = ("auto", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
 
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         raise BadInput(no_cameras(source, usable, structure))
     seconds = time.perf_counter() - started
     report |= describe(pictures, structure, seconds, pycolmap.__version__)
-    draw(out, report)
+    draw(out, source, report)
     write_json(out / REPORT, report | {"done": True})
     say_how_it_went(out, report)
     go_on(args, out, report)
@@ -134,7 +135,8 @@ def begin(out: Path, asked: dict) -> dict:
     with saving(out):
         for folder in ("images", "sparse"):
             shutil.rmtree(out / folder, ignore_errors=True)
-        (out / "database.db").unlink(missing_ok=True)
+        for file in ("database.db", SHEET):
+            (out / file).unlink(missing_ok=True)
     report = {"asked": asked}
     write_json(path, report)
     return report
@@ -177,18 +179,22 @@ def describe(pictures: list[Picture], structure: Structure, seconds: float, vers
     }
 
 
-def draw(out: Path, report: dict) -> None:
-    """`cameras.png`: where the pictures were taken, and the points."""
+def draw(out: Path, source: Path, report: dict) -> None:
+    """`cameras.png`: where the pictures were taken, and the points; `left_out.png`: those without a camera."""
     model = read_model(out / "sparse" / "0")
     poses = np.stack([camera_to_world(picture.w2c) for picture in model.pictures])
     points = np.array(list(model.points.values())).reshape(-1, 3)
     draw_model(poses, points, out / "cameras.png", f"{report['registered']} of {report['of']} pictures")
+    if any(row["left_out"] for row in report["pictures"]):
+        draw_left_out(report["pictures"], out / "images", source, out / SHEET)
 
 
 def say_how_it_went(out: Path, report: dict) -> None:
     for row in report["pictures"]:
         if row["left_out"]:
             print(f"left out: {row['source']}: {row['left_out']}")
+    if (out / SHEET).is_file():
+        print(f"they are on one sheet: {out / SHEET}")
     others = report["models"][1:]
     if others:
         sizes = ", ".join(map(str, others))

@@ -36,7 +36,8 @@ EXIF_BLOCK = 0x8769
 class Picture:
     """One picture of a capture. source: where it was. name: in `images`. camera: what took it, as far as the file says,
     and its size. sharpness: how much of the contrast is between neighbouring pixels; of one capture's pictures those
-    with far less are blurred. left_out: why it is not tried; "": it is."""
+    with far less are blurred. contrast: standard deviation of its grey levels, of 255. left_out: why it is not tried;
+    "": it is."""
 
     source: str
     name: str = ""
@@ -44,6 +45,7 @@ class Picture:
     width: int = 0
     camera: str = ""
     sharpness: float = 0.0
+    contrast: float = 0.0
     left_out: str = ""
     thumbnail: np.ndarray | None = field(default=None, repr=False)
 
@@ -84,9 +86,10 @@ def look_at_pixels(picture: Picture, grey: np.ndarray) -> None:
     size = max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale))
     small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
     picture.thumbnail = cv2.resize(small, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-    contrast = float(small.astype(np.float64).var())
+    variance = float(small.astype(np.float64).var())
     edges = cv2.Laplacian(small, cv2.CV_64F)
-    picture.sharpness = round(float(edges.var()) / max(contrast, 1.0), 5)
+    picture.sharpness = round(float(edges.var()) / max(variance, 1.0), 5)
+    picture.contrast = round(variance**0.5, 2)
 
 
 def camera_of(image: Image.Image) -> str:

@@ -7,6 +7,7 @@ from photographs.structure import Structure
 
 BLURRED = 0.4  # of the sharpness of most, or less
 FEW_FEATURES = 300
+PLAIN = 20  # grey levels of contrast, of 255, or less: blur leaves more of what there is to see
 FEW_MATCHES = 30  # of the same points in any one picture that has a camera
 
 
@@ -28,7 +29,8 @@ def why_left_out(picture: Picture, pictures: list[Picture], structure: Structure
     other_model = next((model for model in structure.models[1:] if picture.name in model), None)
     if other_model:
         return f"of another place: {len(other_model)} pictures fit together, but not with the others"
-    if picture.sharpness < BLURRED * usual:
+    plain = features < FEW_FEATURES and picture.contrast < PLAIN
+    if picture.sharpness < BLURRED * usual and not plain:
         return f"blurred: sharpness {picture.sharpness:.3g}, most have {usual:.3g}"
     if features < FEW_FEATURES:
         return f"little to see: {features} features, bare walls and sky have few"

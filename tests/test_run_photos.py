@@ -4,60 +4,24 @@ with others is said in one line."""
 import json
 import shutil
 
-import cv2
 import imageio.v2 as imageio
 import numpy as np
 import pytest
-import torch
 from helpers import fails_cleanly, run
+from still_life import VIEWS, arc, photograph, spoil
 
 import run_nerf_qat
 import run_photos
 from load_colmap import camera_to_world, read_model
-from load_procedural import FIELD_OF_VIEW, PLINTH_BOTTOM, render
 from photographs.gathering import Picture
-from run_nerf_helpers import get_rays, to8b
-from scenes.poses import look_at
-from scenes.scene import Cameras, composite_over, pinhole
 
 pytest.importorskip("pycolmap")
-
-SIZE, VIEWS = 360, 16
-
-
-def arc() -> np.ndarray:
-    """Cameras on a part of a turn about the still life, `[N, 3, 4]`."""
-    angles = np.linspace(0, 2.4, VIEWS)
-    eyes = [np.array([3.3 * np.cos(a), 3.3 * np.sin(a), 1.5 + 0.3 * np.sin(3 * a)]) for a in angles]
-    return np.stack([look_at(eye, np.array([0, 0, -0.1])) for eye in eyes])
-
-
-def floor(cameras: Cameras) -> torch.Tensor:
-    """What cameras see of a floor of speckles under the still life, which has little detail itself, `[N, H, W, 3]`."""
-    random = np.random.default_rng(0)
-    speckles = sum(cv2.resize(random.random((n, n, 3)), (1024, 1024), interpolation=cv2.INTER_CUBIC) for n in (64, 256))
-    pictures = []
-    for K, c2w in zip(cameras.K, cameras.c2w, strict=True):
-        origins, directions = get_rays(SIZE, SIZE, K, c2w, 0.5)
-        t = (PLINTH_BOTTOM - origins[..., 2]) / directions[..., 2]
-        at = ((origins + t[..., None] * directions)[..., :2] * 128 + 512).numpy().astype(np.float32)
-        seen = cv2.remap(speckles, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-        pictures.append(torch.tensor(seen / 2, dtype=torch.float32).clamp(0, 1))
-    return torch.stack(pictures)
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """The still life, a picture of it that is broken, and one of something else."""
     folder = tmp_path_factory.mktemp("photographs")
-    lens = pinhole(0.5 * SIZE / np.tan(0.5 * FIELD_OF_VIEW), SIZE, SIZE).repeat(VIEWS, 1, 1)
-    cameras = Cameras(torch.tensor(arc(), dtype=torch.float32), lens, SIZE, SIZE)
-    images, _, _ = render(cameras, supersample=2)
-    for i, picture in enumerate(composite_over(images.float() / 255, floor(cameras))):
-        imageio.imwrite(folder / f"{i}.png", to8b(picture).numpy())
-    (folder / "broken.jpg").write_bytes((folder / "0.png").read_bytes()[:500])
-    other = np.random.default_rng(0).integers(0, 256, (SIZE // 8, SIZE // 8, 3), dtype=np.uint8)
-    imageio.imwrite(folder / "other.png", other.repeat(8, 0).repeat(8, 1))
+    photograph(folder)
     return folder
 
 
@@ -90,6 +54,30 @@ def test_what_was_done_and_left_out_is_written(scene):
     assert rows["other.png"]["left_out"].startswith("few matches")
     assert rows["3.png"]["registered"] and rows["3.png"]["features"] > 100 and rows["3.png"]["matched_pictures"] > 3
     assert imageio.imread(scene / "cameras.png").shape == (600, 1200, 3)
+    sheet = imageio.imread(scene / "left_out.png")
+    broken, other = np.split(sheet, 2, axis=1)
+    assert len(np.unique(broken[20:180, 20:280])) == 1 and other[20:180, 70:230].std() > 50  # none, and noise
+    assert (other[200:, :, 0] < 128).any()  # what is wrong with it
+
+
+def test_each_spoiled_picture_is_named_with_what_is_wrong(photographs, tmp_path, capsys):
+    """Also where they are so many that all ways to find cameras are gone."""
+    pictures, out = tmp_path / "pictures", tmp_path / "scene"
+    shutil.copytree(photographs, pictures)
+    spoil(pictures)
+    assert run(run_photos, pictures, "--out", out, "--threads", "1") == 0
+    report = json.loads((out / "photos.json").read_text())
+    assert report["registered"] == VIEWS and report["models"] == [VIEWS, 5]
+    said = {row["source"]: row["left_out"] for row in report["pictures"] if row["left_out"]}
+    expected = {
+        "5_copy.png": "the same picture as 5.png", "blurred.png": "blurred", "broken.jpg": "not readable",
+        "other.png": "few matches", "wall.png": "little to see",
+    }  # fmt: skip
+    expected |= {f"hall_{i}.png": "of another place" for i in range(5)}
+    assert said.keys() == expected.keys()
+    for source, reason in expected.items():
+        assert said[source].startswith(reason), source
+    assert f"they are on one sheet: {out / 'left_out.png'}" in capsys.readouterr().out
 
 
 def test_what_is_done_is_not_done_again(photographs, scene, capsys):
