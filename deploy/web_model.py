@@ -11,13 +11,14 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from deploy import vq_file
+from deploy import grid_file, vq_file
 from deploy.backends.blocks import InBlocks
 from deploy.backends.fused_steps import Product
 from deploy.backends.int8 import Int8Network, Rounding
 from deploy.backends.low_bit import BitNetwork
 from deploy.model_file import load_renderer, read_model
 from fields.layer_graph import Add, Concat, Input, Linear
+from fields.tensorf import LINES, PLANES
 from rendering.renderer import Renderer
 from scenes.poses import focus_point
 from utils.errors import BadInput
@@ -33,6 +34,7 @@ class Arrays:
     def __init__(self):
         self.parts: list[bytes] = []
         self.places: list[list] = []
+        self.coded: list[dict] = []
         self.end = 0
 
     def add(self, values: torch.Tensor | np.ndarray) -> int:
@@ -44,6 +46,13 @@ class Arrays:
         self.parts.append(padded)
         self.end += len(padded)
         return len(self.places) - 1
+
+    def add_coded(self, stream: torch.Tensor, parts: list[dict]) -> list[int]:
+        """Their numbers, of arrays that a page decodes from a range coder's stream (`unfold.js`), one after another."""
+        numbers = [self.add(np.zeros(0, np.uint8)) for _ in parts]
+        parts = [{"to": number, **part} for number, part in zip(numbers, parts, strict=True)]
+        self.coded.append({"stream": self.add(stream), "parts": parts})
+        return numbers
 
 
 class Buffers:
@@ -83,8 +92,9 @@ def check_room(renderer: Renderer) -> None:
             raise BadInput(f"--export_html: a page has room for {MOST_STEPS} steps of a network; give fewer --netdepth")
 
 
-def page_model(file: Path) -> bytes:
-    """Of a model file. Raises BadInput for what a page cannot render."""
+def page_model(file: Path, code_cells: bool) -> tuple[dict, bytes]:
+    """Of a model file: the header, and all that a page has of the model. code_cells: with a grid as the file has it,
+    for a page to decode. Raises BadInput for what a page cannot render."""
     renderer, path, metadata = load_renderer(file, torch.device("cpu"))
     check_room(renderer)
     arrays = Arrays()
@@ -92,6 +102,7 @@ def page_model(file: Path) -> bytes:
         fields = [of_tensor(file, arrays)]
     else:
         fields = [describe_field(name, field, arrays) for name, field in renderer.fields.items()]
+    sampler = describe_sampler(renderer, arrays, code_cells)
     target = focus_point(path.c2w.double().numpy())
     described = {
         "rays": asdict(renderer.setup),
@@ -99,23 +110,41 @@ def page_model(file: Path) -> bytes:
         "path": arrays.add(path.c2w.float()),
         "frames": len(path),
         "target": [float(x) for x in target],
-        "sampler": describe_sampler(renderer, arrays),
+        "sampler": sampler,
         "fields": fields,
+        "webgpu": by_webgpu(sampler, fields),
         "arrays": arrays.places,
+        "coded": arrays.coded,
     }
     header = json.dumps(described, separators=(",", ":")).encode()
     header += b" " * (-len(header) % ALIGNED)
-    return len(header).to_bytes(ALIGNED, "little") + header + b"".join(arrays.parts)
+    return described, len(header).to_bytes(ALIGNED, "little") + header + b"".join(arrays.parts)
 
 
-def describe_sampler(renderer: Renderer, arrays: Arrays) -> dict:
+def by_webgpu(sampler: dict, fields: list[dict]) -> bool:
+    """Whether a page's engine of WebGPU (`webgpu.js`) renders such a model too."""
+    samples = sampler["kind"] == "occupancy" and not sampler.get("cone_steps") and fields[0]["kind"] == "nerf"
+    places = sampler["kind"] == "light_field" and sampler.get("every")
+    layers = [step["layer"] for step in fields[0]["steps"] if "layer" in step]
+    return bool(samples or places) and all(layer["kind"] == "integer" for layer in layers)
+
+
+def describe_sampler(renderer: Renderer, arrays: Arrays, code_cells: bool) -> dict:
     described = renderer.describe()
     described.pop("grid_coder", None)
     grid = described.get("hull", described)
     if "occupancy" in renderer.tensors():
-        cells = renderer.tensors()["occupancy"].cpu().numpy()
-        grid["occupancy"] = arrays.add(np.packbits(cells.reshape(-1)))
+        grid["occupancy"] = add_cells(renderer.tensors()["occupancy"], arrays, code_cells)
     return described
+
+
+def add_cells(cells: torch.Tensor, arrays: Arrays, code: bool) -> int:
+    """The number of an array of bits."""
+    if code and len(cells) <= grid_file.LARGEST_CODED:
+        coder, stream = grid_file.encode(cells)
+        if coder == "range":  # and not what stands in for it
+            return arrays.add_coded(stream, [{"kind": "cells", "side": len(cells)}])[0]
+    return arrays.add(np.packbits(cells.cpu().numpy().reshape(-1)))
 
 
 def describe_field(name: str, field: nn.Module, arrays: Arrays) -> dict:
@@ -230,23 +259,26 @@ def row_layer(layer: nn.Module, relu: bool, arrays: Arrays) -> dict:
 
 
 def of_tensor(file: Path, arrays: Arrays) -> dict:
-    """A VQ-TensoRF: its planes and lines as whole numbers, what mixes and what decodes them as floats."""
+    """A VQ-TensoRF: its planes and lines as whole numbers, what mixes and what decodes them as floats, all coded as the
+    file has them. Raises BadInput where that is not by the range coder."""
     metadata, tensors = read_model(file)
     described = {key: value for key, value in metadata["fields"]["network_fn"].items() if key != "kind"}
+    if described["coder"] != "range":
+        raise BadInput(f"{file}: coded by {described['coder']}, which a page cannot read; write it with constriction")
     prefix = "network_fn."
     state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     rounded = vq_file.read_rounded(described, state)
-    config, found = rounded.config, rounded.integers
+    config = rounded.config
+    matrices = vq_file.matrices(config.skeleton())
+    steps = [float(step) for step in rounded.steps[6:]]
+    numbers = arrays.add_coded(state["stream"], parts_of_tensor(described, rounded, state["ranges"].tolist(), steps))
     layers, left = [], rounded.biases
-    for (name, layer), step in zip(vq_file.matrices(config.skeleton()), rounded.steps[6:], strict=True):
+    for (name, layer), weight in zip(matrices, numbers[6:], strict=True):
         count = 0 if layer.bias is None else layer.out_features
         bias, left = left[:count], left[count:]
-        weight = torch.from_numpy(found[name][0].astype(np.float32)) * step
-        outputs, inputs = weight.shape
+        outputs, inputs = layer.weight.shape
         relu = name.startswith("decoder") and layer.out_features != 3
-        layers.append(
-            {"kind": "float", "inputs": inputs, "outputs": outputs, "relu": relu, "weight": arrays.add(weight)}
-        )
+        layers.append({"kind": "float", "inputs": inputs, "outputs": outputs, "relu": relu, "weight": weight})
         layers[-1]["bias"] = arrays.add(bias if count else torch.zeros(outputs))
     embedded = config.features * (1 + 2 * config.feature_octaves)
     views = 3 * (1 + 2 * config.view_octaves)
@@ -274,17 +306,28 @@ def of_tensor(file: Path, arrays: Arrays) -> dict:
         "ranks": [*config.density_ranks, *config.color_ranks],
         "aabb": rounded.aabb.flatten().tolist(),
         "steps_of_factors": [float(x) for i in range(3) for x in (*rounded.steps[i], *rounded.steps[3 + i])],
-        "planes": [arrays.add(by_channel(found[f"planes.{i}"])) for i in range(3)],
-        "lines": [arrays.add(found[f"lines.{i}"][0].astype(np.int8)) for i in range(3)],
+        "planes": numbers[:3],
+        "lines": numbers[3:6],
         "density_activation": config.density_activation,
         "density_bias": config.density_bias,
         "density_scale": config.density_scale,
     }
 
 
-def by_channel(plane: np.ndarray) -> np.ndarray:
-    """`[H, W, R]` as `[R, H, W]`, which packs better."""
-    return np.ascontiguousarray(plane.transpose(2, 0, 1)).astype(np.int8)
+def parts_of_tensor(described: dict, rounded: vq_file.Rounded, ranges: list, steps: list[float]) -> list[dict]:
+    """What is in a VQ-TensoRF's stream, in order. ranges: of planes, lines and matrices. steps: of matrices."""
+    resolution, parts = described["resolution"], []
+    for i, (column, row) in enumerate(PLANES):
+        shape = {"rows": resolution[row], "columns": resolution[column], "ranks": rounded.ranks(i)}
+        parts.append({"kind": "plane", **shape, "codes": described["codes"][i], "range": ranges[i]})
+    for i, axis in enumerate(LINES):
+        shape = {"columns": resolution[axis], "channels": sum(rounded.ranks(i))}
+        parts.append({"kind": "table", **shape, "range": ranges[3 + i]})
+    matrices = vq_file.matrices(rounded.config.skeleton())
+    for (_, layer), span, step in zip(matrices, ranges[6:], steps, strict=True):
+        outputs, inputs = layer.weight.shape
+        parts.append({"kind": "table", "columns": outputs, "channels": inputs, "range": span, "step": step})
+    return parts
 
 
 def network_of(graph, buffers: Buffers, steps: list[dict], inputs: dict[str, int], roundings: dict) -> dict:

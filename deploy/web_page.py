@@ -29,9 +29,22 @@ def export_page(file: Path) -> int:
 
 
 def make_page(file: Path) -> bytes:
-    programs = [script("camera.js", "webgpu_network.js", "webgpu.js", "page.js"), script("model.js", "worker.js")]
-    shaders = [script("rays.wgsl"), script("network.wgsl")]
-    parts = [*programs, *shaders, (SOURCES / "kernels.wasm").read_bytes(), page_model(file)]  # PARTS of unpack.js
+    """The shorter of two: with the grid's cells as bits, and coded, which asks for a program that decodes them. Raises
+    BadInput for what no page renders."""
+    return min((page_of(file, code_cells) for code_cells in (False, True)), key=len)
+
+
+def page_of(file: Path, code_cells: bool) -> bytes:
+    described, model = page_model(file, code_cells)
+    programs, shaders, decoder = ["camera.js"], [b"", b""], b""
+    if described["coded"]:
+        programs.append("unfold.js")
+        decoder = (SOURCES / "range_coder.wasm").read_bytes()
+    if described["webgpu"]:
+        programs += ["webgpu_network.js", "webgpu.js"]
+        shaders = [script("rays.wgsl"), script("network.wgsl")]
+    scripts = [script(*programs, "page.js"), script("model.js", "worker.js")]
+    parts = [*scripts, *shaders, (SOURCES / "kernels.wasm").read_bytes(), decoder, model]  # PARTS of unpack.js
     lengths = b"".join(len(part).to_bytes(4, "little") for part in parts)
     packer = zlib.compressobj(9, wbits=-15)
     packed = packer.compress(lengths + b"".join(parts)) + packer.flush()

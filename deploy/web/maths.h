@@ -1,8 +1,7 @@
 /* Four floats at a time: sine and cosine, exponential, logarithm, to the last bits of float32.
    Argument reductions and polynomials are those of the Cephes library (Moshier), which are public knowledge. */
 #pragma once
-#include <stddef.h>
-#include <stdint.h>
+#include "memory.h"
 #include <wasm_simd128.h>
 
 typedef v128_t f4;
@@ -81,19 +80,4 @@ static inline float logarithm1(float x) { return first_of(logarithm(all(x))); }
 static inline float root(float x) { return __builtin_sqrtf(x); }
 static inline float larger(float a, float b) { return a > b ? a : b; }
 static inline float smaller(float a, float b) { return a < b ? a : b; }
-static inline int larger_int(int a, int b) { return a > b ? a : b; }
-static inline int smaller_int(int a, int b) { return a < b ? a : b; }
 static inline float within(float x, float low, float high) { return smaller(larger(x, low), high); }
-
-/* Memory is only ever taken: what a page loads stays. 16 bytes more than asked may be read behind each piece. */
-extern unsigned char __heap_base;
-static uintptr_t taken = 0;
-
-__attribute__((export_name("take"))) void *take(size_t bytes) {
-    uintptr_t start = taken ? taken : (uintptr_t)&__heap_base;
-    start = (start + 63) & ~(uintptr_t)63;
-    taken = start + bytes + 64;
-    size_t pages = (taken + 65535) / 65536, there = __builtin_wasm_memory_size(0);
-    if (pages > there && __builtin_wasm_memory_grow(0, pages - there) == (size_t)-1) __builtin_trap();
-    return (void *)start;
-}

@@ -120,22 +120,7 @@ class Model {
     const steps = this.floats(described.steps_of_factors);
     const how = [words(resolution), words(ranks), this.floats(aabb), steps, features, described.multires];
     kernels.set_tensor(field, this.network(described.mix), ...how);
-    planes.forEach((plane, i) => {
-      const channels = ranks[i] + ranks[3 + i];
-      kernels.set_factors(field, i, this.copy(this.byPlace(plane, channels)), this.at(lines[i]));
-    });
-  }
-
-  // Channel by channel as they are packed, to all channels of a place side by side.
-  byPlace(number, channels) {
-    const [start, length] = this.described.arrays[number];
-    const places = length / channels;
-    const turned = new Int8Array(length);
-    for (let channel = 0; channel < channels; channel++) {
-      const from = start + channel * places;
-      for (let place = 0; place < places; place++) turned[place * channels + channel] = this.arrays[from + place];
-    }
-    return turned;
+    planes.forEach((plane, i) => kernels.set_factors(field, i, this.at(plane), this.at(lines[i])));
   }
 
   lightField(described, sampler) {

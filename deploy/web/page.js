@@ -274,7 +274,7 @@ class Page {
 async function chooseEngine(parts, model) {
   const wasm = () => new WasmEngine(parts);
   const packed = navigator.gpu?.wgslLanguageFeatures.has("packed_4x8_integer_dot_product");
-  if (!packed || location.hash === "#wasm" || !WebGpuEngine.supports(model.described)) return wasm();
+  if (!packed || location.hash === "#wasm" || !model.described.webgpu) return wasm();
   try {
     const adapter = await navigator.gpu.requestAdapter();
     const software = adapter?.info.isFallbackAdapter || adapter?.info.architecture === "swiftshader";
@@ -288,6 +288,7 @@ async function chooseEngine(parts, model) {
 
 // eslint-disable-next-line no-unused-vars -- unpack.js calls it
 async function main(parts) {
+  if (parts.decoder.byteLength) parts.model = await unfold(parts.model, parts.decoder);
   const model = readModel(parts.model);
   const engine = await chooseEngine(parts, model);
   await engine.ready;

@@ -3,7 +3,7 @@
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
 
 // Of the payload, as deploy/web_page.py has them.
-const PARTS = ["page", "worker", "rays", "network", "kernels", "model"];
+const PARTS = ["page", "worker", "rays", "network", "kernels", "decoder", "model"];
 const TEXTS = 4; // of these
 const UNSAFE = [0, 13, 60]; // characters that no text of it may have
 

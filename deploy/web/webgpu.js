@@ -12,13 +12,6 @@ const RAY_BYTES = 80;
 
 // eslint-disable-next-line no-unused-vars -- the page joins its scripts
 class WebGpuEngine {
-  static supports({ sampler, fields }) {
-    const [field] = fields;
-    const samples = sampler.kind === "occupancy" && !sampler.cone_steps && field.kind === "nerf";
-    const places = sampler.kind === "light_field" && sampler.every; // in occupied cells
-    return Boolean(samples || places) && field.steps.every(({ layer }) => !layer || layer.kind === "integer");
-  }
-
   // The engine. Throws what its device has against it.
   // shaders: their sources. spare: makes the engine to go on with where the device is lost.
   static async on(adapter, model, shaders, spare) {

@@ -98,9 +98,9 @@ def test_a_light_field_whose_sums_are_of_codes(tab, model, tmp_path):
     check_same(shown, reference(file, 1))
 
 
-def forward_facing(file: Path) -> bytes:
+def forward_facing(file: Path, code_cells: bool) -> tuple[dict, bytes]:
     """What a page has of a file, as if that were of a scene in NDC, seen from the origin."""
-    content = page_model(file)
+    _, content = page_model(file, code_cells)
     end = 4 + int.from_bytes(content[:4], "little")
     described, arrays = json.loads(content[4:end]), bytearray(content[end:])
     described["rays"] |= {"near": 0.0, "far": 1.0, "ndc_near": 1.0}
@@ -108,7 +108,7 @@ def forward_facing(file: Path) -> bytes:
     arrays[start : start + length] = np.eye(3, 4, dtype=np.float32).tobytes()
     header = json.dumps(described).encode()
     header += b" " * (-len(header) % 4)
-    return len(header).to_bytes(4, "little") + header + arrays
+    return described, len(header).to_bytes(4, "little") + header + arrays
 
 
 def test_it_knows_ndc(tab, tmp_path, monkeypatch):

@@ -77,6 +77,12 @@ def test_a_page_needs_nothing_else(model):
     assert len(content) < 1.4 * size + 40_000
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_pages_are_small(name):
+    file = GOLDEN / f"{name}.safetensors"
+    assert len(make_page(file)) < 1.4 * file.stat().st_size + 40_000
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [
@@ -109,9 +115,12 @@ def test_the_kernels_are_what_their_source_says(tmp_path):
     shutil.copytree(SOURCES, tmp_path / "deploy" / "web")
     (tmp_path / "scripts").mkdir()
     script = shutil.copy(ROOT / "scripts" / "build_web_kernels.sh", tmp_path / "scripts")
-    (tmp_path / "deploy" / "web" / "kernels.wasm").unlink()
+    programs = [tmp_path / "deploy" / "web" / name for name in ("kernels.wasm", "range_coder.wasm")]
+    for program in programs:
+        program.unlink()
     subprocess.run(["bash", script], check=True, env={**os.environ})
-    assert (tmp_path / "deploy" / "web" / "kernels.wasm").read_bytes() == (SOURCES / "kernels.wasm").read_bytes()
+    for program in programs:
+        assert program.read_bytes() == (SOURCES / program.name).read_bytes(), program.name
 
 
 @needs_chromium

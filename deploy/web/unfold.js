@@ -1,0 +1,50 @@
+// What a page holds coded, written out once for all that render it: a grid's cells, a VQ-TensoRF's whole numbers.
+
+const DECODERS = {
+  cells: ({ side }) => ["decode_cells", [side], Math.ceil(side ** 3 / 8)],
+  table: ({ columns, channels, range }) => ["decode_table", [columns, channels, ...range], columns * channels],
+  plane: ({ rows, columns, ranks, codes, range }) => [
+    "decode_plane",
+    [rows, columns, ...ranks, codes, ...range],
+    rows * columns * (ranks[0] + ranks[1]),
+  ],
+};
+
+// content: a page's model, as deploy/web_model.py has it. program: of range_coder.c. Resolves with a model of the same
+// form that holds nothing coded.
+// eslint-disable-next-line no-unused-vars -- the page joins its scripts
+async function unfold(content, program) {
+  const { described, arrays } = readModel(content);
+  const coder = (await WebAssembly.instantiate(program)).instance.exports;
+  const pieces = described.arrays.map(([start, length]) => arrays.slice(start, start + length));
+  for (const { stream, parts } of described.coded) {
+    const place = coder.take(pieces[stream].length);
+    new Uint8Array(coder.memory.buffer).set(pieces[stream], place);
+    const decoder = coder.new_decoder(place, pieces[stream].length);
+    for (const part of parts) {
+      const [name, values, bytes] = DECODERS[part.kind](part);
+      const found = coder[name](decoder, ...values); // memory may have grown, and be another buffer, after it
+      const numbers = new Int8Array(coder.memory.buffer, found, bytes);
+      const floats = part.step && Float32Array.from(numbers, (number) => number * part.step);
+      pieces[part.to] = new Uint8Array((floats || numbers.slice()).buffer);
+    }
+    pieces[stream] = new Uint8Array(0);
+  }
+  return modelOf({ ...described, coded: [] }, pieces);
+}
+
+function modelOf(described, pieces) {
+  let end = 0;
+  const places = pieces.map((piece) => {
+    const place = [end, piece.length];
+    end += 4 * Math.ceil(piece.length / 4);
+    return place;
+  });
+  const text = JSON.stringify({ ...described, arrays: places });
+  const header = new TextEncoder().encode(text + " ".repeat(-new TextEncoder().encode(text).length & 3));
+  const content = new Uint8Array(4 + header.length + end);
+  new DataView(content.buffer).setUint32(0, header.length, true);
+  content.set(header, 4);
+  pieces.forEach((piece, i) => content.set(piece, 4 + header.length + places[i][0]));
+  return content.buffer;
+}

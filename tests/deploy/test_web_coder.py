@@ -1,0 +1,109 @@
+"""What a page holds coded, decoded in a real browser: exactly what Python decodes from the same stream."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+from chromium import browser, find_chromium
+
+from deploy import entropy_coding
+from deploy.entropy_coding import code_cells, code_numbers, code_states, code_values, make_encoder
+from deploy.web_page import SOURCES, script
+from fields.vq_tensorf import CODED, KEPT
+
+needs_chromium = pytest.mark.skipif(find_chromium() is None, reason="no Chromium here; apt-get install chromium")
+pytestmark = [
+    needs_chromium,
+    pytest.mark.skipif(entropy_coding.constriction is None, reason="no constriction, whose streams these are"),
+]
+READ_MODEL = """function readModel(content) {
+    const length = new DataView(content).getUint32(0, true);
+    const described = JSON.parse(new TextDecoder().decode(new Uint8Array(content, 4, length)));
+    return { described, arrays: new Uint8Array(content, 4 + length) };
+}"""
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("coder")
+    page = folder / "page.html"
+    page.write_text(f"<script>{READ_MODEL}\n{script('unfold.js').decode()}</script>")
+    with browser(folder / "profile", "--disable-gpu") as tab:
+        tab.open(page.as_uri())
+        yield tab
+
+
+def decoded(tab, coder, parts: list[dict]) -> list[np.ndarray]:
+    """What the page makes of an encoder's stream that holds `parts`, bytes."""
+    stream = coder.bytes()
+    described = {"arrays": [[0, len(stream)], *([len(stream), 0] for _ in parts)]}
+    described["coded"] = [{"stream": 0, "parts": [{"to": 1 + i, **part} for i, part in enumerate(parts)]}]
+    header = json.dumps(described).encode()
+    header += b" " * (-len(header) % 4)
+    program = base64.b64encode((SOURCES / "range_coder.wasm").read_bytes()).decode()
+    model = base64.b64encode(len(header).to_bytes(4, "little") + header + stream).decode()
+    found = tab.run(
+        f"""(async () => {{
+            const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;
+            const {{ described, arrays }} = readModel(await unfold(bytes("{model}"), bytes("{program}")));
+            return described.arrays.slice(1).map(([start, length]) =>
+                btoa(Array.from(arrays.subarray(start, start + length), (byte) => String.fromCharCode(byte)).join("")));
+        }})()"""
+    )
+    return [np.frombuffer(base64.b64decode(text), np.uint8) for text in found]
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 24])
+def test_cells(tab, side):
+    random = np.random.default_rng(side)
+    at = np.indices((side,) * 3) - (side - 1) / 2
+    cells = ((at**2).sum(0) < (0.4 * side) ** 2) ^ (random.random((side,) * 3) < 0.02)
+    _, coder = make_encoder()
+    code_cells(coder, cells.shape, cells)
+    (bits,) = decoded(tab, coder, [{"kind": "cells", "side": side}])
+    assert np.array_equal(np.unpackbits(bits, count=side**3).reshape(cells.shape), cells)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 0), (-1, 2), (-128, 127)])
+def test_tables(tab, low, high):
+    """Two in one stream, the second as floats."""
+    random = np.random.default_rng(1)
+    drift = np.cumsum(random.normal(size=(1, 70, 9)), axis=1)
+    table = (drift * (high - low) / 9).round().clip(low, high).astype(np.int8)
+    _, coder = make_encoder()
+    for _ in range(2):
+        code_values(coder, np.ones((1, 70), bool), low, high, table)
+    part = {"kind": "table", "columns": 70, "channels": 9, "range": [low, high]}
+    whole, floats = decoded(tab, coder, [part, part | {"step": 0.1}])
+    assert np.array_equal(whole.view(np.int8).reshape(table.shape), table)
+    assert np.array_equal(floats.view(np.float32).reshape(table.shape), (table * 0.1).astype(np.float32))
+
+
+@pytest.mark.parametrize("codes", [0, 1, 300])
+@pytest.mark.parametrize("shape", [(40, 23), (3, 60), (1, 1)])
+def test_planes(tab, shape, codes):
+    """States, a codebook, whose rows which entries have, and what the others have."""
+    random = np.random.default_rng(2)
+    ranks, low, high = (3, 5), -9, 12
+    places = np.indices(shape).sum(0)
+    state = (2 + np.sin(places / 5) + 0.3 * random.normal(size=shape)).round().clip(0, 2).astype(np.uint8)
+    if not codes:
+        state[state == CODED] = KEPT
+    book = random.integers(low, high + 1, (1, codes, sum(ranks))).astype(np.int8)
+    numbers = [np.where(state == CODED, random.integers(0, max(codes, 1), shape), 0) for _ in ranks]
+    plane = np.zeros((*shape, sum(ranks)), np.int8)
+    plane[state == KEPT] = random.normal(0, 3, (int((state == KEPT).sum()), sum(ranks))).round().clip(low, high)
+    _, coder = make_encoder()
+    code_states(coder, shape, state)
+    code_values(coder, np.ones((1, codes), bool), low, high, book)
+    if (state == CODED).any():
+        books = np.split(book[0], [ranks[0]], axis=1)
+        for one, number in zip(books, numbers, strict=True):
+            code_numbers(coder, state == CODED, one, number)
+        of_codes = [one[number[state == CODED]] for one, number in zip(books, numbers, strict=True)]
+        plane[state == CODED] = np.concatenate(of_codes, axis=1)
+    code_values(coder, state == KEPT, low, high, plane, state == CODED)
+    shape_of = {"rows": shape[0], "columns": shape[1], "ranks": ranks, "codes": codes, "range": [low, high]}
+    (found,) = decoded(tab, coder, [{"kind": "plane", **shape_of}])
+    assert np.array_equal(found.view(np.int8).reshape(plane.shape), plane)
