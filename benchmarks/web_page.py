@@ -16,10 +16,16 @@ from pathlib import Path
 import common
 import numpy as np
 import torch
-from PIL import Image
 
 sys.path.insert(0, str(common.ROOT / "tests"))
-from chromium import SOFTWARE_GPU, Tab, browser, find_chromium, picture_of_page  # noqa: E402 (what drives it is the tests')
+from chromium import (  # noqa: E402 (what drives it is the tests')
+    SOFTWARE_GPU,
+    Tab,
+    browser,
+    find_chromium,
+    picture_of_page,
+    record_turn,
+)
 
 from deploy.backends.choose import select_backend  # noqa: E402
 from deploy.model_file import load_renderer  # noqa: E402
@@ -117,21 +123,15 @@ def measure(tab: Tab, file: Path, page: Path) -> dict:
     return entry
 
 
-def record(file: Path, to: Path, frames: int = 24) -> None:
-    """A turn about the scene, each picture as the page has drawn it in full, as a GIF."""
+def record(file: Path, to: Path) -> None:
+    """The page as it is turned about, as a GIF."""
     with tempfile.TemporaryDirectory() as folder, browser(Path(folder) / "profile", size=(420, 540)) as tab:
         page = Path(folder) / "page.html"
         page.write_bytes(make_page(file))
         tab.open(page.as_uri())
         tab.wait_for("document.body && document.body.dataset.first", 300)
-        pictures = []
-        for _ in range(frames):
-            tab.run(f"page.camera.orbit({2 * math.pi / frames}, 0), page.changed()")
-            tab.wait_for("!page.drawing", 300)
-            tab.screenshot(Path(folder) / "shot.png")
-            pictures.append(Image.open(Path(folder) / "shot.png").convert("RGB").quantize(64, dither=Image.Dither.NONE))
-        pictures[0].save(to, save_all=True, append_images=pictures[1:], duration=100, loop=0, optimize=True)
-    print(f"wrote {to} ({to.stat().st_size} bytes)")
+        record_turn(tab, to)
+    print(f"wrote {to} ({to.stat().st_size} bytes), of a page of {len(make_page(file))} bytes")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import base64
 import contextlib
+import io
 import itertools
 import json
+import math
 import os
 import select
 import shutil
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 NOT_OURS = ("No available adapters.",)  # what the browser says of itself: no page can ask for WebGPU without it
 SOFTWARE_GPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
@@ -98,8 +101,9 @@ class Tab:
         held = {"buttons": 1, "button": button, "clickCount": 1} if kind != "Wheel" else {}
         self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, **held, **more)
 
-    def screenshot(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+    def screenshot(self) -> bytes:
+        """A PNG."""
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
 
 def picture_of_page(tab: Tab, frame: int, seconds: float = 60) -> tuple[np.ndarray, float]:
@@ -110,6 +114,17 @@ def picture_of_page(tab: Tab, frame: int, seconds: float = 60) -> tuple[np.ndarr
     }})"""
     width, height, text, milliseconds = tab.run(script, seconds)
     return np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)[..., :3], milliseconds
+
+
+def record_turn(tab: Tab, to: Path, frames: int = 24) -> None:
+    """A turn about the scene of a model's page, each picture as it is drawn in full, as a GIF."""
+    pictures = []
+    for _ in range(frames):
+        tab.run(f"page.camera.orbit({2 * math.pi / frames}, 0), page.changed()")
+        tab.wait_for("!page.drawing", 300)
+        shown = Image.open(io.BytesIO(tab.screenshot()))
+        pictures.append(shown.convert("RGB").quantize(64, dither=Image.Dither.NONE))
+    pictures[0].save(to, save_all=True, append_images=pictures[1:], duration=100, loop=0, optimize=True)
 
 
 @contextlib.contextmanager

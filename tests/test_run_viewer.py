@@ -1,6 +1,5 @@
 """The viewer as a command: what it refuses, and what a browser sees of it."""
 
-import base64
 import os
 import re
 import signal
@@ -221,8 +220,7 @@ def test_a_browser_sees_the_model_and_turns_it(files, tmp_path):
 
 def picture_of(tab: Tab) -> np.ndarray:
     """What is on the screen, uint8 `[H, W, 3]`."""
-    content = base64.b64decode(tab.call("Page.captureScreenshot", format="png")["data"])
-    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    return cv2.imdecode(np.frombuffer(tab.screenshot(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
 
 def shows(tab: Tab, renderer, camera) -> bool:

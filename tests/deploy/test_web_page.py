@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from chromium import Tab, browser, find_chromium, picture_of_page
+from chromium import Tab, browser, find_chromium, picture_of_page, record_turn
 from conftest import ROOT
 from helpers import HIERARCHICAL, SMALL_TENSOR, TINY, fails_cleanly, run
+from PIL import Image, ImageSequence
 
 import run_nerf_qat
 import run_vq
@@ -205,6 +206,20 @@ def test_the_space_bar_plays_until_a_hand_takes_the_camera(tab, model):
 
 
 @needs_chromium
+def test_a_turn_is_recorded(tab, model):
+    """As README's picture was (`benchmarks/web_page.py --gif`)."""
+    opened(tab, model.with_suffix(".html"))
+    pose = np.array(tab.run(POSE))
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    record_turn(tab, SCREENSHOTS / "page.gif", frames=6)
+    with Image.open(SCREENSHOTS / "page.gif") as recorded:
+        frames = [np.asarray(frame.convert("RGB"), int) for frame in ImageSequence.Iterator(recorded)]
+    assert len(frames) == 6
+    assert min(np.abs(one - other).mean() for one, other in zip(frames, frames[1:], strict=False)) > 1
+    assert np.allclose(tab.run(POSE), pose, atol=1e-4)  # once round
+
+
+@needs_chromium
 def test_two_fingers_zoom(tab, model):
     opened(tab, model.with_suffix(".html"))
     far = tab.run("page.camera.distance")
@@ -232,7 +247,7 @@ def test_it_plays_the_files_path_in_light_and_dark(tab, model):
         assert tab.run(POSE) != pose
         still = tab.run("Number(document.body.dataset.still || 0)")
         tab.wait_for(f"document.body.dataset.level == '2' && !page.drawing && {still} >= 0")
-        tab.screenshot(SCREENSHOTS / f"page_{scheme}.png")
+        (SCREENSHOTS / f"page_{scheme}.png").write_bytes(tab.screenshot())
     assert tab.console == []
 
 
