@@ -120,24 +120,31 @@ def light_field_frames_table(names: list[str]) -> str:
     return "\n".join(lines) + f"\n\n{note}\n"
 
 
+def page_times(entry: dict, on_gpu: float | None) -> str:
+    """The last cells of a row: size of a picture, and by what in how long."""
+    times = (entry["seconds"], on_gpu, entry["python_seconds"])
+    cells = ["" if seconds is None else f"{1e3 * seconds:.0f} ms" for seconds in times]
+    return f"{entry['width']}x{entry['height']} | {' | '.join(cells)} |"
+
+
 def web_page_table(names: list[str]) -> str:
     """benchmarks/web_page.py: pages of model files in a browser, beside the same files in Python."""
     run = load(names[0])
     lines = [
-        "| file | bytes | page | first picture | picture | WebAssembly | WebGPU | Python | off by at most | PSNR "
-        "| dragged |",
-        "|---|--:|--:|--:|---|--:|--:|--:|--:|--:|---|",
+        "| file | bytes | page | first picture | off by at most | PSNR | dragged | picture | WebAssembly | WebGPU "
+        "| Python |",
+        "|---|--:|--:|--:|--:|--:|---|---|--:|--:|--:|",
     ]
     for name, entry in run["files"].items():
         beyond = f" ({entry['pixels_beyond_2']} pixels by more than 2)" if entry["pixels_beyond_2"] else ""
         same = "the same" if entry["psnr_to_reference"] is None else f"{entry['psnr_to_reference']:.1f} dB"
-        on_gpu = f"{1e3 * entry['webgpu']['seconds']:.0f} ms" if "webgpu" in entry else ""
+        gpu, large = entry.get("webgpu", {}), entry["large"]
         lines.append(
             f"| {name} | {entry['bytes']:,} | {entry['page_bytes']:,} | {entry['first_seconds']:.2f} s | "
-            f"{entry['width']}x{entry['height']} | {1e3 * entry['seconds']:.0f} ms | {on_gpu} | "
-            f"{1e3 * entry['python_seconds']:.0f} ms | {entry['largest_difference']}/255{beyond} | {same} | "
-            f"{entry['dragged_frames_per_second']:.0f} a second, {entry['dragged_size']} |"
+            f"{entry['largest_difference']}/255{beyond} | {same} | {entry['dragged_frames_per_second']:.0f} a second, "
+            f"{entry['dragged_size']} | {page_times(entry, gpu.get('seconds'))}"
         )
+        lines.append(f"| | | | | | | | {page_times(large, gpu.get('large_seconds'))}")
     entries = run["files"].values()
     engines = [entry["engine"] for entry in entries] + [e["webgpu"]["engine"] for e in entries if "webgpu" in e]
     engines = ", ".join(dict.fromkeys(engines))

@@ -72,7 +72,8 @@ def find_features(image: np.ndarray, valid: np.ndarray | None, K: np.ndarray, c2
     mask = None if valid is None else valid.astype(np.uint8)
     scale = min(1.0, MOST_PIXELS / max(grey.shape))
     if scale < 1:
-        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        size = [max(1, round(scale * side)) for side in grey.shape[::-1]]
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
         mask = None if mask is None else cv2.resize(mask, grey.shape[::-1], interpolation=cv2.INTER_NEAREST)
     points, descriptors = cv2.SIFT_create(MOST_FEATURES).detectAndCompute(grey, mask)
     at = np.array([point.pt for point in points]).reshape(-1, 2) + 0.5  # its pixels have their middle at whole numbers

@@ -106,9 +106,10 @@ class Tab:
         return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
 
-def picture_of_page(tab: Tab, frame: int, seconds: float = 60) -> tuple[np.ndarray, float]:
-    """What a model's page renders of a frame of its path, uint8 `[H, W, 3]`, and the milliseconds that it took."""
-    script = f"""page.picture({frame}).then(({{ width, height, pixels, milliseconds }}) => {{
+def picture_of_page(tab: Tab, frame: int, seconds: float = 60, times: float = 1) -> tuple[np.ndarray, float]:
+    """What a model's page renders of a frame of its path, uint8 `[H, W, 3]`, `times` as large as its file has it, and
+    the milliseconds that it took."""
+    script = f"""page.picture({frame}, {times}).then(({{ width, height, pixels, milliseconds }}) => {{
         const text = Array.from(pixels, (byte) => String.fromCharCode(byte)).join("");
         return [width, height, btoa(text), milliseconds];
     }})"""

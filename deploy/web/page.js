@@ -253,9 +253,10 @@ class Page {
     this.changed();
   }
 
-  // A frame of the file's path at the file's size, RGBA bytes, for whoever wants to hold it against another renderer's.
-  async picture(frame) {
-    const camera = this.cameraAt(1, this.pose(frame));
+  // A frame of the file's path, `times` as large as the file has it, RGBA bytes, for whoever wants to hold it against
+  // another renderer's.
+  async picture(frame, times = 1) {
+    const camera = this.cameraAt(times, this.pose(frame));
     const pixels = new Uint8ClampedArray(4 * camera.width * camera.height);
     const milliseconds = await this.engine.render(camera, (parts) => {
       for (const part of parts) {

@@ -87,6 +87,15 @@ def test_nothing_is_said_without_depth(kind):
     assert matched_points(pictures, c2w) is None
 
 
+@pytest.mark.parametrize("size", [(1, 1), (4, 3), (2000, 2)])
+def test_pictures_of_any_size_are_looked_at(size):
+    c2w = walk(4)
+    noise = np.random.default_rng(0).integers(0, 256, (4, *size, 4), dtype=np.uint8)
+    K = torch.tensor([[50, 0, size[1] / 2], [0, 50, size[0] / 2], [0, 0, 1]]).repeat(4, 1, 1)
+    valid = torch.ones(4, *size, dtype=torch.bool)
+    assert matched_points(Pictures(noise, valid, K, torch.tensor([size] * 4)), c2w) is None
+
+
 def test_rays_meet():
     """At (0, 0, -2): seen from (0, 0, 0) in 2 and from (2, 0, 0) in the root of 8; a second pair misses by 0.1, a
     third meets behind."""
