@@ -40,8 +40,8 @@ function modelOf(described, pieces) {
     end += 4 * Math.ceil(piece.length / 4);
     return place;
   });
-  const text = JSON.stringify({ ...described, arrays: places });
-  const header = new TextEncoder().encode(text + " ".repeat(-new TextEncoder().encode(text).length & 3));
+  const text = JSON.stringify({ ...described, arrays: places }); // ASCII
+  const header = new TextEncoder().encode(text.padEnd(4 * Math.ceil(text.length / 4)));
   const content = new Uint8Array(4 + header.length + end);
   new DataView(content.buffer).setUint32(0, header.length, true);
   content.set(header, 4);
