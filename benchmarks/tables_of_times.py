@@ -136,7 +136,8 @@ def web_page_table(names: list[str]) -> str:
         "|---|--:|--:|--:|--:|--:|---|---|--:|--:|--:|",
     ]
     for name, entry in run["files"].items():
-        beyond = f" ({entry['pixels_beyond_2']} pixels by more than 2)" if entry["pixels_beyond_2"] else ""
+        count = entry["pixels_beyond_2"]
+        beyond = f" ({count} pixel{'s' * (count > 1)} by more than 2)" if count else ""
         same = "the same" if entry["psnr_to_reference"] is None else f"{entry['psnr_to_reference']:.1f} dB"
         gpu, large = entry.get("webgpu", {}), entry["large"]
         lines.append(

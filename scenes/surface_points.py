@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 
 from scenes.lenses import Pictures
+from utils import distributed
+from utils.progress import brief_bar
 
 MOST_VIEWS, MOST_FEATURES = 100, 1000  # looked at, of a capture and of a view
 MOST_PIXELS = 600  # of the longer side, at which features are looked for
@@ -43,16 +45,16 @@ class Features:
 def matched_points(pictures: Pictures, c2w: np.ndarray) -> SeenPoints | None:
     """Where features of views with poses `[N, 3, 4]` lie, for which two other views or more say the same depth; None:
     too few do. Each point is seen by the view whose feature it is."""
-    count = len(c2w)
+    count, quiet = len(c2w), not distributed.is_main()
     chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_VIEWS)).round().astype(int))
     K = pictures.K.double().numpy()
     features = []
-    for i in chosen:
+    for i in brief_bar(chosen, desc="features", unit="view", disable=quiet):
         height, width = pictures.sizes[i].tolist()
         valid = None if pictures.valid is None else pictures.valid[i, :height, :width].numpy()
         features.append(find_features(pictures.images[i, :height, :width], valid, K[i], c2w[i]))
     depths: list[list[list[float]]] = [[[] for _ in view.rays] for view in features]  # of each feature, by other views
-    for i, j in compared(c2w[chosen]):
+    for i, j in brief_bar(list(compared(c2w[chosen])), desc="matches", unit="pair", disable=quiet):
         matches = same_features(features[i].descriptors, features[j].descriptors)
         for one, other, of_one, of_other in zip(*meetings(features[i], features[j], *matches), strict=True):
             depths[i][one].append(of_one)

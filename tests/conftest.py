@@ -97,6 +97,12 @@ def fern_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def fox_dir() -> Path:
+    """Instant-NGP's fox: 50 photographs and their cameras, without points."""
+    return find_scene("fox", "transforms.json")
+
+
+@pytest.fixture(scope="session")
 def small_cluster():
     """Ray with a cluster of two cores of this machine."""
     ray = pytest.importorskip("ray", reason="Ray is an extra: pip install -r requirements-ray.txt")

@@ -6,6 +6,7 @@ from pathlib import Path
 from conftest import ROOT
 
 import run_nerf_qat
+from load_nerfstudio import load_nerfstudio_scene
 
 SHORT = ["--i_weights", "0", "--i_img", "0", "--path_frames", "2"]
 
@@ -36,3 +37,10 @@ def test_fern_learns_in_seconds(fern_dir, tmp_path):
     """NDC, no alpha, and a grid that is learnt."""
     flags = ["--N_iters", "300", "--lrate_decay", "0.3", "--qat_iters", "60", "--factor", "32", "--llffhold", "10"]
     check(train("fern_cpu_qat.txt", fern_dir, tmp_path, "--samples_per_batch", "8192", *flags), floor=18)
+
+
+def test_the_fox_begins_where_its_photographs_say(fox_dir):
+    """Near is 1.02 by the points that COLMAP finds for the same photographs, and 0.4 by where they were taken."""
+    scene = load_nerfstudio_scene(str(fox_dir), factor=8)
+    assert 0.9 < scene.near < 1.1
+    assert any("points that photographs show alike" in note for note in scene.notes)
