@@ -1,7 +1,7 @@
 """A model file as a page: one HTML file that renders it in a browser, from disk, with nothing else.
 
 The page holds the model, a renderer in WebAssembly (`deploy/web/kernels.c`), one in WebGPU (`deploy/web/webgpu.js`) for
-int8 files where the browser has a device, and the program around them. Networks are executed as the integers that they
+most files where the browser has a device, and the program around them. Networks are executed as the integers that they
 are.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.web_model import page_model
+from deploy.web_model import has_few_bits, page_model
 from utils.files import atomic_write
 
 SOURCES = Path(__file__).parent / "web"
@@ -42,7 +42,10 @@ def page_of(file: Path, code_cells: bool) -> bytes:
         decoder = (SOURCES / "range_coder.wasm").read_bytes()
     if described["webgpu"]:
         programs += ["webgpu_network.js", "webgpu.js"]
-        shaders = [script("rays.wgsl"), script("network.wgsl")]
+        few_bits = any(map(has_few_bits, described["fields"]))
+        if few_bits:
+            programs.append("webgpu_few_bits.js")
+        shaders = [script("rays.wgsl"), script("network.wgsl") + (b"\n" + script("few_bits.wgsl")) * few_bits]
     scripts = [script(*programs, "page.js"), script("model.js", "worker.js")]
     parts = [*scripts, *shaders, (SOURCES / "kernels.wasm").read_bytes(), decoder, model]  # PARTS of unpack.js
     lengths = b"".join(len(part).to_bytes(4, "little") for part in parts)

@@ -1,5 +1,5 @@
-// The page's other engine: WebGPU, whose kernels (rays.wgsl, network.wgsl) render int8 files in rounds. In each of them
-// every ray that is not done asks for its next samples, the network takes all, and the answers are composited.
+// The page's other engine: WebGPU, whose kernels (rays.wgsl, network.wgsl) render files of integers in rounds. In each
+// of them every ray that is not done asks for its next samples, the network takes all, and the answers are composited.
 
 const MOST_RAYS = 16384; // of a piece of the picture
 const FEWEST_RAYS = 256;

@@ -16,7 +16,10 @@ from deploy import web_page
 from deploy.web_model import page_model
 from deploy.web_page import make_page
 
-RENDERED = ("int8", "int8_mixed_bits", "light_field")
+RENDERED = (
+    *(f"{run}/model_int8" for run in ("int8", "int8_mixed_bits", "light_field")),
+    *("ternary/model_ternary", "w4a8/model_w4a8"),
+)
 ENGINE = "page.engine.name"
 
 pytestmark = needs_chromium
@@ -76,7 +79,7 @@ def by_engine(tab: Tab, page: Path, frames: tuple[int, ...]) -> list[np.ndarray]
 
 @pytest.mark.parametrize("name", RENDERED)
 def test_it_shows_the_reference_picture(tab, tmp_path, name):
-    file = golden_page(f"{name}/model_int8.safetensors", tmp_path)
+    file = golden_page(f"{name}.safetensors", tmp_path)
     (shown,) = by_engine(tab, file.with_suffix(".html"), (0,))
     check_same(shown, reference(file, 0))
 
@@ -118,7 +121,7 @@ def test_it_knows_ndc(tab, tmp_path, monkeypatch):
     assert shown.std() > 5
 
 
-@pytest.mark.parametrize("name", ["int8_no_views/model_int8", "mip/model_int8", "ternary/model_ternary"])
+@pytest.mark.parametrize("name", ["int8_no_views/model_int8", "mip/model_int8", "vq/model_vq"])
 def test_what_it_does_not_support_is_for_webassembly(tab, tmp_path, name):
     file = golden_page(f"{name}.safetensors", tmp_path)
     opened(tab, file.with_suffix(".html"))
