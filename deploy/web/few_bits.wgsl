@@ -51,8 +51,10 @@ fn signed_code(x: vec4f) -> vec4u { return vec4u(vec4i(round(x))) & vec4u(255); 
     next += 2;
   }
   let o = 8 * at.y;
-  store(2 * at.y, at.x, mat4x4f(output(o, low[0]), output(o + 1, low[1]), output(o + 2, low[2]), output(o + 3, low[3])));
-  store(
-    2 * at.y + 1, at.x,
-    mat4x4f(output(o + 4, high[0]), output(o + 5, high[1]), output(o + 6, high[2]), output(o + 7, high[3])));
+  for (var i = 0u; i < 4; i++) {
+    low[i] = output(o + i, low[i]);
+    high[i] = output(o + 4 + i, high[i]);
+  }
+  store(2 * at.y, at.x, low);
+  store(2 * at.y + 1, at.x, high);
 }

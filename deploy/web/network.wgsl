@@ -35,7 +35,7 @@ struct Column {
 @group(0) @binding(1) var<storage, read> source: array<vec4u>; // of codes, or of floats by their bits, as the next ones
 @group(0) @binding(2) var<storage, read_write> result: array<vec4u>;
 @group(0) @binding(3) var<storage, read> added: array<vec4u>;
-@group(0) @binding(4) var<storage, read> weights: array<vec4u>; // int8 [outputs / 8][words][8][4], floats [outputs / 8][columns][8]
+@group(0) @binding(4) var<storage, read> weights: array<vec4u>; // [outputs / 8][words][8][4], or floats, one each
 @group(0) @binding(5) var<storage, read> outputs: array<Output>;
 @group(0) @binding(6) var<storage, read> columns: array<Column>;
 

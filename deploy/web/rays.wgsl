@@ -20,8 +20,9 @@ struct Ray {
   dt: f32, // between two points
   color: vec3f,
   leaving: f32, // light
-  number: i32, // of the next point, and of what lies behind the last
+  number: i32, // of the next point, of what lies behind the last, and of the one that runs count from
   end: i32,
+  start: i32,
   first: u32, // rows of its samples in this round
   found: u32,
 }
@@ -35,7 +36,7 @@ struct Counters {
 @group(0) @binding(1) var<storage, read_write> rays: array<Ray>;
 @group(0) @binding(2) var<storage, read_write> counters: Counters;
 @group(0) @binding(3) var<storage, read> cells: array<u32>; // bits, of each byte the highest first
-@group(0) @binding(4) var<storage, read_write> coordinates: array<f32>; // [what a network sees][rows]
+@group(0) @binding(4) var<storage, read_write> coordinates: array<f32>; // [what is seen, lengths last][rows]
 @group(0) @binding(5) var<storage, read_write> dispatches: array<u32>; // of the network's steps: [steps][3]
 @group(0) @binding(6) var<storage, read> rgb: array<f32>; // [columns][rows], as the next one
 @group(0) @binding(7) var<storage, read> density: array<f32>;
@@ -55,7 +56,14 @@ override low_z: f32;
 override high_x: f32;
 override high_y: f32;
 override high_z: f32;
+override inner_low_x: f32; // and of the box of its occupied cells, a tenth of a cell wider
+override inner_low_y: f32;
+override inner_low_z: f32;
+override inner_high_x: f32;
+override inner_high_y: f32;
+override inner_high_z: f32;
 override side: i32; // cells
+override cone_steps: f32; // widths of a pixel that a sample may be long, where that is more than a step
 override step: f32; // between points, in units of the grid
 override min_transmittance: f32;
 override density_column: u32;
@@ -70,6 +78,7 @@ override least: u32; // samples of a ray in a round
 
 const MOST = 16u; // of them, once few rays are left
 const LOOKS = 1024; // at points of a ray in a round
+const RUN = 8; // points that may be taken together
 
 fn low() -> vec3f { return vec3f(low_x, low_y, low_z); }
 fn high() -> vec3f { return vec3f(high_x, high_y, high_z); }
@@ -86,6 +95,16 @@ fn to_ndc(ray: ptr<function, Ray>) {
   (*ray).d = vec3f(scale * (d.xy / d.z - o.xy / o.z), -near_oz);
 }
 
+// Where a ray enters and leaves a box, within near and far, as multiples of its direction.
+fn clip(ray: Ray, low: vec3f, high: vec3f) -> vec2f {
+  let d = select(ray.d, vec3f(1e-20), abs(ray.d) < vec3f(1e-20));
+  let a = (low - ray.o) / d;
+  let b = (high - ray.o) / d;
+  let enters = min(a, b);
+  let leaves = max(a, b);
+  return vec2f(max(near, max(enters.x, max(enters.y, enters.z))), min(far, min(leaves.x, min(leaves.y, leaves.z))));
+}
+
 @compute @workgroup_size(64) fn begin(@builtin(global_invocation_id) at: vec3u) {
   if (at.x >= frame.count) { return; }
   let pixel = frame.corner + vec2u(at.x % frame.columns, at.x / frame.columns);
@@ -96,17 +115,17 @@ fn to_ndc(ray: ptr<function, Ray>) {
   ray.o = vec3f(frame.c2w[0].w, frame.c2w[1].w, frame.c2w[2].w);
   ray.view = normalize(ray.d);
   if (ndc_near > 0) { to_ndc(&ray); }
-  let d = select(ray.d, vec3f(1e-20), abs(ray.d) < vec3f(1e-20));
-  let a = (low() - ray.o) / d;
-  let b = (high() - ray.o) / d;
-  let enters = min(a, b);
-  let leaves = max(a, b);
-  ray.t_in = max(near, max(enters.x, max(enters.y, enters.z)));
-  ray.t_out = min(far, min(leaves.x, min(leaves.y, leaves.z)));
+  let whole = clip(ray, low(), high());
+  let inner = clip(
+    ray, vec3f(inner_low_x, inner_low_y, inner_low_z), vec3f(inner_high_x, inner_high_y, inner_high_z));
+  ray.t_in = whole.x;
+  ray.t_out = whole.y;
   ray.dt = step / length(ray.d);
   ray.leaving = 1;
-  if (ray.t_in < ray.t_out) {
-    ray.end = i32(ceil((ray.t_out - ray.t_in) / ray.dt)) + 1;
+  if (inner.x < inner.y) {
+    ray.start = max(i32(floor((inner.x - ray.t_in) / ray.dt)) - 1, 0);
+    ray.number = ray.start;
+    ray.end = i32(ceil((min(inner.y, ray.t_out) - ray.t_in) / ray.dt)) + 1;
     atomicAdd(&counters.alive, 1);
   }
   rays[at.x] = ray;
@@ -123,6 +142,18 @@ fn counts(ray: u32, t: f32) -> bool {
   return t < rays[ray].t_out && ((cells[number >> 5] >> ((number & 31) ^ 7)) & 1) == 1;
 }
 
+// How many points from this one on are one sample: a power of two, all of one run.
+fn together(ray: u32, number: i32) -> i32 {
+  let run = number - (number - rays[ray].start) % RUN;
+  let middle = 0.5 * (point(ray, run) + point(ray, run + RUN - 1));
+  let width = select(middle / frame.focal.x, 1 / frame.size.x + 1 / frame.size.y, ndc_near > 0);
+  var count = 1;
+  while (count < RUN && 2 * f32(count) <= cone_steps * width / step) { count *= 2; }
+  return count;
+}
+
+fn length_at(row: u32) -> u32 { return arrayLength(&coordinates) - rows + row; }
+
 fn put(row: u32, first: u32, x: vec3f) {
   for (var c = 0u; c < 3; c++) { coordinates[(first + c) * rows + row] = x[c]; }
 }
@@ -136,15 +167,22 @@ fn put(row: u32, first: u32, x: vec3f) {
   if (rays[ray].leaving <= min_transmittance) { last = 0; }
   let each = clamp(least * frame.count / max(atomicLoad(&counters.alive), 1), least, MOST);
   var t: array<f32, MOST>;
+  var lengths: array<f32, MOST>;
   var found = 0u;
-  for (; found < each && number < last; number++) {
-    t[found] = point(ray, number);
-    found += u32(counts(ray, t[found]));
+  while (found < each && number < last) {
+    let count = together(ray, number);
+    var any = false;
+    for (var i = 0; i < count && !any; i++) { any = counts(ray, point(ray, number + i)); }
+    t[found] = point(ray, number) + 0.5 * f32(count - 1) * rays[ray].dt;
+    lengths[found] = step * f32(count);
+    found += u32(any);
+    number += count;
   }
   let first = atomicAdd(&counters.rows, found);
   for (var i = 0u; i < found; i++) {
     put(first + i, 0, rays[ray].o + t[i] * rays[ray].d);
     if (views) { put(first + i, 3, rays[ray].view); }
+    coordinates[length_at(first + i)] = lengths[i];
   }
   rays[ray].number = number;
   rays[ray].first = first;
@@ -161,7 +199,7 @@ fn put(row: u32, first: u32, x: vec3f) {
   var found = 0u;
   var seen = 0u;
   var x = vec3f();
-  for (var number = 0; number < rays[ray].end && found < points; number++) {
+  for (var number = rays[ray].start; number < rays[ray].end && found < points; number++) {
     let t = point(ray, number);
     if (!counts(ray, t)) { continue; }
     if (seen == 0) { row = atomicAdd(&counters.rows, 1); }
@@ -203,7 +241,7 @@ fn density_of(row: u32) -> f32 {
   var color = (*ray).color;
   var leaving = (*ray).leaving;
   for (var row = (*ray).first; row < (*ray).first + (*ray).found; row++) {
-    let passes = exp(-density_of(row) * step);
+    let passes = exp(-density_of(row) * coordinates[length_at(row)]);
     color += leaving * (1 - passes) * color_of(row);
     leaving *= passes;
   }

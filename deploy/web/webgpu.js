@@ -8,7 +8,7 @@ const ROUNDS = 4; // between two looks at whether any ray is left
 const PIECE = 30; // milliseconds, about: between two looks at whether a newer picture is asked for
 const MOST_BYTES = 2 ** 27; // of a buffer that kernels read: WebGPU's limit where none is asked for
 const WORKGROUP = 64; // threads
-const RAY_BYTES = 80;
+const RAY_BYTES = 96;
 
 // eslint-disable-next-line no-unused-vars -- the page joins its scripts
 class WebGpuEngine {
@@ -71,7 +71,7 @@ class WebGpuEngine {
     all.push(rgb, density ?? rgb, this.pixels);
     const uses = {
       begin: [0, 1, 2], march: [0, 1, 2, 3, 4], find_places: [0, 1, 2, 3, 4], plan: [2, 5],
-      composite: [0, 1, 2, 6, 7], take_colors: [0, 1, 6], finish: [0, 1, 8],
+      composite: [0, 1, 2, 4, 6, 7], take_colors: [0, 1, 6], finish: [0, 1, 8],
     };
     const pipelines = await compiled(device, code, this.constants(), names);
     const buffers = (name) => Object.fromEntries(uses[name].map((number) => [number, all[number]]));
@@ -84,16 +84,34 @@ class WebGpuEngine {
     const [field] = fields;
     const [low, high] = sampler.aabb;
     const cells = low.map((x, i) => (high[i] - x) / sampler.grid_resolution);
+    const [innerLow, innerHigh] = this.occupied().map((corner) => corner.map((at, i) => low[i] + at * cells[i]));
+    const of = (name, corner) => Object.fromEntries(corner.map((x, i) => [`${name}_${"xyz"[i]}`, x]));
     const [red, green, blue] = rays.background;
     return {
       rows: this.rows, near: rays.near, far: rays.far, ndc_near: rays.ndc_near ?? 0, pixel_offset: rays.pixel_offset,
-      red, green, blue, low_x: low[0], low_y: low[1], low_z: low[2], high_x: high[0], high_y: high[1], high_z: high[2],
+      red, green, blue, ...of("low", low), ...of("high", high), ...of("inner_low", innerLow),
+      ...of("inner_high", innerHigh), cone_steps: sampler.cone_steps ?? 0,
       side: sampler.grid_resolution, step: sampler.step ?? Math.max(...cells),
       min_transmittance: sampler.min_transmittance ?? 0, density_column: field.outputs.length > 1 ? 0 : 3,
       softplus: Number(field.density_activation === "softplus"), density_bias: field.density_bias ?? 0,
       density_scale: field.density_scale ?? 1, views: Number(field.use_viewdirs), points: field.points ?? 0,
       every: sampler.every ?? 1, least: SAMPLES,
     };
+  }
+
+  // Corners of the box of occupied cells, in cells, a tenth of one wider.
+  occupied() {
+    const { occupancy, grid_resolution: side } = this.described.sampler;
+    const bits = this.network.array(occupancy, Uint8Array);
+    const [low, high] = [[side, side, side], [-1, -1, -1]];
+    for (let number = 0; number < side ** 3; number++) {
+      if (!((bits[number >> 3] << (number & 7)) & 128)) continue;
+      [Math.floor(number / side ** 2), Math.floor(number / side) % side, number % side].forEach((at, axis) => {
+        low[axis] = Math.min(low[axis], at);
+        high[axis] = Math.max(high[axis], at);
+      });
+    }
+    return [low.map((at) => at - 0.1), high.map((at) => at + 1.1)];
   }
 
   // ------------------------------------------------------------------------------------------------- running it

@@ -63,12 +63,12 @@ class GpuNetwork {
 
   // Of the largest buffer.
   get bytesPerRow() {
-    return Math.max(4 * this.coordinates, ...this.bytes);
+    return Math.max(4 * this.coordinates + 4, ...this.bytes);
   }
 
   async build(code, rows) {
     this.buffers = this.bytes.map((perRow) => room(this.device, perRow * rows));
-    this.seen = room(this.device, 4 * this.coordinates * rows);
+    this.seen = room(this.device, 4 * (this.coordinates + 1) * rows); // and what each sample stands for
     this.rows = rows;
     this.kernels = await compiled(this.device, code, { rows }, KERNELS);
     this.steps = [...this.encodings().map((one) => this.encoding(one)), ...this.products()];

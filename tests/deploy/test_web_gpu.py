@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,16 @@ def test_a_trained_file_on_three_views(tab, model):
     assert min(one.std() for one in shown) > 10  # there is something in them
 
 
+def test_few_bits_whose_samples_are_longer_the_farther_they_are(tab, tmp_path):
+    flags = [*TINY, "--cone_steps", "3", "--quant", "ternary", "--N_iters", "300", "--qat_iters", "30"]
+    assert run(run_nerf_qat, *flags, "--export_html", "--basedir", tmp_path, "--expname", "run") == 0
+    file = tmp_path / "run" / "model_ternary.safetensors"
+    shown = by_engine(tab, file.with_suffix(".html"), (0, 1))
+    for frame, one in enumerate(shown):
+        check_same(one, reference(file, frame))
+    assert min(one.std() for one in shown) > 10
+
+
 def test_a_light_field_whose_sums_are_of_codes(tab, model, tmp_path):
     flags = [*TINY, "--no_random_bkgd", "--sampler", "light_field", "--netdepth", "6", "--ray_points", "4"]
     flags += ["--rounded_stream", "--real", "0", "--samples_per_batch", "512", "--pseudo_views", "10"]
@@ -101,12 +112,13 @@ def test_a_light_field_whose_sums_are_of_codes(tab, model, tmp_path):
     check_same(shown, reference(file, 1))
 
 
-def forward_facing(file: Path, code_cells: bool) -> tuple[dict, bytes]:
+def forward_facing(cone_steps: float, file: Path, code_cells: bool) -> tuple[dict, bytes]:
     """What a page has of a file, as if that were of a scene in NDC, seen from the origin."""
     _, content = page_model(file, code_cells)
     end = 4 + int.from_bytes(content[:4], "little")
     described, arrays = json.loads(content[4:end]), bytearray(content[end:])
     described["rays"] |= {"near": 0.0, "far": 1.0, "ndc_near": 1.0}
+    described["sampler"]["cone_steps"] = cone_steps
     start, length = described["arrays"][described["path"]]
     arrays[start : start + length] = np.eye(3, 4, dtype=np.float32).tobytes()
     header = json.dumps(described).encode()
@@ -114,8 +126,9 @@ def forward_facing(file: Path, code_cells: bool) -> tuple[dict, bytes]:
     return described, len(header).to_bytes(4, "little") + header + arrays
 
 
-def test_it_knows_ndc(tab, tmp_path, monkeypatch):
-    monkeypatch.setattr(web_page, "page_model", forward_facing)
+@pytest.mark.parametrize("cone_steps", [0, 3])
+def test_it_knows_ndc(tab, tmp_path, monkeypatch, cone_steps):
+    monkeypatch.setattr(web_page, "page_model", partial(forward_facing, cone_steps))
     page = golden_page("int8/model_int8.safetensors", tmp_path).with_suffix(".html")
     (shown,) = by_engine(tab, page, (0,))
     assert shown.std() > 5
