@@ -123,7 +123,7 @@ def page_model(file: Path, code_cells: bool) -> tuple[dict, bytes]:
 
 def by_webgpu(sampler: dict, fields: list[dict]) -> bool:
     """Whether a page's engine of WebGPU (`webgpu.js`) renders such a model too."""
-    samples = sampler["kind"] == "occupancy" and fields[0]["kind"] == "nerf"
+    samples = sampler["kind"] in ("occupancy", "hierarchical") and all(field["kind"] == "nerf" for field in fields)
     places = sampler["kind"] == "light_field" and sampler.get("every")
     return bool(samples or places)
 

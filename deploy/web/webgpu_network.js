@@ -51,9 +51,9 @@ function bound(device, pipeline, buffers) {
 // eslint-disable-next-line no-unused-vars -- the page joins its scripts
 class GpuNetwork {
   // coordinates: that encodings are made of.
-  constructor(device, { described, arrays }, coordinates) {
+  constructor(device, { described, arrays }, field, coordinates) {
     this.device = device;
-    this.field = described.fields[0];
+    this.field = field;
     this.places = described.arrays;
     this.arrays = arrays;
     this.coordinates = coordinates;
@@ -66,12 +66,15 @@ class GpuNetwork {
     return Math.max(4 * this.coordinates + 4, ...this.bytes);
   }
 
-  async build(code, rows) {
+  // seen: the coordinates of so many rows.
+  async build(code, rows, seen) {
     this.buffers = this.bytes.map((perRow) => room(this.device, perRow * rows));
-    this.seen = room(this.device, 4 * (this.coordinates + 1) * rows); // and what each sample stands for
+    this.seen = seen;
     this.rows = rows;
     this.kernels = await compiled(this.device, code, { rows }, KERNELS);
     this.steps = [...this.encodings().map((one) => this.encoding(one)), ...this.products()];
+    const groups = new Uint32Array(this.steps.flatMap(({ groups }) => [0, groups, 1])); // of rows, of columns
+    this.dispatches = filled(this.device, groups, GPUBufferUsage.STORAGE | GPUBufferUsage.INDIRECT);
   }
 
   get outputs() {

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chromium import SOFTWARE_GPU, Tab, browser
-from helpers import TINY, run
+from helpers import HIERARCHICAL, TINY, run
 from test_web_page import GOLDEN, check_same, needs_chromium, picture, reference
 
 import run_nerf_qat
@@ -18,7 +18,7 @@ from deploy.web_model import page_model
 from deploy.web_page import make_page
 
 RENDERED = (
-    *(f"{run}/model_int8" for run in ("int8", "int8_mixed_bits", "light_field")),
+    *(f"{run}/model_int8" for run in ("int8", "int8_hierarchical", "int8_mixed_bits", "int8_no_views", "light_field")),
     *("ternary/model_ternary", "w4a8/model_w4a8"),
 )
 ENGINE = "page.engine.name"
@@ -102,6 +102,16 @@ def test_few_bits_whose_samples_are_longer_the_farther_they_are(tab, tmp_path):
     assert min(one.std() for one in shown) > 10
 
 
+def test_coarse_and_fine_samples_by_disparity(tab, tmp_path):
+    flags = [*HIERARCHICAL, "--use_viewdirs", "--lindisp", "--N_samples", "32", "--N_importance", "16"]
+    flags += ["--N_iters", "200", "--qat_iters", "30", "--i_weights", "0", "--export_html"]
+    assert run(run_nerf_qat, *flags, "--basedir", tmp_path, "--expname", "run") == 0
+    file = tmp_path / "run" / "model_int8.safetensors"
+    (shown,) = by_engine(tab, file.with_suffix(".html"), (0,))
+    check_same(shown, reference(file, 0))
+    assert shown.std() > 10
+
+
 def test_a_light_field_whose_sums_are_of_codes(tab, model, tmp_path):
     flags = [*TINY, "--no_random_bkgd", "--sampler", "light_field", "--netdepth", "6", "--ray_points", "4"]
     flags += ["--rounded_stream", "--real", "0", "--samples_per_batch", "512", "--pseudo_views", "10"]
@@ -126,15 +136,15 @@ def forward_facing(cone_steps: float, file: Path, code_cells: bool) -> tuple[dic
     return described, len(header).to_bytes(4, "little") + header + arrays
 
 
-@pytest.mark.parametrize("cone_steps", [0, 3])
-def test_it_knows_ndc(tab, tmp_path, monkeypatch, cone_steps):
+@pytest.mark.parametrize(("name", "cone_steps"), [("int8", 0), ("int8", 3), ("int8_hierarchical", 0)])
+def test_it_knows_ndc(tab, tmp_path, monkeypatch, name, cone_steps):
     monkeypatch.setattr(web_page, "page_model", partial(forward_facing, cone_steps))
-    page = golden_page("int8/model_int8.safetensors", tmp_path).with_suffix(".html")
+    page = golden_page(f"{name}/model_int8.safetensors", tmp_path).with_suffix(".html")
     (shown,) = by_engine(tab, page, (0,))
     assert shown.std() > 5
 
 
-@pytest.mark.parametrize("name", ["int8_no_views/model_int8", "mip/model_int8", "vq/model_vq"])
+@pytest.mark.parametrize("name", ["mip/model_int8", "proposal/model_int8", "vq/model_vq"])
 def test_what_it_does_not_support_is_for_webassembly(tab, tmp_path, name):
     file = golden_page(f"{name}.safetensors", tmp_path)
     opened(tab, file.with_suffix(".html"))
