@@ -28,13 +28,17 @@ fn signed_code(x: vec4f) -> vec4u { return vec4u(vec4i(round(x))) & vec4u(255); 
   }
   let size = select(vec4f(1), 1 / sqrt(squares / step.normed + NORM_EPS), step.normed > 0);
   let steps = max(most * size, vec4f(SMALLEST)) / 127;
+  let times = size / steps;
   for (var word = 0u; word < step.words; word++) {
     let x = gained(word, at.x);
-    let times = size / steps;
     result[place(word, at.x)] = signed_code(x[0] * times) | (signed_code(x[1] * times) << vec4u(8))
       | (signed_code(x[2] * times) << vec4u(16)) | (signed_code(x[3] * times) << vec4u(24));
   }
   result[place(step.words, at.x)] = bitcast<vec4u>(steps);
+}
+
+fn four_outputs(o: u32, x: mat4x4f) -> mat4x4f {
+  return mat4x4f(output(o, x[0]), output(o + 1, x[1]), output(o + 2, x[2]), output(o + 3, x[3]));
 }
 
 // Eight outputs of four rows, as `linear`'s.
@@ -50,11 +54,6 @@ fn signed_code(x: vec4f) -> vec4u { return vec4u(vec4i(round(x))) & vec4u(255); 
     high += mat4x4f(x * w.x, x * w.y, x * w.z, x * w.w);
     next += 2;
   }
-  let o = 8 * at.y;
-  for (var i = 0u; i < 4; i++) {
-    low[i] = output(o + i, low[i]);
-    high[i] = output(o + 4 + i, high[i]);
-  }
-  store(2 * at.y, at.x, low);
-  store(2 * at.y + 1, at.x, high);
+  store(2 * at.y, at.x, four_outputs(8 * at.y, low));
+  store(2 * at.y + 1, at.x, four_outputs(8 * at.y + 4, high));
 }

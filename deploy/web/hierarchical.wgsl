@@ -31,7 +31,7 @@ fn gap(number: u32) -> f32 { return select(coarse(number + 1) - coarse(number), 
   rays[ray].found = samples;
 }
 
-// The weight of a coarse sample; those before it let so much light through.
+// The padded weight of a coarse sample, of the light that those before it leave.
 fn weight(ray: u32, number: u32, leaving: ptr<function, f32>) -> f32 {
   let passes = exp(-density_of(rays[ray].first + number) * gap(number) * length(rays[ray].d));
   let before = *leaving;

@@ -1,7 +1,6 @@
 // A network on the device: its buffers, and what is dispatched to take all rows of a round through it (network.wgsl).
 
 const ADDS = { nothing: 0, codes: 1, floats: 2 }; // as network.wgsl has them
-
 const PER_WORD = { codes: 4, floats: 1 }; // columns
 const KERNELS = ["encode", "linear", "combine", "copy"];
 
