@@ -103,9 +103,10 @@ def test_few_bits_whose_samples_are_longer_the_farther_they_are(tab, tmp_path):
 
 
 def test_coarse_and_fine_samples_by_disparity(tab, tmp_path):
-    flags = [*HIERARCHICAL, "--use_viewdirs", "--lindisp", "--N_samples", "32", "--N_importance", "16"]
-    flags += ["--N_iters", "200", "--qat_iters", "30", "--i_weights", "0", "--export_html"]
-    assert run(run_nerf_qat, *flags, "--basedir", tmp_path, "--expname", "run") == 0
+    flags = [*HIERARCHICAL, "--use_viewdirs", "--lindisp", "--density_activation", "softplus", "--density_bias", "-1"]
+    flags += ["--density_scale", "25", "--raw_noise_std", "0", "--lrate", "5e-3", "--N_iters", "400"]
+    flags += ["--qat_iters", "40", "--i_weights", "0", "--export_html", "--basedir", tmp_path, "--expname", "run"]
+    assert run(run_nerf_qat, *flags) == 0
     file = tmp_path / "run" / "model_int8.safetensors"
     (shown,) = by_engine(tab, file.with_suffix(".html"), (0,))
     check_same(shown, reference(file, 0))
