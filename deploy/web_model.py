@@ -123,10 +123,14 @@ def page_model(file: Path, code_cells: bool) -> tuple[dict, bytes]:
 
 def by_webgpu(sampler: dict, fields: list[dict]) -> bool:
     """Whether a page's engine of WebGPU (`webgpu.js`) renders such a model too."""
-    samples = sampler["kind"] == "occupancy" and not sampler.get("cone_steps") and fields[0]["kind"] == "nerf"
+    samples = sampler["kind"] in ("occupancy", "hierarchical") and all(field["kind"] == "nerf" for field in fields)
     places = sampler["kind"] == "light_field" and sampler.get("every")
-    layers = [step["layer"] for step in fields[0]["steps"] if "layer" in step]
-    return bool(samples or places) and all(layer["kind"] == "integer" for layer in layers)
+    return bool(samples or places)
+
+
+def has_few_bits(field: dict) -> bool:
+    """Whether any of its layers takes floats."""
+    return any(step["layer"]["kind"] != "integer" for step in field["steps"] if "layer" in step)
 
 
 def describe_sampler(renderer: Renderer, arrays: Arrays, code_cells: bool) -> dict:

@@ -1,7 +1,7 @@
 """A model file as a page: one HTML file that renders it in a browser, from disk, with nothing else.
 
 The page holds the model, a renderer in WebAssembly (`deploy/web/kernels.c`), one in WebGPU (`deploy/web/webgpu.js`) for
-int8 files where the browser has a device, and the program around them. Networks are executed as the integers that they
+most files where the browser has a device, and the program around them. Networks are executed as the integers that they
 are.
 """
 
@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.web_model import page_model
+from deploy.web_model import has_few_bits, page_model
 from utils.files import atomic_write
 
 SOURCES = Path(__file__).parent / "web"
+SAMPLERS = {"occupancy": "cells", "light_field": "cells", "hierarchical": "hierarchical"}  # files of WebGPU's engine
 UNSAFE = (0, 13, 60)  # characters that HTML changes, or that would end the script: NUL, return, <
 
 
@@ -41,8 +42,10 @@ def page_of(file: Path, code_cells: bool) -> bytes:
         programs.append("unfold.js")
         decoder = (SOURCES / "range_coder.wasm").read_bytes()
     if described["webgpu"]:
-        programs += ["webgpu_network.js", "webgpu.js"]
-        shaders = [script("rays.wgsl"), script("network.wgsl")]
+        sampler = SAMPLERS[described["sampler"]["kind"]]
+        few_bits = ["few_bits"] if any(map(has_few_bits, described["fields"])) else []
+        programs += ["webgpu_network.js", "webgpu.js", *(f"webgpu_{name}.js" for name in (sampler, *few_bits))]
+        shaders = [shader("rays", sampler), shader("network", *few_bits)]
     scripts = [script(*programs, "page.js"), script("model.js", "worker.js")]
     parts = [*scripts, *shaders, (SOURCES / "kernels.wasm").read_bytes(), decoder, model]  # PARTS of unpack.js
     lengths = b"".join(len(part).to_bytes(4, "little") for part in parts)
@@ -58,6 +61,11 @@ def page_of(file: Path, code_cells: bool) -> bytes:
     }
     page = (SOURCES / "page.html").read_text()
     return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], page).encode()
+
+
+def shader(*names: str) -> bytes:
+    """WGSL of several files, in one."""
+    return b"\n".join(script(f"{name}.wgsl") for name in names)
 
 
 def script(*names: str) -> bytes:

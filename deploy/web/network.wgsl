@@ -13,6 +13,8 @@ struct Step {
   most: f32,
   added_scale: f32,
   added_zero_point: f32,
+  by_row: u32, // whether each row has a step of its own, behind its codes
+  normed: f32, // columns that an RMSNorm is over, 0: none
 }
 
 // scale (sum - shift) + bias
@@ -22,7 +24,7 @@ struct Output {
   shift: i32, // what zero points add to the sum, and the 128 that codes are stored without
 }
 
-// Of an encoding: a coordinate, or its sine at so many turns a unit, so many turns ahead.
+// Of an encoding: a coordinate, or its sine at so many turns a unit, so many turns ahead. Behind the last: zeros.
 struct Column {
   coordinate: u32,
   frequency: f32, // 0: the coordinate as it is
@@ -33,7 +35,7 @@ struct Column {
 @group(0) @binding(1) var<storage, read> source: array<vec4u>; // of codes, or of floats by their bits, as the next ones
 @group(0) @binding(2) var<storage, read_write> result: array<vec4u>;
 @group(0) @binding(3) var<storage, read> added: array<vec4u>;
-@group(0) @binding(4) var<storage, read> weights: array<vec4u>; // int8 [outputs / 8][words][8][4]
+@group(0) @binding(4) var<storage, read> weights: array<vec4u>; // [outputs / 8][words][8][4], or floats, one each
 @group(0) @binding(5) var<storage, read> outputs: array<Output>;
 @group(0) @binding(6) var<storage, read> columns: array<Column>;
 
@@ -72,10 +74,8 @@ fn added_floats(group: u32, four: u32) -> mat4x4f {
   return mat4x4f(a, b, bitcast<vec4f>(added[place(c + 2, four)]), bitcast<vec4f>(added[place(c + 3, four)]));
 }
 
-// Adds what is to be added to four columns of a result, and stores them.
-fn finish(group: u32, four: u32, y: mat4x4f) {
-  var x = y;
-  if (step.adds != NOTHING) { x += added_floats(group, four); }
+// Four columns of a result.
+fn store(group: u32, four: u32, x: mat4x4f) {
   if (step.rounds == 1) {
     result[place(group, four)] = packed(x);
   } else {
@@ -86,16 +86,28 @@ fn finish(group: u32, four: u32, y: mat4x4f) {
   }
 }
 
+// The same, once what is to be added to them is.
+fn finish(group: u32, four: u32, y: mat4x4f) {
+  var x = y;
+  if (step.adds != NOTHING) { x += added_floats(group, four); }
+  store(group, four, x);
+}
+
 // --------------------------------------------------------------------------------------------------------- the steps
 
 fn dots(x: vec4u, w: u32) -> vec4i {
   return vec4i(dot4I8Packed(x.x, w), dot4I8Packed(x.y, w), dot4I8Packed(x.z, w), dot4I8Packed(x.w, w));
 }
 
-fn output(number: u32, sums: vec4i) -> vec4f {
-  let its = outputs[number];
-  let y = vec4f(sums - its.shift) * its.scale + its.bias;
+fn output(number: u32, sums: vec4f) -> vec4f {
+  let y = sums + outputs[number].bias;
   return select(y, max(y, vec4f()), step.relu == 1);
+}
+
+// Of whole numbers, in steps of four rows.
+fn scaled(number: u32, sums: vec4i, steps: vec4f) -> vec4f {
+  let its = outputs[number];
+  return output(number, vec4f(sums - its.shift) * its.scale * steps);
 }
 
 // Eight outputs of four rows, whose sums stay in registers.
@@ -112,8 +124,11 @@ fn output(number: u32, sums: vec4i) -> vec4f {
     next += 2;
   }
   let o = 8 * at.y;
-  finish(2 * at.y, at.x, mat4x4f(output(o, a), output(o + 1, b), output(o + 2, c), output(o + 3, d)));
-  finish(2 * at.y + 1, at.x, mat4x4f(output(o + 4, e), output(o + 5, f), output(o + 6, g), output(o + 7, h)));
+  var s = vec4f(1);
+  if (step.by_row == 1) { s = floats(step.words, at.x); }
+  finish(2 * at.y, at.x, mat4x4f(scaled(o, a, s), scaled(o + 1, b, s), scaled(o + 2, c, s), scaled(o + 3, d, s)));
+  finish(
+    2 * at.y + 1, at.x, mat4x4f(scaled(o + 4, e, s), scaled(o + 5, f, s), scaled(o + 6, g, s), scaled(o + 7, h, s)));
 }
 
 fn floats(column: u32, four: u32) -> vec4f { return bitcast<vec4f>(source[place(column, four)]); }
@@ -139,6 +154,7 @@ fn sine(turns: vec4f) -> vec4f {
 }
 
 fn wave(number: u32, four: u32) -> vec4f {
+  if (number >= arrayLength(&columns)) { return vec4f(); }
   let column = columns[number];
   let x = floats(column.coordinate, four);
   let turns = x * column.frequency;
@@ -147,5 +163,5 @@ fn wave(number: u32, four: u32) -> vec4f {
 
 @compute @workgroup_size(64) fn encode(@builtin(global_invocation_id) at: vec3u) {
   let c = 4 * at.y;
-  result[place(at.y, at.x)] = packed(mat4x4f(wave(c, at.x), wave(c + 1, at.x), wave(c + 2, at.x), wave(c + 3, at.x)));
+  store(at.y, at.x, mat4x4f(wave(c, at.x), wave(c + 1, at.x), wave(c + 2, at.x), wave(c + 3, at.x)));
 }

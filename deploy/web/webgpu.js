@@ -1,14 +1,18 @@
-// The page's other engine: WebGPU, whose kernels (rays.wgsl, network.wgsl) render int8 files in rounds. In each of them
-// every ray that is not done asks for its next samples, the network takes all, and the answers are composited.
+// The page's other engine: WebGPU, whose kernels (rays.wgsl, network.wgsl) render files of integers in rounds. In each
+// of them every ray that is not done asks for its next samples, the network takes all, and the answers are composited.
 
 const MOST_RAYS = 16384; // of a piece of the picture
 const FEWEST_RAYS = 256;
-const SAMPLES = 4; // of a ray in a round, while no ray is done
-const ROUNDS = 4; // between two looks at whether any ray is left
+const MOST_ROWS = 65536; // of a network at once
 const PIECE = 30; // milliseconds, about: between two looks at whether a newer picture is asked for
 const MOST_BYTES = 2 ** 27; // of a buffer that kernels read: WebGPU's limit where none is asked for
 const WORKGROUP = 64; // threads
-const RAY_BYTES = 80;
+const RAY_BYTES = 96;
+
+// By kind, from a model and its arrays of bytes by their numbers: a ray's rows in a round, the kernels that ask each
+// network and the one that takes the last one's answers, the buffers that these use, rounds between two looks at
+// whether any ray is left, and constants. webgpu_cells.js and webgpu_hierarchical.js fill it in.
+const SAMPLERS = {};
 
 // eslint-disable-next-line no-unused-vars -- the page joins its scripts
 class WebGpuEngine {
@@ -33,7 +37,6 @@ class WebGpuEngine {
     this.described = described;
     this.makeSpare = spare;
     this.spare = null;
-    this.piece = FEWEST_RAYS; // rays, as many as there is time for
     this.id = 0;
     this.turn = Promise.resolve(); // when the picture before has left the device
   }
@@ -41,58 +44,62 @@ class WebGpuEngine {
   // ------------------------------------------------------------------------------------------------ building it
 
   async build(model, { rays, network }) {
-    const [field] = this.described.fields;
-    this.lightField = this.described.sampler.kind === "light_field";
-    const coordinates = (this.lightField ? 3 * field.points : 3) + (field.use_viewdirs ? 3 : 0);
-    this.network = new GpuNetwork(this.device, model, coordinates);
-    const rowsPerRay = this.lightField ? 1 : SAMPLES;
+    const { sampler, fields } = this.described;
+    this.views = fields.some((field) => field.use_viewdirs);
+    const coordinates = 3 * (fields[0].points ?? 1) + (this.views ? 3 : 0);
+    this.networks = fields.map((field) => new GpuNetwork(this.device, model, field, coordinates));
+    this.sampler = SAMPLERS[sampler.kind](this.described, (number) => this.networks[0].array(number, Uint8Array));
+    const mostRows = Math.min(MOST_ROWS, MOST_BYTES / Math.max(...this.networks.map((one) => one.bytesPerRow)));
     this.mostRays = MOST_RAYS;
-    while (this.mostRays * rowsPerRay * this.network.bytesPerRow > MOST_BYTES) this.mostRays /= 2;
-    this.rows = this.mostRays * rowsPerRay;
-    await this.network.build(network, this.rows);
-    const [ask, take] = this.lightField ? ["find_places", "take_colors"] : ["march", "composite"];
-    await this.buildRays(rays, ["begin", ask, "plan", take, "finish"]);
+    while (this.mostRays * this.sampler.rowsPerRay > mostRows) this.mostRays /= 2;
+    this.piece = this.fewestRays = Math.min(FEWEST_RAYS, this.mostRays);
+    this.rows = this.mostRays * this.sampler.rowsPerRay;
+    this.seen = room(this.device, 4 * (coordinates + 1) * this.rows); // and the length that each sample stands for
+    for (const one of this.networks) await one.build(network, this.rows, this.seen);
+    await this.buildRays(rays);
   }
 
-  // Kernels of rays, in the order of `names`, which is that of a round between the first and the last.
-  async buildRays(code, names) {
-    const { device, network } = this;
-    const { STORAGE, UNIFORM, INDIRECT, COPY_SRC, COPY_DST, MAP_READ } = GPUBufferUsage;
+  // Kernels of rays: what asks each network, and what takes the last one's answers.
+  async buildRays(code) {
+    const { device, networks } = this;
+    const { asks, take, cells, uses } = this.sampler;
+    const { STORAGE, UNIFORM, COPY_SRC, COPY_DST, MAP_READ } = GPUBufferUsage;
     this.frame = room(device, 96, UNIFORM | COPY_DST);
     this.counters = room(device, 8, STORAGE | COPY_SRC | COPY_DST);
     this.pixels = room(device, 4 * this.mostRays, STORAGE | COPY_SRC);
     this.read = room(device, 8 + 4 * this.mostRays, MAP_READ | COPY_DST);
-    const groups = new Uint32Array(network.steps.flatMap(({ groups }) => [0, groups, 1]));
-    this.dispatches = filled(device, groups, STORAGE | INDIRECT);
     const rays = room(device, RAY_BYTES * this.mostRays);
-    const cells = filled(device, network.array(this.described.sampler.occupancy, Uint8Array));
-    const [rgb, density] = network.outputs;
-    const all = [this.frame, rays, this.counters, cells, network.seen, this.dispatches];
-    all.push(rgb, density ?? rgb, this.pixels);
-    const uses = {
-      begin: [0, 1, 2], march: [0, 1, 2, 3, 4], find_places: [0, 1, 2, 3, 4], plan: [2, 5],
-      composite: [0, 1, 2, 6, 7], take_colors: [0, 1, 6], finish: [0, 1, 8],
+    const all = [this.frame, rays, this.counters, cells && filled(device, cells), this.seen];
+    const numbers = { begin: [0, 1, 2], plan: [2, 5], finish: [0, 1, 8], ...uses };
+    const [first, last] = [networks[0], networks.at(-1)];
+    const pipelines = {
+      ...(await compiled(device, code, this.constants(first.field), ["begin", "plan", ...asks])),
+      ...(await compiled(device, code, this.constants(last.field), [take, "finish"])),
     };
-    const pipelines = await compiled(device, code, this.constants(), names);
-    const buffers = (name) => Object.fromEntries(uses[name].map((number) => [number, all[number]]));
-    this.kernels = names.map((name) => bound(device, pipelines[name], buffers(name)));
+    // Of a network whose steps are planned, or whose answers are read.
+    const kernel = (name, { dispatches, outputs: [rgb, density] }) => {
+      const buffers = [...all, dispatches, rgb, density ?? rgb, this.pixels];
+      const used = numbers[name].map((number) => [number, buffers[number]]);
+      return bound(device, pipelines[name], Object.fromEntries(used));
+    };
+    this.begin = kernel("begin", first);
+    this.turns = networks.map((network, i) => {
+      return { network, ask: kernel(asks[i], networks[i - 1] ?? network), plan: kernel("plan", network) };
+    });
+    this.take = kernel(take, last);
+    this.finish = kernel("finish", last);
   }
 
-  // Of rays.wgsl, by their names there.
-  constants() {
-    const { rays, sampler, fields } = this.described;
-    const [field] = fields;
-    const [low, high] = sampler.aabb;
-    const cells = low.map((x, i) => (high[i] - x) / sampler.grid_resolution);
+  // Of rays.wgsl, by their names there. field: whose answers are read.
+  constants(field) {
+    const { rays, sampler } = this.described;
     const [red, green, blue] = rays.background;
     return {
       rows: this.rows, near: rays.near, far: rays.far, ndc_near: rays.ndc_near ?? 0, pixel_offset: rays.pixel_offset,
-      red, green, blue, low_x: low[0], low_y: low[1], low_z: low[2], high_x: high[0], high_y: high[1], high_z: high[2],
-      side: sampler.grid_resolution, step: sampler.step ?? Math.max(...cells),
-      min_transmittance: sampler.min_transmittance ?? 0, density_column: field.outputs.length > 1 ? 0 : 3,
-      softplus: Number(field.density_activation === "softplus"), density_bias: field.density_bias ?? 0,
-      density_scale: field.density_scale ?? 1, views: Number(field.use_viewdirs), points: field.points ?? 0,
-      every: sampler.every ?? 1, least: SAMPLES,
+      red, green, blue, min_transmittance: sampler.min_transmittance ?? 0,
+      density_column: field.outputs.length > 1 ? 0 : 3, softplus: Number(field.density_activation === "softplus"),
+      density_bias: field.density_bias ?? 0, density_scale: field.density_scale ?? 1, views: Number(this.views),
+      ...this.sampler.constants,
     };
   }
 
@@ -143,7 +150,7 @@ class WebGpuEngine {
 
   // Pieces twice or half as large, where they take too little or too much time.
   adapt(milliseconds, rays) {
-    if (milliseconds > 2 * PIECE) this.piece = Math.max(FEWEST_RAYS, this.piece / 2);
+    if (milliseconds > 2 * PIECE) this.piece = Math.max(this.fewestRays, this.piece / 2);
     else if (milliseconds < PIECE / 2 && 2 * rays > this.piece) this.piece = Math.min(this.mostRays, 2 * this.piece);
   }
 
@@ -172,20 +179,21 @@ class WebGpuEngine {
 
   // Some rounds, and the pixels as they are then.
   encode(pass, groups, first) {
-    const [begin, ask, plan, take, finish] = this.kernels;
     const run = ({ pipeline, group }) => {
       pass.setPipeline(pipeline);
       pass.setBindGroup(0, group);
       return pass;
     };
-    if (first) run(begin).dispatchWorkgroups(groups);
-    for (let round = 0; round < (this.lightField ? 1 : ROUNDS); round++) {
-      run(ask).dispatchWorkgroups(groups);
-      run(plan).dispatchWorkgroups(1);
-      this.network.steps.forEach((step, i) => run(step).dispatchWorkgroupsIndirect(this.dispatches, 12 * i));
-      run(take).dispatchWorkgroups(groups);
+    if (first) run(this.begin).dispatchWorkgroups(groups);
+    for (let round = 0; round < this.sampler.rounds; round++) {
+      for (const { network, ask, plan } of this.turns) {
+        run(ask).dispatchWorkgroups(groups);
+        run(plan).dispatchWorkgroups(1);
+        network.steps.forEach((step, i) => run(step).dispatchWorkgroupsIndirect(network.dispatches, 12 * i));
+      }
+      run(this.take).dispatchWorkgroups(groups);
     }
-    run(finish).dispatchWorkgroups(groups);
+    run(this.finish).dispatchWorkgroups(groups);
     pass.end();
   }
 }

@@ -1,6 +1,22 @@
 // A network on the device: its buffers, and what is dispatched to take all rows of a round through it (network.wgsl).
 
 const ADDS = { nothing: 0, codes: 1, floats: 2 }; // as network.wgsl has them
+const PER_WORD = { codes: 4, floats: 1 }; // columns
+const KERNELS = ["encode", "linear", "combine", "copy"];
+
+// What is dispatched for a network's layer of each kind, from a step with the parts of what it is given.
+// webgpu_few_bits.js has other kinds.
+const LAYERS = {
+  integer(network, { from, to, given, layer, rounding, added }) {
+    const [one, two] = from.map((buffer) => network.buffers[buffer]);
+    const words = width(given[0]) / 4;
+    const adds = network.kindOf(from[1]);
+    const [weights, outputs] = network.layer(layer, given[0]);
+    const step = network.step({ words, relu: layer.relu, adds, rounding, added });
+    const numbers = { 0: step, 1: one, 2: network.buffers[to], 3: two ?? one, 4: weights, 5: outputs };
+    return [network.bound("linear", numbers, padded(layer.outputs) / 8)];
+  },
+};
 
 const padded = (columns) => 8 * Math.ceil(columns / 8);
 const width = (parts) => parts.reduce((sum, columns) => sum + padded(columns), 0);
@@ -34,26 +50,30 @@ function bound(device, pipeline, buffers) {
 // eslint-disable-next-line no-unused-vars -- the page joins its scripts
 class GpuNetwork {
   // coordinates: that encodings are made of.
-  constructor(device, { described, arrays }, coordinates) {
+  constructor(device, { described, arrays }, field, coordinates) {
     this.device = device;
-    this.field = described.fields[0];
+    this.field = field;
     this.places = described.arrays;
     this.arrays = arrays;
     this.coordinates = coordinates;
     this.plans = this.plan();
-    this.bytes = this.field.buffers.map(([kind], i) => (kind === "floats" ? 4 : 1) * this.widths[i]);
+    this.bytes = this.field.buffers.map(([kind], i) => (4 / PER_WORD[kind]) * this.widths[i]);
   }
 
   // Of the largest buffer.
   get bytesPerRow() {
-    return Math.max(4 * this.coordinates, ...this.bytes);
+    return Math.max(4 * this.coordinates + 4, ...this.bytes);
   }
 
-  async build(code, rows) {
+  // seen: the coordinates of so many rows.
+  async build(code, rows, seen) {
     this.buffers = this.bytes.map((perRow) => room(this.device, perRow * rows));
-    this.seen = room(this.device, 4 * this.coordinates * rows);
-    const kernels = await compiled(this.device, code, { rows }, ["encode", "linear", "combine", "copy"]);
-    this.steps = [...this.encodings().map((one) => this.encoding(kernels, one)), ...this.products(kernels)];
+    this.seen = seen;
+    this.rows = rows;
+    this.kernels = await compiled(this.device, code, { rows }, KERNELS);
+    this.steps = [...this.encodings().map((one) => this.encoding(one)), ...this.products()];
+    const groups = new Uint32Array(this.steps.flatMap(({ groups }) => [0, groups, 1])); // of rows, of columns
+    this.dispatches = filled(this.device, groups, GPUBufferUsage.STORAGE | GPUBufferUsage.INDIRECT);
   }
 
   get outputs() {
@@ -77,73 +97,88 @@ class GpuNetwork {
     });
   }
 
-  // Kernels of a step, each with how many groups of columns it takes.
-  bound(kernel, buffers, groups) {
-    return { ...bound(this.device, kernel, buffers), groups };
+  // A kernel with its buffers, and how many groups of columns it takes.
+  bound(name, buffers, groups) {
+    return { ...bound(this.device, this.kernels[name], buffers), groups };
   }
 
-  encoding(kernels, { buffer, rounding, columns }) {
-    const table = this.columns(columns, this.widths[buffer]);
-    const numbers = { 0: this.step({ rounding }), 1: this.seen, 2: this.buffers[buffer], 6: table };
-    return this.bound(kernels.encode, numbers, this.widths[buffer] / 4);
+  encoding({ buffer, rounding, columns }) {
+    const table = this.columns(columns);
+    const step = this.step(this.kindOf(buffer) === ADDS.codes ? { rounding } : {});
+    const numbers = { 0: step, 1: this.seen, 2: this.buffers[buffer], 6: table };
+    return this.bound("encode", numbers, this.widths[buffer] / 4);
   }
 
   // What becomes of the encodings, in order.
-  products(kernels) {
-    return this.plans.flatMap(({ kind, from, to, given, layer, rounding, added }) => {
+  products() {
+    return this.plans.flatMap((plan) => {
+      const { kind, from, to, given, layer, rounding, added } = plan;
+      if (layer) return LAYERS[layer.kind](this, plan);
       const [one, two] = from.map((buffer) => this.buffers[buffer]);
       const result = this.buffers[to];
-      const words = width(given[0]) / 4;
-      const kindOf = (buffer) => ADDS[buffer === undefined ? "nothing" : this.field.buffers[buffer][0]];
-      if (kind === "linear") {
-        const step = this.step({ words, relu: layer.relu, adds: kindOf(from[1]), rounding, added });
-        const [weights, outputs] = this.layer(layer, given[0], words);
-        const numbers = { 0: step, 1: one, 2: result, 3: two ?? one, 4: weights, 5: outputs };
-        return [this.bound(kernels.linear, numbers, padded(layer.outputs) / 8)];
-      }
       if (kind === "concat") {
+        const perWord = PER_WORD[this.field.buffers[to][0]];
         return from.map((buffer, i) => {
-          const step = this.step({ words: width(given.slice(0, i).flat()) / 4 });
-          return this.bound(kernels.copy, { 0: step, 1: this.buffers[buffer], 2: result }, width(given[i]) / 4);
+          const step = this.step({ words: width(given.slice(0, i).flat()) / perWord });
+          return this.bound("copy", { 0: step, 1: this.buffers[buffer], 2: result }, width(given[i]) / perWord);
         });
       }
       // Of a sum the second is floats, to which the first is added, codes or floats.
-      const step = this.step({ adds: kind === "add" ? kindOf(from[0]) : ADDS.nothing, rounding, added });
-      return [this.bound(kernels.combine, { 0: step, 1: two ?? one, 2: result, 3: one }, words)];
+      const step = this.step({ adds: kind === "add" ? this.kindOf(from[0]) : ADDS.nothing, rounding, added });
+      return [this.bound("combine", { 0: step, 1: two ?? one, 2: result, 3: one }, width(given[0]) / 4)];
     });
   }
 
-  step({ words = 0, relu = false, adds = ADDS.nothing, rounding, added }) {
-    const numbers = new Uint32Array(9);
+  // What a step adds that adds this buffer.
+  kindOf(buffer) {
+    return ADDS[buffer === undefined ? "nothing" : this.field.buffers[buffer][0]];
+  }
+
+  step({ words = 0, relu = false, adds = ADDS.nothing, rounding, added, byRow = false, normed = 0 }) {
+    const numbers = new Uint32Array(11);
     numbers.set([words, Number(relu), adds, Number(Boolean(rounding))]);
-    new Float32Array(numbers.buffer).set([...(rounding ?? [1, 0, 0]), ...(added ?? [1, 0]).slice(0, 2)], 4);
+    numbers[9] = Number(byRow);
+    const floats = new Float32Array(numbers.buffer);
+    floats.set([...(rounding ?? [1, 0, 0]), ...(added ?? [1, 0]).slice(0, 2)], 4);
+    floats[10] = normed;
     return filled(this.device, numbers, GPUBufferUsage.UNIFORM);
   }
 
+  // Without a number: undefined.
   array(number, Kind) {
+    if (number === undefined) return number;
     const [start, length] = this.places[number];
     return new Kind(this.arrays.slice(start, start + 4 * Math.ceil(length / 4)).buffer); // to where the next one starts
   }
 
-  // Weights by blocks of eight outputs, four inputs to a word; outputs as network.wgsl has them.
-  layer(layer, parts, words) {
-    const [weight, zeros] = [this.array(layer.weight, Int8Array), this.array(layer.zero_points, Uint8Array)];
+  // Where the inputs of a layer lie in their buffer.
+  columnsOf(parts) {
+    let start = 0;
+    return parts.flatMap((part) => {
+      const columns = Array.from({ length: part }, (_, i) => start + i);
+      start += padded(part);
+      return columns;
+    });
+  }
+
+  // Weights by blocks of eight outputs, floats or four inputs to a word; outputs as network.wgsl has them.
+  layer(layer, parts) {
+    const [Kind, perWord] = layer.scale === undefined ? [Float32Array, 1] : [Int8Array, 4];
+    const words = width(parts) / perWord;
+    const weight = this.array(layer.weight, Kind);
+    const zeros = this.array(layer.zero_points, Uint8Array);
     const [scale, bias] = [this.array(layer.scale, Float32Array), this.array(layer.bias, Float32Array)];
-    const packed = new Int8Array(4 * words * padded(layer.outputs));
+    const packed = new Kind(perWord * words * padded(layer.outputs));
     const outputs = new Int32Array(3 * padded(layer.outputs));
     const floats = new Float32Array(outputs.buffer);
-    const columns = []; // of the inputs, in their buffer
-    let start = 0;
-    for (const part of parts) {
-      for (let i = 0; i < part; i++) columns.push(start + i);
-      start += padded(part);
-    }
+    const columns = this.columnsOf(parts);
     for (let o = 0; o < layer.outputs; o++) {
-      floats.set([scale[o], bias[o]], 3 * o);
+      floats.set([scale?.[o], bias[o]], 3 * o);
       columns.forEach((column, i) => {
         const w = weight[o * layer.inputs + i];
-        packed[(((o >> 3) * words + (column >> 2)) * 8 + (o & 7)) * 4 + (column & 3)] = w;
-        outputs[3 * o + 2] += w * (zeros[i] - 128);
+        const word = (o >> 3) * words + Math.floor(column / perWord);
+        packed[(word * 8 + (o & 7)) * perWord + (column % perWord)] = w;
+        if (zeros) outputs[3 * o + 2] += w * (zeros[i] - 128);
       });
     }
     return [filled(this.device, packed), filled(this.device, outputs)];
@@ -174,10 +209,11 @@ class GpuNetwork {
   }
 
   // A table of what network.wgsl's `encode` puts into each column.
-  columns(columns, count) {
-    const numbers = new Uint32Array(3 * count);
+  columns(columns) {
+    const all = columns.flat(Infinity);
+    const numbers = new Uint32Array(3 * all.length);
     const floats = new Float32Array(numbers.buffer);
-    columns.flat(Infinity).forEach(({ coordinate, octave, ahead }, i) => {
+    all.forEach(({ coordinate, octave, ahead }, i) => {
       numbers[3 * i] = coordinate;
       if (octave !== undefined) floats.set([2 ** octave / (2 * Math.PI), ahead / 4], 3 * i + 1);
     });

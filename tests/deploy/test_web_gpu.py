@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from chromium import SOFTWARE_GPU, Tab, browser
-from helpers import TINY, run
+from helpers import HIERARCHICAL, TINY, run
 from test_web_page import GOLDEN, check_same, needs_chromium, picture, reference
 
 import run_nerf_qat
@@ -16,7 +17,10 @@ from deploy import web_page
 from deploy.web_model import page_model
 from deploy.web_page import make_page
 
-RENDERED = ("int8", "int8_mixed_bits", "light_field")
+RENDERED = (
+    *(f"{run}/model_int8" for run in ("int8", "int8_hierarchical", "int8_mixed_bits", "int8_no_views", "light_field")),
+    *("ternary/model_ternary", "w4a8/model_w4a8"),
+)
 ENGINE = "page.engine.name"
 
 pytestmark = needs_chromium
@@ -76,7 +80,7 @@ def by_engine(tab: Tab, page: Path, frames: tuple[int, ...]) -> list[np.ndarray]
 
 @pytest.mark.parametrize("name", RENDERED)
 def test_it_shows_the_reference_picture(tab, tmp_path, name):
-    file = golden_page(f"{name}/model_int8.safetensors", tmp_path)
+    file = golden_page(f"{name}.safetensors", tmp_path)
     (shown,) = by_engine(tab, file.with_suffix(".html"), (0,))
     check_same(shown, reference(file, 0))
 
@@ -86,6 +90,27 @@ def test_a_trained_file_on_three_views(tab, model):
     for frame, one in zip((0, 4, 8), shown, strict=True):
         check_same(one, reference(model, frame))
     assert min(one.std() for one in shown) > 10  # there is something in them
+
+
+def test_few_bits_whose_samples_are_longer_the_farther_they_are(tab, tmp_path):
+    flags = [*TINY, "--cone_steps", "3", "--quant", "ternary", "--N_iters", "300", "--qat_iters", "30"]
+    assert run(run_nerf_qat, *flags, "--export_html", "--basedir", tmp_path, "--expname", "run") == 0
+    file = tmp_path / "run" / "model_ternary.safetensors"
+    shown = by_engine(tab, file.with_suffix(".html"), (0, 1))
+    for frame, one in enumerate(shown):
+        check_same(one, reference(file, frame))
+    assert min(one.std() for one in shown) > 10
+
+
+def test_coarse_and_fine_samples_by_disparity(tab, tmp_path):
+    flags = [*HIERARCHICAL, "--use_viewdirs", "--lindisp", "--density_activation", "softplus", "--density_bias", "-1"]
+    flags += ["--density_scale", "25", "--raw_noise_std", "0", "--lrate", "5e-3", "--N_iters", "400"]
+    flags += ["--qat_iters", "40", "--i_weights", "0", "--export_html", "--basedir", tmp_path, "--expname", "run"]
+    assert run(run_nerf_qat, *flags) == 0
+    file = tmp_path / "run" / "model_int8.safetensors"
+    (shown,) = by_engine(tab, file.with_suffix(".html"), (0,))
+    check_same(shown, reference(file, 0))
+    assert shown.std() > 10
 
 
 def test_a_light_field_whose_sums_are_of_codes(tab, model, tmp_path):
@@ -98,12 +123,13 @@ def test_a_light_field_whose_sums_are_of_codes(tab, model, tmp_path):
     check_same(shown, reference(file, 1))
 
 
-def forward_facing(file: Path, code_cells: bool) -> tuple[dict, bytes]:
+def forward_facing(cone_steps: float, file: Path, code_cells: bool) -> tuple[dict, bytes]:
     """What a page has of a file, as if that were of a scene in NDC, seen from the origin."""
     _, content = page_model(file, code_cells)
     end = 4 + int.from_bytes(content[:4], "little")
     described, arrays = json.loads(content[4:end]), bytearray(content[end:])
     described["rays"] |= {"near": 0.0, "far": 1.0, "ndc_near": 1.0}
+    described["sampler"]["cone_steps"] = cone_steps
     start, length = described["arrays"][described["path"]]
     arrays[start : start + length] = np.eye(3, 4, dtype=np.float32).tobytes()
     header = json.dumps(described).encode()
@@ -111,14 +137,15 @@ def forward_facing(file: Path, code_cells: bool) -> tuple[dict, bytes]:
     return described, len(header).to_bytes(4, "little") + header + arrays
 
 
-def test_it_knows_ndc(tab, tmp_path, monkeypatch):
-    monkeypatch.setattr(web_page, "page_model", forward_facing)
-    page = golden_page("int8/model_int8.safetensors", tmp_path).with_suffix(".html")
+@pytest.mark.parametrize(("name", "cone_steps"), [("int8", 0), ("int8", 3), ("int8_hierarchical", 0)])
+def test_it_knows_ndc(tab, tmp_path, monkeypatch, name, cone_steps):
+    monkeypatch.setattr(web_page, "page_model", partial(forward_facing, cone_steps))
+    page = golden_page(f"{name}/model_int8.safetensors", tmp_path).with_suffix(".html")
     (shown,) = by_engine(tab, page, (0,))
     assert shown.std() > 5
 
 
-@pytest.mark.parametrize("name", ["int8_no_views/model_int8", "mip/model_int8", "ternary/model_ternary"])
+@pytest.mark.parametrize("name", ["mip/model_int8", "proposal/model_int8", "vq/model_vq"])
 def test_what_it_does_not_support_is_for_webassembly(tab, tmp_path, name):
     file = golden_page(f"{name}.safetensors", tmp_path)
     opened(tab, file.with_suffix(".html"))
