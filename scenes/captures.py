@@ -47,8 +47,8 @@ def capture_scene(
     """A scene of `views`, undistorted, shrunk by `factor`, and moved as the module's first lines say.
 
     where: the file to name in messages. near, far: in the new units; by default from `points`, or, where
-    there are none, from what photographs show alike and from `box [2, 3]`, in the capture's units, or else from where
-    the cameras stand.
+    there are none, from `box [2, 3]`, in the capture's units, or else from where the cameras stand, and near from
+    what photographs show alike.
     Raises BadInput as the image readers do.
     """
     if not factor >= 1:
@@ -60,9 +60,11 @@ def capture_scene(
             "or give the images an alpha channel"
         )
     c2w = np.stack([view.c2w for view in views]).astype(np.float64)
+    if points is not None and bounds_of_points(c2w, points.positions, points.seen) is None:
+        points = None  # too few, or of another frame
+    move = normalisation(c2w, where, None if points is None else points.positions)
     if points is None and pictures.hidden_share() < CUT_OUT:
         points = matched_points(pictures, c2w)
-    move = normalisation(c2w, where, None if points is None else points.positions)
     scene = framed_scene(name, where, pictures, c2w, move, splits, white_background, points, box)
     scene.near, scene.far = scene.near if near is None else near, scene.far if far is None else far
     return scene
@@ -121,17 +123,19 @@ def _bounds(
     cut_out = hidden >= CUT_OUT
     reach = SUBJECT_HALF_BOX if cut_out else FARTHEST_BOX * CAMERA_RADIUS
     box, notes = usable_box(None if box is None else move.box(box), np.zeros(3), reach, where)
+    stated = box is not None
+    if not stated:
+        half = SUBJECT_HALF_BOX if cut_out else SURROUNDINGS_HALF_BOX
+        box = np.array([[-half] * 3, [half] * 3])
+    least = LEAST_NEAR
     if of_points is not None:
-        near, far, box = of_points if box is None else (*bounds_of_box(c2w, box, of_points[0]), box)
-        found = f"near {near:.3g}, far {far:.3g}, box {np.round(box, 2).tolist()}"
-        return near, far, box, [*notes, f"by {len(points.positions)} points that photographs show alike: {found}"]
-    if box is not None:
-        near, far = bounds_of_box(c2w, box, LEAST_NEAR)
-        stated = f"box {np.round(box, 2).tolist()}, near {near:.3g}, far {far:.3g}"
-        return near, far, box, [*notes, f"{where} says where content ends: {stated}"]
-    half = SUBJECT_HALF_BOX if cut_out else SURROUNDINGS_HALF_BOX
-    box = np.array([[-half] * 3, [half] * 3])
-    near, far = bounds_of_box(c2w, box, LEAST_NEAR)
+        least = float(f"{of_points[0]:.2g}")  # the same on machines that decode pictures a little differently
+        notes.append(f"near is {least:g} by {len(points.positions)} points that photographs show alike")
+    near, far = bounds_of_box(c2w, box, least)
+    if stated:
+        said = f"box {np.round(box, 2).tolist()}, near {near:.3g}, far {far:.3g}"
+        notes.append(f"{where} says where content ends: {said}")
+        return near, far, box, notes
     notes.append(f"where content ends is not known: box of +-{half:g}, near {near:.3g}, far {far:.3g}")
     if np.median((c2w[:, :, 3] * c2w[:, :, 2]).sum(-1)) < 0.1 * CAMERA_RADIUS:
         notes.append("cameras look at no common point, so that box is a guess: give --near, --far and --aabb")

@@ -24,7 +24,8 @@ FEWEST = 100  # points, below which matches say nothing
 @dataclass
 class SeenPoints:
     """Surface points `[P, 3]` in the capture's units, and which of them each view sees, `[S_i]` each. matched: found
-    here by features, so that nothing is said of plain walls and skies."""
+    here by features. Plain walls and skies have none, so these say how near content is, not where it ends; and a last
+    bit of a picture changes some, so poses do not hang on them."""
 
     positions: np.ndarray
     seen: list[np.ndarray]

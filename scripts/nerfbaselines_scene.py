@@ -40,9 +40,8 @@ def scene_of_dataset(dataset: Mapping, name: str) -> tuple[Scene, Similarity]:
         return _forward_facing(name, pictures, c2w, splits, dataset["cameras"].nears_fars)
     if pictures.hidden_share() >= CUT_OUT:
         return _cut_out(name, pictures, c2w, splits, white)
-    points = matched_points(pictures, c2w)
-    move = normalisation(c2w, WHERE, None if points is None else points.positions)
-    return framed_scene(name, WHERE, pictures, c2w, move, splits, white, points), move
+    move = normalisation(c2w, WHERE)
+    return framed_scene(name, WHERE, pictures, c2w, move, splits, white, matched_points(pictures, c2w)), move
 
 
 def cameras_of(cameras, move: Similarity) -> Cameras:

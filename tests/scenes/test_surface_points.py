@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from scenes.capture_frame import Similarity
+from scenes.captures import framed_scene
 from scenes.lenses import Pictures
 from scenes.poses import look_at
 from scenes.surface_points import Features, matched_points, meetings
@@ -94,6 +96,21 @@ def test_pictures_of_any_size_are_looked_at(size):
     K = torch.tensor([[50, 0, size[1] / 2], [0, 50, size[0] / 2], [0, 0, 1]]).repeat(4, 1, 1)
     valid = torch.ones(4, *size, dtype=torch.bool)
     assert matched_points(Pictures(noise, valid, K, torch.tensor([size] * 4)), c2w) is None
+
+
+def test_matched_points_say_where_content_begins_and_not_where_it_ends():
+    """The room about the walls may be plain."""
+    c2w = walk()
+    pictures = pictures_of_walls(c2w)
+    points = matched_points(pictures, c2w)
+    move = Similarity(np.eye(3), np.zeros(3), 1.0)
+    scene = framed_scene("walls", "x", pictures, c2w, move, {}, points=points)
+    plain = framed_scene("walls", "x", pictures, c2w, move, {})
+    assert scene.near == float(f"{scene.near:.2g}") and 1.7 < scene.near < 2.1  # the near wall's 3, over the slack
+    assert scene.near > 2 * plain.near and scene.far == plain.far and torch.equal(scene.aabb, plain.aabb)
+    stated = np.array([[-1.0, -1, -3.5], [1, 1, 3]])  # the cameras are in it
+    boxed = framed_scene("walls", "x", pictures, c2w, move, {}, points=points, box=stated)
+    assert boxed.near == scene.near and np.allclose(boxed.aabb, stated)
 
 
 def test_rays_meet():
