@@ -20,7 +20,7 @@ import numpy as np
 from load_colmap import camera_to_world, read_model
 from photographs import video
 from photographs.contact_sheet import draw_left_out
-from photographs.gathering import Picture, gather, list_pictures
+from photographs.gathering import Picture, gather, heif_formats, list_pictures
 from photographs.model_plot import draw_model
 from photographs.reasons import strongest_match, why_left_out
 from photographs.structure import Settings, Structure, find_structure
@@ -30,7 +30,7 @@ from utils.files import digest, saving, write_json
 from utils.parser import Parser, positive, within
 from utils.progress import duration
 
-REPORT, SHEET = "photos.json", "left_out.png"
+REPORT, MAP, SHEET = "photos.json", "cameras.png", "left_out.png"
 LONG_SIDE = 320  # pixels that training on two CPU cores takes a few minutes for
 LENSES = ("auto", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
 
@@ -64,7 +64,8 @@ def main(argv: list[str] | None = None) -> None:
     # What was asked of the same pictures before is not done again; of others all begins anew.
     files = find_source(source, out)
     asked = {"source": str(source.resolve()), "frames": args.frames if source.is_file() else None}
-    asked |= {"settings": {**vars(settings), "threads": None}, "files": digest([file_sign(path) for path in files])}
+    signs = [file_sign(path, source) for path in files]
+    asked |= {"settings": {**vars(settings), "threads": None}, "files": digest(signs)}
     report = begin(out, asked)
     if report.get("done"):
         print(f"{out} is there already, of these pictures; remove it to begin anew")
@@ -110,13 +111,14 @@ def find_source(source: Path, out: Path) -> list[Path]:
         videos = sorted(path.name for path in source.iterdir() if path.suffix.lower() in video.SUFFIXES)
         hint = f"; it has the video {videos[0]}, give that" if videos else "; give a folder of JPEG, PNG or HEIC files"
         raise BadInput(f"{source}: holds no pictures{hint}")
+    heif_formats(files)
     return files
 
 
-def file_sign(path: Path) -> list:
-    """What changes when a file does."""
+def file_sign(path: Path, source: Path) -> list:
+    """What changes when a file does, however its folder is named."""
     state = path.stat()
-    return [str(path), state.st_size, state.st_mtime_ns]
+    return [str(path.relative_to(source)), state.st_size, state.st_mtime_ns]
 
 
 def begin(out: Path, asked: dict) -> dict:
@@ -128,6 +130,7 @@ def begin(out: Path, asked: dict) -> dict:
             report = json.loads(path.read_text())
             if report.get("asked") == asked:
                 return report
+            print(f"{out}: was made of other pictures, or with other flags; begun anew")
         except (ValueError, AttributeError):
             pass
     elif out.is_dir() and any(out.iterdir()):
@@ -135,7 +138,7 @@ def begin(out: Path, asked: dict) -> dict:
     with saving(out):
         for folder in ("images", "sparse"):
             shutil.rmtree(out / folder, ignore_errors=True)
-        for file in ("database.db", SHEET):
+        for file in ("database.db", MAP, SHEET):
             (out / file).unlink(missing_ok=True)
     report = {"asked": asked}
     write_json(path, report)
@@ -184,17 +187,18 @@ def draw(out: Path, source: Path, report: dict) -> None:
     model = read_model(out / "sparse" / "0")
     poses = np.stack([camera_to_world(picture.w2c) for picture in model.pictures])
     points = np.array(list(model.points.values())).reshape(-1, 3)
-    draw_model(poses, points, out / "cameras.png", f"{report['registered']} of {report['of']} pictures")
+    draw_model(poses, points, out / MAP, f"{report['registered']} of {report['of']} pictures")
     if any(row["left_out"] for row in report["pictures"]):
-        draw_left_out(report["pictures"], out / "images", source, out / SHEET)
+        report["on_sheet"] = draw_left_out(report["pictures"], out / "images", source, out / SHEET)
 
 
 def say_how_it_went(out: Path, report: dict) -> None:
-    for row in report["pictures"]:
-        if row["left_out"]:
-            print(f"left out: {row['source']}: {row['left_out']}")
-    if (out / SHEET).is_file():
-        print(f"they are on one sheet: {out / SHEET}")
+    left_out = [row for row in report["pictures"] if row["left_out"]]
+    for row in left_out:
+        print(f"left out: {row['source']}: {row['left_out']}")
+    if left_out:
+        first = f"the first {report['on_sheet']}" if report["on_sheet"] < len(left_out) else "they"
+        print(f"{first} are on one sheet: {out / SHEET}")
     others = report["models"][1:]
     if others:
         sizes = ", ".join(map(str, others))
@@ -202,7 +206,7 @@ def say_how_it_went(out: Path, report: dict) -> None:
     print(
         f"{report['registered']} of {report['of']} pictures have a camera ({report['way']} matching), "
         f"{report['points']} points, {report['reprojection_error_pixels']:.2f} pixels off on average, "
-        f"after {duration(report['seconds'])}: {out / 'cameras.png'}"
+        f"after {duration(report['seconds'])}: {out / MAP}"
     )
 
 

@@ -104,7 +104,6 @@ def camera_of(image: Image.Image) -> str:
 def gather(files: list[Path], root: Path, images: Path) -> list[Picture]:
     """Looks at the picture files below `root`, and puts those that can be read in `images`. Raises BadInput where too
     few are left to make a scene of, SaveError where they cannot be written."""
-    heif_formats(files)
     pictures: list[Picture] = []
     for path in brief_bar(files, desc="pictures", unit="picture"):
         picture = look_at(path, str(path.relative_to(root)))

@@ -14,6 +14,7 @@ import run_nerf_qat
 import run_photos
 from load_colmap import camera_to_world, read_model
 from photographs.gathering import Picture
+from utils.errors import BadInput
 
 pytest.importorskip("pycolmap")
 
@@ -78,6 +79,26 @@ def test_each_spoiled_picture_is_named_with_what_is_wrong(photographs, tmp_path,
     for source, reason in expected.items():
         assert said[source].startswith(reason), source
     assert f"they are on one sheet: {out / 'left_out.png'}" in capsys.readouterr().out
+
+
+def test_a_folder_is_the_same_however_it_is_named(photographs, scene, capsys, monkeypatch):
+    monkeypatch.chdir(photographs.parent)
+    assert run(run_photos, photographs.name, "--out", scene, "--threads", "1") == 0
+    assert "is there already" in capsys.readouterr().out
+
+
+def test_other_flags_begin_anew_and_say_so(photographs, scene, tmp_path, capsys, monkeypatch):
+    """Nothing of before is left, also where it then fails."""
+    out = tmp_path / "scene"
+    shutil.copytree(scene, out)
+
+    def stops(*_):
+        raise BadInput("stopped")
+
+    monkeypatch.setattr(run_photos, "gather", stops)
+    assert run(run_photos, photographs, "--out", out, "--seed", "1") == 2
+    assert "begun anew" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ["photos.json"]
 
 
 def test_what_is_done_is_not_done_again(photographs, scene, capsys):
