@@ -4,6 +4,8 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.backends.onnx_graph import import_onnx
+from deploy.entropy_coding import constriction
 from deploy.onnx_file import EXPORTED, export
 from deploy.web_model import check_room
 from deploy.web_page import export_page
@@ -31,10 +33,14 @@ class Exports:
 
     def check(self, renderer: Renderer, precision: str) -> None:
         """Raises BadInput where what is to be trained cannot be written so, before it is trained for hours."""
-        if self.onnx and precision not in EXPORTED:
-            raise BadInput(f"--export_onnx is for {', '.join(EXPORTED)} files, not for {precision}; leave it out")
+        if self.onnx:
+            if precision not in EXPORTED:
+                raise BadInput(f"--export_onnx is for {', '.join(EXPORTED)} files, not for {precision}; leave it out")
+            import_onnx()
         if self.html:
             check_room(renderer)
+            if precision == "vq" and constriction is None:
+                raise BadInput("--export_html: a VQ-TensoRF's page needs the package constriction; install it")
 
     def __bool__(self) -> bool:
         return self.onnx or self.html

@@ -13,14 +13,16 @@ import torch.nn as nn
 
 from deploy import grid_file, vq_file
 from deploy.backends.blocks import InBlocks
-from deploy.backends.fused_steps import Product
+from deploy.backends.fused_steps import Product, fuse
 from deploy.backends.int8 import Int8Network, Rounding
 from deploy.backends.low_bit import BitNetwork
-from deploy.model_file import load_renderer, read_model
+from deploy.entropy_coding import MOST_DISTANCES
+from deploy.model_file import read_model
 from fields.layer_graph import Add, Concat, Input, Linear
-from fields.tensorf import LINES, PLANES
+from fields.tensorf import LINES, PLANES, TensorfConfig
 from rendering.renderer import Renderer
 from scenes.poses import focus_point
+from scenes.scene import Cameras
 from utils.errors import BadInput
 
 CODES, FLOATS = "codes", "floats"
@@ -88,18 +90,23 @@ def check_room(renderer: Renderer) -> None:
     for field in renderer.fields.values():
         if getattr(field.config, "points", 0) > MOST_PLACES:
             raise BadInput(f"--export_html: a page has room for {MOST_PLACES} places on a ray; give fewer --ray_points")
-        if hasattr(field.config, "graph") and len(field.config.graph.nodes) > MOST_STEPS:
+        if hasattr(field.config, "graph") and steps_of(field) > MOST_STEPS:
             raise BadInput(f"--export_html: a page has room for {MOST_STEPS} steps of a network; give fewer --netdepth")
 
 
-def page_model(file: Path, code_cells: bool) -> tuple[dict, bytes]:
-    """Of a model file: the header, and all that a page has of the model. code_cells: with a grid as the file has it,
-    for a page to decode. Raises BadInput for what a page cannot render."""
-    renderer, path, metadata = load_renderer(file, torch.device("cpu"))
+def steps_of(field: nn.Module) -> int:
+    """Of its network in a page, at most: one of few bits, as no light field is, adds apart."""
+    graph = field.config.graph
+    return len(fuse(graph)) if field.kind == "light_field" else sum(not isinstance(node, Input) for node in graph.nodes)
+
+
+def page_model(file: Path, renderer: Renderer, path: Cameras, metadata: dict, code_cells: bool) -> tuple[dict, bytes]:
+    """Of a model file, with what was loaded of it: the header, and all that a page has of the model. code_cells: with a
+    grid as the file has it, for a page to decode. Raises BadInput for what a page cannot render."""
     check_room(renderer)
     arrays = Arrays()
     if metadata["precision"] == "vq":
-        fields = [of_tensor(file, arrays)]
+        fields = [of_tensor(file, renderer.fields["network_fn"].config, arrays)]
     else:
         fields = [describe_field(name, field, arrays) for name, field in renderer.fields.items()]
     sampler = describe_sampler(renderer, arrays, code_cells)
@@ -262,7 +269,7 @@ def row_layer(layer: nn.Module, relu: bool, arrays: Arrays) -> dict:
     return {"kind": "by_row", **described}
 
 
-def of_tensor(file: Path, arrays: Arrays) -> dict:
+def of_tensor(file: Path, config: TensorfConfig, arrays: Arrays) -> dict:
     """A VQ-TensoRF: its planes and lines as whole numbers, what mixes and what decodes them as floats, all coded as the
     file has them. Raises BadInput where that is not by the range coder."""
     metadata, tensors = read_model(file)
@@ -271,13 +278,11 @@ def of_tensor(file: Path, arrays: Arrays) -> dict:
         raise BadInput(f"{file}: coded by {described['coder']}, which a page cannot read; write it with constriction")
     prefix = "network_fn."
     state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    rounded = vq_file.read_rounded(described, state)
-    config = rounded.config
-    matrices = vq_file.matrices(config.skeleton())
-    steps = [float(step) for step in rounded.steps[6:]]
-    numbers = arrays.add_coded(state["stream"], parts_of_tensor(described, rounded, state["ranges"].tolist(), steps))
-    layers, left = [], rounded.biases
-    for (name, layer), weight in zip(matrices, numbers[6:], strict=True):
+    steps = state["steps"].tolist()
+    parts = parts_of_tensor(described, config, state["ranges"].tolist(), steps[12:])
+    numbers = arrays.add_coded(state["stream"], parts)
+    layers, left = [], state["biases"].float()
+    for (name, layer), weight in zip(vq_file.matrices(config.skeleton()), numbers[6:], strict=True):
         count = 0 if layer.bias is None else layer.out_features
         bias, left = left[:count], left[count:]
         outputs, inputs = layer.weight.shape
@@ -308,8 +313,8 @@ def of_tensor(file: Path, arrays: Arrays) -> dict:
         "features": config.features,
         "resolution": described["resolution"],
         "ranks": [*config.density_ranks, *config.color_ranks],
-        "aabb": rounded.aabb.flatten().tolist(),
-        "steps_of_factors": [float(x) for i in range(3) for x in (*rounded.steps[i], *rounded.steps[3 + i])],
+        "aabb": state["aabb"].flatten().tolist(),
+        "steps_of_factors": [step for i in range(3) for step in (*steps[2 * i :][:2], *steps[6 + 2 * i :][:2])],
         "planes": numbers[:3],
         "lines": numbers[3:6],
         "density_activation": config.density_activation,
@@ -318,16 +323,18 @@ def of_tensor(file: Path, arrays: Arrays) -> dict:
     }
 
 
-def parts_of_tensor(described: dict, rounded: vq_file.Rounded, ranges: list, steps: list[float]) -> list[dict]:
+def parts_of_tensor(described: dict, config: TensorfConfig, ranges: list, steps: list[float]) -> list[dict]:
     """What is in a VQ-TensoRF's stream, in order. ranges: of planes, lines and matrices. steps: of matrices."""
     resolution, parts = described["resolution"], []
+    ranks = list(zip(config.density_ranks, config.color_ranks, strict=True))
     for i, (column, row) in enumerate(PLANES):
-        shape = {"rows": resolution[row], "columns": resolution[column], "ranks": rounded.ranks(i)}
-        parts.append({"kind": "plane", **shape, "codes": described["codes"][i], "range": ranges[i]})
+        shape = {"rows": resolution[row], "columns": resolution[column], "ranks": ranks[i]}
+        codes = {"codes": described["codes"][i], "most": MOST_DISTANCES}
+        parts.append({"kind": "plane", **shape, **codes, "range": ranges[i]})
     for i, axis in enumerate(LINES):
-        shape = {"columns": resolution[axis], "channels": sum(rounded.ranks(i))}
+        shape = {"columns": resolution[axis], "channels": sum(ranks[i])}
         parts.append({"kind": "table", **shape, "range": ranges[3 + i]})
-    matrices = vq_file.matrices(rounded.config.skeleton())
+    matrices = vq_file.matrices(config.skeleton())
     for (_, layer), span, step in zip(matrices, ranges[6:], steps, strict=True):
         outputs, inputs = layer.weight.shape
         parts.append({"kind": "table", "columns": outputs, "channels": inputs, "range": span, "step": step})

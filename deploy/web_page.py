@@ -11,8 +11,12 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from deploy.model_file import load_renderer
 from deploy.web_model import has_few_bits, page_model
+from rendering.renderer import Renderer
+from scenes.scene import Cameras
 from utils.files import atomic_write
 
 SOURCES = Path(__file__).parent / "web"
@@ -32,11 +36,12 @@ def export_page(file: Path) -> int:
 def make_page(file: Path) -> bytes:
     """The shorter of two: with the grid's cells as bits, and coded, which asks for a program that decodes them. Raises
     BadInput for what no page renders."""
-    return min((page_of(file, code_cells) for code_cells in (False, True)), key=len)
+    loaded = load_renderer(file, torch.device("cpu"))
+    return min((page_of(file, loaded, code_cells) for code_cells in (False, True)), key=len)
 
 
-def page_of(file: Path, code_cells: bool) -> bytes:
-    described, model = page_model(file, code_cells)
+def page_of(file: Path, loaded: tuple[Renderer, Cameras, dict], code_cells: bool) -> bytes:
+    described, model = page_model(file, *loaded, code_cells)
     programs, shaders, decoder = ["camera.js"], [b"", b""], b""
     if described["coded"]:
         programs.append("unfold.js")
@@ -82,8 +87,8 @@ def to_text(content: bytes) -> str:
     (its upper bits, from 1) and for the seven bits behind them.
     """
     bits = np.unpackbits(np.frombuffer(content, np.uint8))
-    sevens = np.pad(bits, (0, -len(bits) % 7)).reshape(-1, 7) @ (1 << np.arange(6, -1, -1))
-    characters = np.append(sevens, 0)
+    sevens = np.pad(bits, (0, -len(bits) % 7)).reshape(-1, 7) @ (1 << np.arange(6, -1, -1, dtype=np.uint8))
+    characters = np.append(sevens.astype(np.uint16), 0)
     taken = np.zeros(len(characters), bool)
     for at in np.flatnonzero(np.isin(sevens, UNSAFE)):
         if not taken[at]:

@@ -13,7 +13,7 @@ from run_nerf_helpers import Embedder
 from utils.errors import UserError
 
 
-def _import_onnx():
+def import_onnx():
     try:
         import onnx
     except ImportError as error:
@@ -30,7 +30,7 @@ class Graph(ABC):
     opset, ir_version = 17, 8
 
     def __init__(self):
-        self.onnx = _import_onnx()
+        self.onnx = import_onnx()
         self.nodes, self.constants = [], {}
 
     def constant(self, name: str, value) -> str:

@@ -289,7 +289,10 @@ async function chooseEngine(parts, model) {
 
 // eslint-disable-next-line no-unused-vars -- unpack.js calls it
 async function main(parts) {
-  if (parts.decoder.byteLength) parts.model = await unfold(parts.model, parts.decoder);
+  if (parts.decoder.byteLength) {
+    say("decoding");
+    parts.model = await unfold(parts.model, parts.decoder);
+  }
   const model = readModel(parts.model);
   const engine = await chooseEngine(parts, model);
   await engine.ready;

@@ -2,6 +2,7 @@
 
    A program of its own, small rather than fast, since it runs once, and only in pages that hold something coded. */
 #include "adaptive_model.h"
+#include <wasm_simd128.h>
 
 #define STATES 3
 enum { PRUNED, CODED, KEPT };
@@ -193,17 +194,30 @@ static void decode_from_zero(
     for (int i = 0; i < size; i++) found[i] -= 1;
 }
 
+/* Of so many times eight int16. */
+static inline int product(const v128_t *a, const v128_t *b, int eights) {
+    v128_t sum = wasm_i32x4_splat(0);
+    for (int i = 0; i < eights; i++) sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(a[i], b[i]));
+    return wasm_i32x4_extract_lane(sum, 0) + wasm_i32x4_extract_lane(sum, 1) + wasm_i32x4_extract_lane(sum, 2) +
+           wasm_i32x4_extract_lane(sum, 3);
+}
+
 /* Which code each wanted entry has, [rows][columns]: see code_numbers of deploy/entropy_coding.py.
-   book: [codes][stride], of which `channels` count. */
-static int32_t *decode_numbers(Decoder *decoder, Table table, const int8_t *book, int stride, int codes, int channels) {
+   book: [codes][stride], of which `channels` count. most: distances between entries and codes at once. */
+static int32_t *decode_numbers(
+    Decoder *decoder, Table table, const int8_t *book, int stride, int codes, int channels, int most) {
     static const double spreads[11] = {0.0, 0.05, 0.15, 0.35, 0.7, 1.2, 2.0, 3.5, 6.0, 12.0, 25.0};
     static const int weights[3] = {2, 2, 1};
     int rows = table.rows, columns = table.columns, bits_of = 32 - __builtin_clz(codes);
-    int parts_of = larger_int(1, (1 << 22) / codes); /* entries at once */
+    int parts_of = larger_int(1, most / codes); /* entries at once */
+    int eights = (channels + 7) / 8;
+    v128_t *wide = take((size_t)16 * codes * eights), *sought = take((size_t)16 * eights); /* int16 */
     int32_t *numbers = take((size_t)4 * rows * columns), *sizes = take((size_t)4 * codes);
+    __builtin_memset(wide, 0, (size_t)16 * codes * eights);
+    __builtin_memset(sought, 0, (size_t)16 * eights);
     for (int k = 0; k < codes; k++) {
-        sizes[k] = 0;
-        for (int c = 0; c < channels; c++) sizes[k] += book[k * stride + c] * book[k * stride + c];
+        for (int c = 0; c < channels; c++) ((int16_t *)(wide + k * eights))[c] = book[k * stride + c];
+        sizes[k] = product(wide + k * eights, wide + k * eights, eights);
     }
     for (int i = 0; i < rows * columns; i++) numbers[i] = -1;
     Adaptive octaves = new_model(2 * 11 + 3, bits_of + 1, NULL, 1), bits = new_model(8 * octaves.symbols, 2, NULL, 2);
@@ -237,10 +251,10 @@ static int32_t *decode_numbers(Decoder *decoder, Table table, const int8_t *book
             decode_from_zero(decoder, &octaves, &bits, contexts, size, nearer, scratch);
             for (int i = 0; i < size; i++) {
                 const int32_t *total = totals + (size_t)i * channels;
+                for (int c = 0; c < channels; c++) ((int16_t *)sought)[c] = total[c]; /* 5 * 127 at most */
                 for (int k = 0; k < codes; k++) {
-                    int32_t product = 0;
-                    for (int c = 0; c < channels; c++) product += total[c] * book[k * stride + c];
-                    keys[k] = ((int64_t)larger_int(shares[i], 1) * sizes[k] - 2 * (int64_t)product) * codes + k;
+                    int64_t distance = (int64_t)larger_int(shares[i], 1) * sizes[k];
+                    keys[k] = (distance - 2 * (int64_t)product(sought, wide + k * eights, eights)) * codes + k;
                 }
                 int64_t key = smallest_but(keys, codes, smaller_int(nearer[i], codes - 1)) % codes;
                 numbers[row[start + i] * columns + column[start + i]] = key < 0 ? key + codes : key;
@@ -250,9 +264,10 @@ static int32_t *decode_numbers(Decoder *decoder, Table table, const int8_t *book
     return numbers;
 }
 
-/* A plane of a VQ-TensoRF, [rows][columns][density + colour ranks]. low, high: of its whole numbers. */
+/* A plane of a VQ-TensoRF, [rows][columns][density + colour ranks]. most: as of
+   decode_numbers. low, high: of its whole numbers. */
 __attribute__((export_name("decode_plane"))) int8_t *decode_plane(
-    Decoder *decoder, int rows, int columns, int density, int colour, int codes, int low, int high) {
+    Decoder *decoder, int rows, int columns, int density, int colour, int codes, int most, int low, int high) {
     int channels = density + colour, count = rows * columns;
     int8_t *plane = take((size_t)count * channels);
     uint8_t *states = decode_states(decoder, rows, columns);
@@ -266,8 +281,8 @@ __attribute__((export_name("decode_plane"))) int8_t *decode_plane(
     const int8_t *book = decode_table(decoder, codes, channels, low, high);
     if (some) {
         Table table = {rows, columns, coded};
-        const int32_t *of_density = decode_numbers(decoder, table, book, channels, codes, density);
-        const int32_t *of_colour = decode_numbers(decoder, table, book + density, channels, codes, colour);
+        const int32_t *of_density = decode_numbers(decoder, table, book, channels, codes, density, most);
+        const int32_t *of_colour = decode_numbers(decoder, table, book + density, channels, codes, colour, most);
         for (int i = 0; i < count; i++) {
             if (!coded[i]) continue;
             __builtin_memcpy(plane + (size_t)i * channels, book + (size_t)of_density[i] * channels, density);

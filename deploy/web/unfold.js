@@ -3,9 +3,9 @@
 const DECODERS = {
   cells: ({ side }) => ["decode_cells", [side], Math.ceil(side ** 3 / 8)],
   table: ({ columns, channels, range }) => ["decode_table", [columns, channels, ...range], columns * channels],
-  plane: ({ rows, columns, ranks, codes, range }) => [
+  plane: ({ rows, columns, ranks, codes, most, range }) => [
     "decode_plane",
-    [rows, columns, ...ranks, codes, ...range],
+    [rows, columns, ...ranks, codes, most, ...range],
     rows * columns * (ranks[0] + ranks[1]),
   ],
 };

@@ -80,10 +80,12 @@ def test_tables(tab, low, high):
     assert np.array_equal(floats.view(np.float32).reshape(table.shape), (table * 0.1).astype(np.float32))
 
 
+@pytest.mark.parametrize("most", [entropy_coding.MOST_DISTANCES, 700])
 @pytest.mark.parametrize("codes", [0, 1, 300])
 @pytest.mark.parametrize("shape", [(40, 23), (3, 60), (1, 1)])
-def test_planes(tab, shape, codes):
-    """States, a codebook, whose rows which entries have, and what the others have."""
+def test_planes(tab, monkeypatch, shape, codes, most):
+    """States, a codebook, whose rows which entries have, and what the others have; also with two entries at once."""
+    monkeypatch.setattr(entropy_coding, "MOST_DISTANCES", most)
     random = np.random.default_rng(2)
     ranks, low, high = (3, 5), -9, 12
     places = np.indices(shape).sum(0)
@@ -104,6 +106,6 @@ def test_planes(tab, shape, codes):
         of_codes = [one[number[state == CODED]] for one, number in zip(books, numbers, strict=True)]
         plane[state == CODED] = np.concatenate(of_codes, axis=1)
     code_values(coder, state == KEPT, low, high, plane, state == CODED)
-    shape_of = {"rows": shape[0], "columns": shape[1], "ranks": ranks, "codes": codes, "range": [low, high]}
-    (found,) = decoded(tab, coder, [{"kind": "plane", **shape_of}])
+    shape_of = {"rows": shape[0], "columns": shape[1], "ranks": ranks, "codes": codes, "most": most}
+    (found,) = decoded(tab, coder, [{"kind": "plane", **shape_of, "range": [low, high]}])
     assert np.array_equal(found.view(np.int8).reshape(plane.shape), plane)

@@ -123,9 +123,9 @@ def test_a_light_field_whose_sums_are_of_codes(tab, model, tmp_path):
     check_same(shown, reference(file, 1))
 
 
-def forward_facing(cone_steps: float, file: Path, code_cells: bool) -> tuple[dict, bytes]:
+def forward_facing(cone_steps: float, *of_file: object) -> tuple[dict, bytes]:
     """What a page has of a file, as if that were of a scene in NDC, seen from the origin."""
-    _, content = page_model(file, code_cells)
+    _, content = page_model(*of_file)
     end = 4 + int.from_bytes(content[:4], "little")
     described, arrays = json.loads(content[4:end]), bytearray(content[end:])
     described["rays"] |= {"near": 0.0, "far": 1.0, "ndc_near": 1.0}
