@@ -25,6 +25,7 @@ from utils.errors import BadInput
 
 CODES, FLOATS = "codes", "floats"
 ALIGNED = 4  # bytes that arrays start at multiples of
+BY_WEBGPU = {"occupancy": {"nerf", "mip"}, "hierarchical": {"nerf"}}  # kinds of fields, by samplers that ask them
 MOST_BINS, MOST_PLACES, MOST_STEPS = 500, 64, 512  # that the page's program has room for
 
 
@@ -123,9 +124,9 @@ def page_model(file: Path, code_cells: bool) -> tuple[dict, bytes]:
 
 def by_webgpu(sampler: dict, fields: list[dict]) -> bool:
     """Whether a page's engine of WebGPU (`webgpu.js`) renders such a model too."""
-    samples = sampler["kind"] in ("occupancy", "hierarchical") and all(field["kind"] == "nerf" for field in fields)
-    places = sampler["kind"] == "light_field" and sampler.get("every")
-    return bool(samples or places)
+    if sampler["kind"] == "light_field":
+        return bool(sampler.get("every"))
+    return {field["kind"] for field in fields} <= BY_WEBGPU.get(sampler["kind"], set())
 
 
 def has_few_bits(field: dict) -> bool:

@@ -43,9 +43,12 @@ def page_of(file: Path, code_cells: bool) -> bytes:
         decoder = (SOURCES / "range_coder.wasm").read_bytes()
     if described["webgpu"]:
         sampler = SAMPLERS[described["sampler"]["kind"]]
-        few_bits = ["few_bits"] if any(map(has_few_bits, described["fields"])) else []
-        programs += ["webgpu_network.js", "webgpu.js", *(f"webgpu_{name}.js" for name in (sampler, *few_bits))]
-        shaders = [shader("rays", sampler), shader("network", *few_bits)]
+        cones = described["fields"][0]["kind"] == "mip"
+        seen, networks = ("cones", ["gaussians"]) if cones else ("points", [])
+        if any(map(has_few_bits, described["fields"])):
+            networks.append("few_bits")
+        programs += ["webgpu_network.js", "webgpu.js", *(f"webgpu_{name}.js" for name in (sampler, *networks))]
+        shaders = [shader("rays", seen, sampler), shader("network", *networks)]
     scripts = [script(*programs, "page.js"), script("model.js", "worker.js")]
     parts = [*scripts, *shaders, (SOURCES / "kernels.wasm").read_bytes(), decoder, model]  # PARTS of unpack.js
     lengths = b"".join(len(part).to_bytes(4, "little") for part in parts)

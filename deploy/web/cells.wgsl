@@ -69,9 +69,8 @@ fn counts(ray: u32, t: f32) -> bool {
 fn together(ray: u32, number: i32) -> i32 {
   let run = number - (number - rays[ray].start) % RUN;
   let middle = 0.5 * (point(ray, run) + point(ray, run + RUN - 1));
-  let width = select(middle / frame.focal.x, 1 / frame.size.x + 1 / frame.size.y, ndc_near > 0);
   var count = 1;
-  while (count < RUN && 2 * f32(count) <= cone_steps * width / step) { count *= 2; }
+  while (count < RUN && 2 * f32(count) <= cone_steps * pixel_width(middle) / step) { count *= 2; }
   return count;
 }
 
@@ -96,8 +95,9 @@ fn together(ray: u32, number: i32) -> i32 {
     number += count;
   }
   let first = atomicAdd(&counters.rows, found);
+  let norm = length(rays[ray].d);
   for (var i = 0u; i < found; i++) {
-    ask(ray, first + i, t[i]);
+    ask(ray, first + i, t[i], 0.5 * lengths[i] / norm);
     coordinates[length_at(first + i)] = lengths[i];
   }
   rays[ray].number = number;

@@ -1,5 +1,6 @@
 // Rays of a piece of the picture: where they go, and what becomes of the answers. Which samples they ask for is said by
-// cells.wgsl or hierarchical.wgsl, in which `set_out` makes a ray ready; network.wgsl answers.
+// cells.wgsl or hierarchical.wgsl, in which `set_out` makes a ray ready, what is seen of them by `ask` of points.wgsl
+// or cones.wgsl; network.wgsl answers.
 
 struct Frame {
   c2w: array<vec4f, 3>, // by rows, OpenGL's axes
@@ -91,9 +92,9 @@ fn put(row: u32, first: u32, x: vec3f) {
   for (var c = 0u; c < 3; c++) { coordinates[(first + c) * rows + row] = x[c]; }
 }
 
-fn ask(ray: u32, row: u32, t: f32) {
-  put(row, 0, rays[ray].o + t * rays[ray].d);
-  if (views) { put(row, 3, rays[ray].view); }
+// At a distance, of directions as long as theirs.
+fn pixel_width(t: f32) -> f32 {
+  return select(t / frame.focal.x, 1 / frame.size.x + 1 / frame.size.y, ndc_near > 0);
 }
 
 // How many rows the network has to take, 256 at a time.

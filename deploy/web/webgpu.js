@@ -46,7 +46,7 @@ class WebGpuEngine {
   async build(model, { rays, network }) {
     const { sampler, fields } = this.described;
     this.views = fields.some((field) => field.use_viewdirs);
-    const coordinates = 3 * (fields[0].points ?? 1) + (this.views ? 3 : 0);
+    const coordinates = ENCODERS[fields[0].kind].coordinates(fields[0]) + (this.views ? 3 : 0);
     this.networks = fields.map((field) => new GpuNetwork(this.device, model, field, coordinates));
     this.sampler = SAMPLERS[sampler.kind](this.described, (number) => this.networks[0].array(number, Uint8Array));
     const mostRows = Math.min(MOST_ROWS, MOST_BYTES / Math.max(...this.networks.map((one) => one.bytesPerRow)));

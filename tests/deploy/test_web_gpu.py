@@ -19,7 +19,7 @@ from deploy.web_page import make_page
 
 RENDERED = (
     *(f"{run}/model_int8" for run in ("int8", "int8_hierarchical", "int8_mixed_bits", "int8_no_views", "light_field")),
-    *("ternary/model_ternary", "w4a8/model_w4a8"),
+    *("mip/model_int8", "ternary/model_ternary", "w4a8/model_w4a8"),
 )
 ENGINE = "page.engine.name"
 
@@ -92,10 +92,21 @@ def test_a_trained_file_on_three_views(tab, model):
     assert min(one.std() for one in shown) > 10  # there is something in them
 
 
-def test_few_bits_whose_samples_are_longer_the_farther_they_are(tab, tmp_path):
-    flags = [*TINY, "--cone_steps", "3", "--quant", "ternary", "--N_iters", "300", "--qat_iters", "30"]
-    assert run(run_nerf_qat, *flags, "--export_html", "--basedir", tmp_path, "--expname", "run") == 0
-    file = tmp_path / "run" / "model_ternary.safetensors"
+def trained(folder: Path, *flags: str) -> Path:
+    """A tiny run's file, with its page beside it."""
+    flags = [*TINY, *flags, "--N_iters", "300", "--qat_iters", "30", "--i_weights", "0", "--export_html"]
+    assert run(run_nerf_qat, *flags, "--basedir", folder, "--expname", "run") == 0
+    (page,) = (folder / "run").glob("*.html")
+    return page.with_suffix(".safetensors")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--quant", "ternary"), ("--quant", "ternary", "--field", "mip"), ("--field", "mip", "--mip_directions", "9")],
+    ids=["few bits", "few bits of cones", "cones along many directions"],
+)
+def test_samples_that_are_longer_the_farther_they_are(tab, tmp_path, flags):
+    file = trained(tmp_path, "--cone_steps", "3", *flags)
     shown = by_engine(tab, file.with_suffix(".html"), (0, 1))
     for frame, one in enumerate(shown):
         check_same(one, reference(file, frame))
@@ -137,7 +148,7 @@ def forward_facing(cone_steps: float, file: Path, code_cells: bool) -> tuple[dic
     return described, len(header).to_bytes(4, "little") + header + arrays
 
 
-@pytest.mark.parametrize(("name", "cone_steps"), [("int8", 0), ("int8", 3), ("int8_hierarchical", 0)])
+@pytest.mark.parametrize(("name", "cone_steps"), [("int8", 0), ("int8", 3), ("int8_hierarchical", 0), ("mip", 3)])
 def test_it_knows_ndc(tab, tmp_path, monkeypatch, name, cone_steps):
     monkeypatch.setattr(web_page, "page_model", partial(forward_facing, cone_steps))
     page = golden_page(f"{name}/model_int8.safetensors", tmp_path).with_suffix(".html")
@@ -145,7 +156,7 @@ def test_it_knows_ndc(tab, tmp_path, monkeypatch, name, cone_steps):
     assert shown.std() > 5
 
 
-@pytest.mark.parametrize("name", ["mip/model_int8", "proposal/model_int8", "vq/model_vq"])
+@pytest.mark.parametrize("name", ["proposal/model_int8", "vq/model_vq"])
 def test_what_it_does_not_support_is_for_webassembly(tab, tmp_path, name):
     file = golden_page(f"{name}.safetensors", tmp_path)
     opened(tab, file.with_suffix(".html"))
