@@ -25,7 +25,8 @@ from utils.errors import BadInput
 
 CODES, FLOATS = "codes", "floats"
 ALIGNED = 4  # bytes that arrays start at multiples of
-BY_WEBGPU = {"occupancy": {"nerf", "mip"}, "hierarchical": {"nerf"}}  # kinds of fields, by samplers that ask them
+# Kinds of fields that a page's engine of WebGPU has, by samplers that ask them.
+BY_WEBGPU = {"occupancy": {"nerf", "mip"}, "proposal": {"nerf", "mip"}, "hierarchical": {"nerf"}}
 MOST_BINS, MOST_PLACES, MOST_STEPS = 500, 64, 512  # that the page's program has room for
 
 
@@ -104,6 +105,8 @@ def page_model(file: Path, code_cells: bool) -> tuple[dict, bytes]:
     else:
         fields = [describe_field(name, field, arrays) for name, field in renderer.fields.items()]
     sampler = describe_sampler(renderer, arrays, code_cells)
+    if sampler["kind"] == "proposal":
+        fields.append(fields.pop(0))  # as rays ask them
     target = focus_point(path.c2w.double().numpy())
     described = {
         "rays": asdict(renderer.setup),

@@ -16,7 +16,13 @@ from deploy.web_model import has_few_bits, page_model
 from utils.files import atomic_write
 
 SOURCES = Path(__file__).parent / "web"
-SAMPLERS = {"occupancy": "cells", "light_field": "cells", "hierarchical": "hierarchical"}  # files of WebGPU's engine
+# What WebGPU's engine has of each sampler, beside rays.wgsl.
+SAMPLERS = {
+    "occupancy": ["grid", "cells"],
+    "light_field": ["grid", "cells"],
+    "hierarchical": ["hierarchical"],
+    "proposal": ["proposal"],
+}
 UNSAFE = (0, 13, 60)  # characters that HTML changes, or that would end the script: NUL, return, <
 
 
@@ -42,13 +48,10 @@ def page_of(file: Path, code_cells: bool) -> bytes:
         programs.append("unfold.js")
         decoder = (SOURCES / "range_coder.wasm").read_bytes()
     if described["webgpu"]:
-        sampler = SAMPLERS[described["sampler"]["kind"]]
-        cones = described["fields"][0]["kind"] == "mip"
-        seen, networks = ("cones", ["gaussians"]) if cones else ("points", [])
-        if any(map(has_few_bits, described["fields"])):
-            networks.append("few_bits")
-        programs += ["webgpu_network.js", "webgpu.js", *(f"webgpu_{name}.js" for name in (sampler, *networks))]
-        shaders = [shader("rays", seen, sampler), shader("network", *networks)]
+        rays, network = of_webgpu(described)
+        own = (f"webgpu_{name}.js" for name in (*rays, *network))
+        programs += ["webgpu_network.js", "webgpu.js", *(name for name in own if (SOURCES / name).exists())]
+        shaders = [shader("rays", *rays), shader("network", *network)]
     scripts = [script(*programs, "page.js"), script("model.js", "worker.js")]
     parts = [*scripts, *shaders, (SOURCES / "kernels.wasm").read_bytes(), decoder, model]  # PARTS of unpack.js
     lengths = b"".join(len(part).to_bytes(4, "little") for part in parts)
@@ -64,6 +67,17 @@ def page_of(file: Path, code_cells: bool) -> bytes:
     }
     page = (SOURCES / "page.html").read_text()
     return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], page).encode()
+
+
+def of_webgpu(described: dict) -> tuple[list[str], list[str]]:
+    """What WebGPU's engine needs for a file, beside rays.wgsl and beside network.wgsl."""
+    sampler, fields = described["sampler"], described["fields"]
+    cones = fields[0]["kind"] == "mip"
+    rays = ["cones" if cones else "points"]
+    if sampler["kind"] == "proposal":
+        rays += ["grid", "hull"] if "hull" in sampler else ["whole_rays"]
+    few_bits = any(map(has_few_bits, fields))
+    return rays + SAMPLERS[sampler["kind"]], ["gaussians"] * cones + ["few_bits"] * few_bits
 
 
 def shader(*names: str) -> bytes:

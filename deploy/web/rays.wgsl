@@ -1,6 +1,6 @@
 // Rays of a piece of the picture: where they go, and what becomes of the answers. Which samples they ask for is said by
-// cells.wgsl or hierarchical.wgsl, in which `set_out` makes a ray ready, what is seen of them by `ask` of points.wgsl
-// or cones.wgsl; network.wgsl answers.
+// cells.wgsl, hierarchical.wgsl or proposal.wgsl, in which `set_out` makes a ray ready, and what is seen of samples by
+// `ask` of points.wgsl or cones.wgsl; network.wgsl answers.
 
 struct Frame {
   c2w: array<vec4f, 3>, // by rows, OpenGL's axes
@@ -14,7 +14,7 @@ struct Frame {
 
 struct Ray {
   o: vec3f,
-  t_in: f32, // where it enters and leaves the grid, as multiples of its direction
+  t_in: f32, // where it enters and leaves the grid or its bins begin and end, as multiples of its direction
   d: vec3f,
   t_out: f32,
   view: vec3f,
