@@ -27,6 +27,8 @@ from utils.errors import BadInput
 
 CODES, FLOATS = "codes", "floats"
 ALIGNED = 4  # bytes that arrays start at multiples of
+# Kinds of fields that a page's engine of WebGPU has, by samplers that ask them.
+BY_WEBGPU = {"occupancy": {"nerf", "mip"}, "proposal": {"nerf", "mip"}, "hierarchical": {"nerf"}}
 MOST_BINS, MOST_PLACES, MOST_STEPS = 500, 64, 512  # that the page's program has room for
 
 
@@ -110,6 +112,8 @@ def page_model(file: Path, renderer: Renderer, path: Cameras, metadata: dict, co
     else:
         fields = [describe_field(name, field, arrays) for name, field in renderer.fields.items()]
     sampler = describe_sampler(renderer, arrays, code_cells)
+    if sampler["kind"] == "proposal":
+        fields.append(fields.pop(0))  # as rays ask them
     target = focus_point(path.c2w.double().numpy())
     described = {
         "rays": asdict(renderer.setup),
@@ -130,9 +134,9 @@ def page_model(file: Path, renderer: Renderer, path: Cameras, metadata: dict, co
 
 def by_webgpu(sampler: dict, fields: list[dict]) -> bool:
     """Whether a page's engine of WebGPU (`webgpu.js`) renders such a model too."""
-    samples = sampler["kind"] in ("occupancy", "hierarchical") and all(field["kind"] == "nerf" for field in fields)
-    places = sampler["kind"] == "light_field" and sampler.get("every")
-    return bool(samples or places)
+    if sampler["kind"] == "light_field":
+        return bool(sampler.get("every"))
+    return {field["kind"] for field in fields} <= BY_WEBGPU.get(sampler["kind"], set())
 
 
 def has_few_bits(field: dict) -> bool:

@@ -20,7 +20,13 @@ from scenes.scene import Cameras
 from utils.files import atomic_write
 
 SOURCES = Path(__file__).parent / "web"
-SAMPLERS = {"occupancy": "cells", "light_field": "cells", "hierarchical": "hierarchical"}  # files of WebGPU's engine
+# What WebGPU's engine has of each sampler, beside rays.wgsl.
+SAMPLERS = {
+    "occupancy": ["grid", "cells"],
+    "light_field": ["grid", "cells"],
+    "hierarchical": ["hierarchical"],
+    "proposal": ["proposal"],
+}
 UNSAFE = (0, 13, 60)  # characters that HTML changes, or that would end the script: NUL, return, <
 
 
@@ -47,10 +53,10 @@ def page_of(file: Path, loaded: tuple[Renderer, Cameras, dict], code_cells: bool
         programs.append("unfold.js")
         decoder = (SOURCES / "range_coder.wasm").read_bytes()
     if described["webgpu"]:
-        sampler = SAMPLERS[described["sampler"]["kind"]]
-        few_bits = ["few_bits"] if any(map(has_few_bits, described["fields"])) else []
-        programs += ["webgpu_network.js", "webgpu.js", *(f"webgpu_{name}.js" for name in (sampler, *few_bits))]
-        shaders = [shader("rays", sampler), shader("network", *few_bits)]
+        rays, network = of_webgpu(described)
+        own = (f"webgpu_{name}.js" for name in (*rays, *network))
+        programs += ["webgpu_network.js", "webgpu.js", *(name for name in own if (SOURCES / name).exists())]
+        shaders = [shader("rays", *rays), shader("network", *network)]
     scripts = [script(*programs, "page.js"), script("model.js", "worker.js")]
     parts = [*scripts, *shaders, (SOURCES / "kernels.wasm").read_bytes(), decoder, model]  # PARTS of unpack.js
     lengths = b"".join(len(part).to_bytes(4, "little") for part in parts)
@@ -66,6 +72,17 @@ def page_of(file: Path, loaded: tuple[Renderer, Cameras, dict], code_cells: bool
     }
     page = (SOURCES / "page.html").read_text()
     return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], page).encode()
+
+
+def of_webgpu(described: dict) -> tuple[list[str], list[str]]:
+    """What WebGPU's engine needs for a file, beside rays.wgsl and beside network.wgsl."""
+    sampler, fields = described["sampler"], described["fields"]
+    cones = fields[0]["kind"] == "mip"
+    rays = ["cones" if cones else "points"]
+    if sampler["kind"] == "proposal":
+        rays += ["grid", "hull"] if "hull" in sampler else ["whole_rays"]
+    few_bits = any(map(has_few_bits, fields))
+    return rays + SAMPLERS[sampler["kind"]], ["gaussians"] * cones + ["few_bits"] * few_bits
 
 
 def shader(*names: str) -> bytes:

@@ -1,20 +1,5 @@
-// Behind rays.wgsl: samples and places in a grid's occupied cells, which are those of grid.h.
+// Behind grid.wgsl: samples and places in occupied cells.
 
-@group(0) @binding(3) var<storage, read> cells: array<u32>; // bits, of each byte the highest first
-
-override low_x: f32; // corners of the grid
-override low_y: f32;
-override low_z: f32;
-override high_x: f32;
-override high_y: f32;
-override high_z: f32;
-override inner_low_x: f32; // and of the box of its occupied cells, a tenth of a cell wider
-override inner_low_y: f32;
-override inner_low_z: f32;
-override inner_high_x: f32;
-override inner_high_y: f32;
-override inner_high_z: f32;
-override side: i32; // cells
 override cone_steps: f32; // widths of a pixel that a sample may be long, where that is more than a step
 override step: f32; // between points, in units of the grid
 override points: u32; // a light field's places on a ray, one of `every` in occupied cells
@@ -26,24 +11,10 @@ const MOST = 16u; // of them, once few rays are left
 const LOOKS = 1024; // at points of a ray in a round
 const RUN = 8; // points that may be taken together
 
-fn low() -> vec3f { return vec3f(low_x, low_y, low_z); }
-fn high() -> vec3f { return vec3f(high_x, high_y, high_z); }
-
-// Where a ray enters and leaves a box, within near and far, as multiples of its direction.
-fn clip(ray: Ray, low: vec3f, high: vec3f) -> vec2f {
-  let d = select(ray.d, vec3f(1e-20), abs(ray.d) < vec3f(1e-20));
-  let a = (low - ray.o) / d;
-  let b = (high - ray.o) / d;
-  let enters = min(a, b);
-  let leaves = max(a, b);
-  return vec2f(max(near, max(enters.x, max(enters.y, enters.z))), min(far, min(leaves.x, min(leaves.y, leaves.z))));
-}
-
 // From where a ray meets occupied cells on.
 fn set_out(ray: ptr<function, Ray>) {
   let whole = clip(*ray, low(), high());
-  let inner = clip(
-    *ray, vec3f(inner_low_x, inner_low_y, inner_low_z), vec3f(inner_high_x, inner_high_y, inner_high_z));
+  let inner = clip_to_cells(*ray);
   (*ray).t_in = whole.x;
   (*ray).t_out = whole.y;
   (*ray).dt = step / length((*ray).d);
@@ -57,21 +28,14 @@ fn set_out(ray: ptr<function, Ray>) {
 fn point(ray: u32, number: i32) -> f32 { return rays[ray].t_in + (f32(number) + 0.5) * rays[ray].dt; }
 
 // Whether a point of a ray lies in an occupied cell.
-fn counts(ray: u32, t: f32) -> bool {
-  let cell = (high() - low()) / f32(side);
-  let place = (rays[ray].o - low()) / cell + t * (rays[ray].d / cell);
-  let at = clamp(vec3i(place), vec3i(), vec3i(side - 1));
-  let number = u32((at.x * side + at.y) * side + at.z);
-  return t < rays[ray].t_out && ((cells[number >> 5] >> ((number & 31) ^ 7)) & 1) == 1;
-}
+fn counts(ray: u32, t: f32) -> bool { return t < rays[ray].t_out && occupied(rays[ray], t); }
 
 // How many points from this one on are one sample: a power of two, all of one run.
 fn together(ray: u32, number: i32) -> i32 {
   let run = number - (number - rays[ray].start) % RUN;
   let middle = 0.5 * (point(ray, run) + point(ray, run + RUN - 1));
-  let width = select(middle / frame.focal.x, 1 / frame.size.x + 1 / frame.size.y, ndc_near > 0);
   var count = 1;
-  while (count < RUN && 2 * f32(count) <= cone_steps * width / step) { count *= 2; }
+  while (count < RUN && 2 * f32(count) <= cone_steps * pixel_width(middle) / step) { count *= 2; }
   return count;
 }
 
@@ -96,8 +60,9 @@ fn together(ray: u32, number: i32) -> i32 {
     number += count;
   }
   let first = atomicAdd(&counters.rows, found);
+  let norm = length(rays[ray].d);
   for (var i = 0u; i < found; i++) {
-    ask(ray, first + i, t[i]);
+    ask(ray, first + i, t[i], 0.5 * lengths[i] / norm);
     coordinates[length_at(first + i)] = lengths[i];
   }
   rays[ray].number = number;

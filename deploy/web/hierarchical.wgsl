@@ -24,7 +24,7 @@ fn gap(number: u32) -> f32 { return select(coarse(number + 1) - coarse(number), 
   if (ray >= frame.count) { return; }
   let first = atomicAdd(&counters.rows, samples);
   for (var i = 0u; i < samples; i++) {
-    ask(ray, first + i, coarse(i));
+    ask(ray, first + i, coarse(i), 0);
     coordinates[length_at(first + i)] = gap(i) * length(rays[ray].d);
   }
   rays[ray].first = first;
@@ -68,7 +68,7 @@ fn weight(ray: u32, number: u32, leaving: ptr<function, f32>) -> f32 {
     var t = middle(bin) + share * (middle(bin + 1) - middle(bin));
     let kept = i - drawn; // coarse samples so far
     if (drawn == importance || (kept < samples && coarse(kept) <= t)) { t = coarse(kept); } else { drawn++; }
-    ask(ray, first + i, t);
+    ask(ray, first + i, t, 0);
     if (i > 0) { coordinates[length_at(first + i - 1)] = (t - before) * norm; }
     before = t;
   }

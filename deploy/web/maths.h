@@ -71,8 +71,12 @@ static __attribute__((noinline)) f4 logarithm(f4 x) {
 
 static inline f4 sigmoid(f4 x) { return quotient(all(1), add(all(1), exponential(wasm_f32x4_neg(x)))); }
 
+/* log(1 + x) of a small x by its series: an opaque bin multiplies by 1e10 what a sum with 1 would lose. */
 static inline f4 softplus(f4 x) {
-    return add(largest(x, all(0)), logarithm(add(all(1), exponential(wasm_f32x4_neg(wasm_f32x4_abs(x))))));
+    f4 z = exponential(wasm_f32x4_neg(wasm_f32x4_abs(x)));
+    f4 series = mul(z, sub(all(1), mul(z, sub(all(0.5f), mul(z, all(1.f / 3))))));
+    f4 rest = wasm_v128_bitselect(series, logarithm(add(all(1), z)), wasm_f32x4_lt(z, all(0.01f)));
+    return add(largest(x, all(0)), rest);
 }
 
 static inline float exponential1(float x) { return first_of(exponential(all(x))); }

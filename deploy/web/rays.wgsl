@@ -1,5 +1,6 @@
 // Rays of a piece of the picture: where they go, and what becomes of the answers. Which samples they ask for is said by
-// cells.wgsl or hierarchical.wgsl, in which `set_out` makes a ray ready; network.wgsl answers.
+// cells.wgsl, hierarchical.wgsl or proposal.wgsl, in which `set_out` makes a ray ready, and what is seen of samples by
+// `ask` of points.wgsl or cones.wgsl; network.wgsl answers.
 
 struct Frame {
   c2w: array<vec4f, 3>, // by rows, OpenGL's axes
@@ -13,7 +14,7 @@ struct Frame {
 
 struct Ray {
   o: vec3f,
-  t_in: f32, // where it enters and leaves the grid, as multiples of its direction
+  t_in: f32, // where it enters and leaves the grid or its bins begin and end, as multiples of its direction
   d: vec3f,
   t_out: f32,
   view: vec3f,
@@ -91,9 +92,9 @@ fn put(row: u32, first: u32, x: vec3f) {
   for (var c = 0u; c < 3; c++) { coordinates[(first + c) * rows + row] = x[c]; }
 }
 
-fn ask(ray: u32, row: u32, t: f32) {
-  put(row, 0, rays[ray].o + t * rays[ray].d);
-  if (views) { put(row, 3, rays[ray].view); }
+// At a distance, of directions as long as theirs.
+fn pixel_width(t: f32) -> f32 {
+  return select(t / frame.focal.x, 1 / frame.size.x + 1 / frame.size.y, ndc_near > 0);
 }
 
 // How many rows the network has to take, 256 at a time.
@@ -109,9 +110,12 @@ fn color_of(row: u32) -> vec3f {
   return 1 / (1 + exp(-vec3f(rgb[row], rgb[rows + row], rgb[2 * rows + row])));
 }
 
+// log(1 + x) of a small x by its series: an opaque bin multiplies by 1e10 what a sum with 1 would lose.
 fn density_of(row: u32) -> f32 {
   let raw = density[density_column * rows + row] + density_bias;
-  return density_scale * (max(raw, 0) + select(0, log(1 + exp(-abs(raw))), softplus));
+  let z = exp(-abs(raw));
+  let rest = select(log(1 + z), z * (1 - z * (0.5 - z / 3)), z < 0.01);
+  return density_scale * (max(raw, 0) + select(0, rest, softplus));
 }
 
 @compute @workgroup_size(64) fn composite(@builtin(global_invocation_id) at: vec3u) {

@@ -123,7 +123,7 @@ static void render_proposal(void) {
         if (meets[ray]) rays[kept++] = rays[ray];
     }
     rays_count = kept;
-    for (int i = 0; scene.fields[i]; i++) see_rays(scene.fields[i]);
+    for (int i = 0; i < 3 && scene.fields[i]; i++) see_rays(scene.fields[i]);
     int before = 1, asked = 0;
     for (int level = 0; level < 3 && scene.fields[level]; level++) {
         int bins = scene.samples[level], last = level == 2 || !scene.fields[level + 1];

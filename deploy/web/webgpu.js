@@ -11,7 +11,8 @@ const RAY_BYTES = 96;
 
 // By kind, from a model and its arrays of bytes by their numbers: a ray's rows in a round, the kernels that ask each
 // network and the one that takes the last one's answers, the buffers that these use, rounds between two looks at
-// whether any ray is left, and constants. webgpu_cells.js and webgpu_hierarchical.js fill it in.
+// whether any ray is left, and constants; where there is such, constants by the network, and bytes that a ray hands on
+// from one to the next. webgpu_cells.js, webgpu_hierarchical.js and webgpu_proposal.js fill it in.
 const SAMPLERS = {};
 
 // eslint-disable-next-line no-unused-vars -- the page joins its scripts
@@ -46,14 +47,14 @@ class WebGpuEngine {
   async build(model, { rays, network }) {
     const { sampler, fields } = this.described;
     this.views = fields.some((field) => field.use_viewdirs);
-    const coordinates = 3 * (fields[0].points ?? 1) + (this.views ? 3 : 0);
+    const coordinates = ENCODERS[fields[0].kind].coordinates(fields[0]) + (this.views ? 3 : 0);
     this.networks = fields.map((field) => new GpuNetwork(this.device, model, field, coordinates));
     this.sampler = SAMPLERS[sampler.kind](this.described, (number) => this.networks[0].array(number, Uint8Array));
     const mostRows = Math.min(MOST_ROWS, MOST_BYTES / Math.max(...this.networks.map((one) => one.bytesPerRow)));
     this.mostRays = MOST_RAYS;
     while (this.mostRays * this.sampler.rowsPerRay > mostRows) this.mostRays /= 2;
     this.piece = this.fewestRays = Math.min(FEWEST_RAYS, this.mostRays);
-    this.rows = this.mostRays * this.sampler.rowsPerRay;
+    this.rows = 256 * Math.ceil((this.mostRays * this.sampler.rowsPerRay) / 256); // as many are taken at once
     this.seen = room(this.device, 4 * (coordinates + 1) * this.rows); // and the length that each sample stands for
     for (const one of this.networks) await one.build(network, this.rows, this.seen);
     await this.buildRays(rays);
@@ -62,7 +63,7 @@ class WebGpuEngine {
   // Kernels of rays: what asks each network, and what takes the last one's answers.
   async buildRays(code) {
     const { device, networks } = this;
-    const { asks, take, cells, uses } = this.sampler;
+    const { asks, take, cells, uses, handed } = this.sampler;
     const { STORAGE, UNIFORM, COPY_SRC, COPY_DST, MAP_READ } = GPUBufferUsage;
     this.frame = room(device, 96, UNIFORM | COPY_DST);
     this.counters = room(device, 8, STORAGE | COPY_SRC | COPY_DST);
@@ -70,28 +71,28 @@ class WebGpuEngine {
     this.read = room(device, 8 + 4 * this.mostRays, MAP_READ | COPY_DST);
     const rays = room(device, RAY_BYTES * this.mostRays);
     const all = [this.frame, rays, this.counters, cells && filled(device, cells), this.seen];
+    const [one, other] = list(2, () => handed && room(device, handed * this.mostRays));
     const numbers = { begin: [0, 1, 2], plan: [2, 5], finish: [0, 1, 8], ...uses };
-    const [first, last] = [networks[0], networks.at(-1)];
-    const pipelines = {
-      ...(await compiled(device, code, this.constants(first.field), ["begin", "plan", ...asks])),
-      ...(await compiled(device, code, this.constants(last.field), [take, "finish"])),
-    };
-    // Of a network whose steps are planned, or whose answers are read.
-    const kernel = (name, { dispatches, outputs: [rgb, density] }) => {
-      const buffers = [...all, dispatches, rgb, density ?? rgb, this.pixels];
+    // The kernel of a turn, by a network whose steps are planned, or whose answers are read.
+    const kernel = async (name, turn, { field, dispatches, outputs: [rgb, density] }) => {
+      const handedOn = turn % 2 ? [one, other] : [other, one];
+      const buffers = [...all, dispatches, rgb, density ?? rgb, this.pixels, ...handedOn];
       const used = numbers[name].map((number) => [number, buffers[number]]);
+      const pipelines = await compiled(device, code, this.constants(field, turn), [name]);
       return bound(device, pipelines[name], Object.fromEntries(used));
     };
-    this.begin = kernel("begin", first);
-    this.turns = networks.map((network, i) => {
-      return { network, ask: kernel(asks[i], networks[i - 1] ?? network), plan: kernel("plan", network) };
-    });
-    this.take = kernel(take, last);
-    this.finish = kernel("finish", last);
+    const last = networks.length - 1;
+    this.begin = await kernel("begin", 0, networks[0]);
+    this.turns = await Promise.all(networks.map(async (network, i) => {
+      const ask = await kernel(asks[i], i, networks[i - 1] ?? network);
+      return { network, ask, plan: await kernel("plan", i, network) };
+    }));
+    this.take = await kernel(take, last, networks[last]);
+    this.finish = await kernel("finish", last, networks[last]);
   }
 
   // Of rays.wgsl, by their names there. field: whose answers are read.
-  constants(field) {
+  constants(field, turn) {
     const { rays, sampler } = this.described;
     const [red, green, blue] = rays.background;
     return {
@@ -99,7 +100,7 @@ class WebGpuEngine {
       red, green, blue, min_transmittance: sampler.min_transmittance ?? 0,
       density_column: field.outputs.length > 1 ? 0 : 3, softplus: Number(field.density_activation === "softplus"),
       density_bias: field.density_bias ?? 0, density_scale: field.density_scale ?? 1, views: Number(this.views),
-      ...this.sampler.constants,
+      ...this.sampler.constants, ...this.sampler.turns?.[turn],
     };
   }
 

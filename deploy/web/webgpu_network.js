@@ -18,6 +18,43 @@ const LAYERS = {
   },
 };
 
+const list = (count, of) => Array.from({ length: count }, (_, i) => of(i));
+
+// What columns of an encoding are: coordinates as they are, and waves of them: the sine of an octave, or a quarter turn
+// ahead its cosine.
+const plain = (first, count) => list(count, (c) => ({ coordinate: first + c }));
+const waves = (first, count, octave, ahead) => list(count, (c) => ({ coordinate: first + c, octave, ahead }));
+const fourier = (first, octaves) => [
+  plain(first, 3),
+  list(octaves, (k) => list(2, (ahead) => waves(first, 3, k, ahead))),
+];
+
+// By a field's kind: how many coordinates it has beside directions, constants of its shader, and what is dispatched to
+// encode them. webgpu_gaussians.js has another kind.
+const ENCODERS = {
+  nerf: {
+    coordinates: () => 3,
+    constants: () => ({}),
+    steps(network) {
+      const { i_embed, multires, inputs } = network.field;
+      const columns = fourier(0, i_embed === -1 ? 0 : multires);
+      return [network.encoding({ ...inputs.quant_pts, columns }), ...network.views()];
+    },
+  },
+  light_field: {
+    coordinates: ({ points }) => 3 * points,
+    constants: () => ({}),
+    steps(network) {
+      const { points, i_embed, multires, multires_views, inputs } = network.field;
+      const [octaves, ofViews] = i_embed === -1 ? [0, 0] : [multires, multires_views];
+      const rows = (first, count, octaves) => list(2, (ahead) => list(octaves, (k) => waves(first, count, k, ahead)));
+      const columns = [rows(0, 3 * points, octaves), rows(3 * points, network.coordinates - 3 * points, ofViews)];
+      const places = { ...inputs.quant_places, columns: plain(0, network.coordinates) };
+      return [network.encoding(places), network.encoding({ ...inputs.quant_waves, columns })];
+    },
+  },
+};
+
 const padded = (columns) => 8 * Math.ceil(columns / 8);
 const width = (parts) => parts.reduce((sum, columns) => sum + padded(columns), 0);
 
@@ -70,8 +107,9 @@ class GpuNetwork {
     this.buffers = this.bytes.map((perRow) => room(this.device, perRow * rows));
     this.seen = seen;
     this.rows = rows;
-    this.kernels = await compiled(this.device, code, { rows }, KERNELS);
-    this.steps = [...this.encodings().map((one) => this.encoding(one)), ...this.products()];
+    const encoder = ENCODERS[this.field.kind];
+    this.kernels = await compiled(this.device, code, { rows, ...encoder.constants(this.field) }, KERNELS);
+    this.steps = [...encoder.steps(this), ...this.products()];
     const groups = new Uint32Array(this.steps.flatMap(({ groups }) => [0, groups, 1])); // of rows, of columns
     this.dispatches = filled(this.device, groups, GPUBufferUsage.STORAGE | GPUBufferUsage.INDIRECT);
   }
@@ -102,11 +140,11 @@ class GpuNetwork {
     return { ...bound(this.device, this.kernels[name], buffers), groups };
   }
 
-  encoding({ buffer, rounding, columns }) {
+  encoding({ buffer, rounding, columns }, kernel = "encode", source = this.seen) {
     const table = this.columns(columns);
     const step = this.step(this.kindOf(buffer) === ADDS.codes ? { rounding } : {});
-    const numbers = { 0: step, 1: this.seen, 2: this.buffers[buffer], 6: table };
-    return this.bound("encode", numbers, this.widths[buffer] / 4);
+    const numbers = { 0: step, 1: source, 2: this.buffers[buffer], 6: table };
+    return this.bound(kernel, numbers, this.widths[buffer] / 4);
   }
 
   // What becomes of the encodings, in order.
@@ -184,28 +222,11 @@ class GpuNetwork {
     return [filled(this.device, packed), filled(this.device, outputs)];
   }
 
-  // What encodings give, by buffers: coordinates as they are, and waves of them: the sine of each octave, or a quarter
-  // turn ahead its cosine.
-  encodings() {
-    const { field } = this;
-    const { quant_pts, quant_views, quant_places, quant_waves } = field.inputs;
-    const list = (count, of) => Array.from({ length: count }, (_, i) => of(i));
-    const plain = (first, count) => list(count, (c) => ({ coordinate: first + c }));
-    const waves = (first, count, octave, ahead) => list(count, (c) => ({ coordinate: first + c, octave, ahead }));
-    const [octaves, ofViews] = field.i_embed === -1 ? [0, 0] : [field.multires, field.multires_views];
-    if (quant_places) {
-      const places = 3 * field.points;
-      const rows = (first, count, octaves) => list(2, (ahead) => list(octaves, (k) => waves(first, count, k, ahead)));
-      const all = [rows(0, places, octaves), rows(places, this.coordinates - places, ofViews)];
-      return [{ ...quant_places, columns: plain(0, this.coordinates) }, { ...quant_waves, columns: all }];
-    }
-    const fourier = (first, octaves) => [
-      plain(first, 3),
-      list(octaves, (k) => list(2, (ahead) => waves(first, 3, k, ahead))),
-    ];
-    const made = [{ ...quant_pts, columns: fourier(0, octaves) }];
-    if (quant_views) made.push({ ...quant_views, columns: fourier(3, ofViews) });
-    return made;
+  // Directions, which are the last coordinates.
+  views() {
+    const { i_embed, multires_views, inputs } = this.field;
+    const columns = fourier(this.coordinates - 3, i_embed === -1 ? 0 : multires_views);
+    return inputs.quant_views ? [this.encoding({ ...inputs.quant_views, columns })] : [];
   }
 
   // A table of what network.wgsl's `encode` puts into each column.

@@ -31,6 +31,7 @@ def tab(tmp_path_factory):
     page.write_text(f"<script>{READ_MODEL}\n{script('unfold.js').decode()}</script>")
     with browser(folder / "profile", "--disable-gpu") as tab:
         tab.open(page.as_uri())
+        tab.wait_for("typeof unfold === 'function'")
         yield tab
 
 

@@ -69,6 +69,14 @@ def check_same(shown: np.ndarray, expected: np.ndarray) -> None:
     assert (apart**2).mean() <= 255**2 * 10**-5.0  # 50 dB
 
 
+def check_alike(shown: np.ndarray, expected: np.ndarray) -> None:
+    """The same but for single pixels. Where the last bit of a position moves a code of a proposal's input, the bins of
+    that ray move, and what the field sees in them; of a whole picture that is little."""
+    apart = np.abs(shown.astype(int) - expected.astype(int))
+    assert (apart.max(-1) > 2).mean() <= 0.01
+    assert (apart**2).mean() <= 255**2 * 10**-5.0  # 50 dB
+
+
 def test_a_page_needs_nothing_else(model):
     page = model.with_suffix(".html")
     content, size = page.read_bytes(), model.stat().st_size
@@ -143,6 +151,23 @@ def test_a_trained_file_on_three_views(tab, model):
         check_same(one, reference(model, frame))
     assert min(one.std() for one in shown) > 10  # there is something in them
     assert tab.console == []
+
+
+@needs_chromium
+@pytest.mark.parametrize(
+    "flags",
+    [("--proposal_bins", "24", "16"), ("--proposal_bins", "24", "--opaque", "--ray_warp", "reciprocal")],
+    ids=["two in a hull", "opaque"],
+)
+def test_a_trained_file_of_proposals(tab, tmp_path, flags):
+    flags = [*TINY, "--sampler", "proposal", "--final_bins", "12", "--N_rand", "128", "--proposal_width", "16", *flags]
+    flags += ["--no_random_bkgd", "--N_iters", "300", "--qat_iters", "30", "--i_weights", "0", "--export_html"]
+    assert run(run_nerf_qat, *flags, "--basedir", tmp_path, "--expname", "run") == 0
+    file = tmp_path / "run" / "model_int8.safetensors"
+    opened(tab, file.with_suffix(".html"))
+    shown = picture(tab, 0)
+    check_alike(shown, reference(file, 0))
+    assert shown.std() > 10 and tab.console == []
 
 
 POSE, STATUS = "Array.from(page.camera.pose)", "document.getElementById('status').textContent"
