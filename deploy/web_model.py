@@ -18,6 +18,7 @@ from deploy.backends.int8 import Int8Network, Rounding
 from deploy.backends.low_bit import BitNetwork
 from deploy.entropy_coding import MOST_DISTANCES
 from deploy.model_file import read_model
+from deploy.web_arrays import ALIGNED, Arrays
 from fields.layer_graph import Add, Concat, Input, Linear
 from fields.tensorf import LINES, PLANES, TensorfConfig
 from rendering.renderer import Renderer
@@ -26,37 +27,9 @@ from scenes.scene import Cameras
 from utils.errors import BadInput
 
 CODES, FLOATS = "codes", "floats"
-ALIGNED = 4  # bytes that arrays start at multiples of
 # Kinds of fields that a page's engine of WebGPU has, by samplers that ask them.
 BY_WEBGPU = {"occupancy": {"nerf", "mip"}, "proposal": {"nerf", "mip"}, "hierarchical": {"nerf"}}
 MOST_BINS, MOST_PLACES, MOST_STEPS = 500, 64, 512  # that the page's program has room for
-
-
-class Arrays:
-    """All arrays of a page, one behind the other."""
-
-    def __init__(self):
-        self.parts: list[bytes] = []
-        self.places: list[list] = []
-        self.coded: list[dict] = []
-        self.end = 0
-
-    def add(self, values: torch.Tensor | np.ndarray) -> int:
-        """Its number."""
-        array = np.ascontiguousarray(values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values)
-        content = array.tobytes()
-        self.places.append([self.end, len(content)])
-        padded = content + bytes(-len(content) % ALIGNED)
-        self.parts.append(padded)
-        self.end += len(padded)
-        return len(self.places) - 1
-
-    def add_coded(self, stream: torch.Tensor, parts: list[dict]) -> list[int]:
-        """Their numbers, of arrays that a page decodes from a range coder's stream (`unfold.js`), one after another."""
-        numbers = [self.add(np.zeros(0, np.uint8)) for _ in parts]
-        parts = [{"to": number, **part} for number, part in zip(numbers, parts, strict=True)]
-        self.coded.append({"stream": self.add(stream), "parts": parts})
-        return numbers
 
 
 class Buffers:
@@ -126,6 +99,7 @@ def page_model(file: Path, renderer: Renderer, path: Cameras, metadata: dict, co
         "webgpu": by_webgpu(sampler, fields),
         "arrays": arrays.places,
         "coded": arrays.coded,
+        "packed": arrays.packed,
     }
     header = json.dumps(described, separators=(",", ":")).encode()
     header += b" " * (-len(header) % ALIGNED)
@@ -230,7 +204,7 @@ def integer_layer(layer: nn.Module, arrays: Arrays) -> dict:
         "inputs": inputs,
         "outputs": outputs,
         "relu": layer.relu,
-        "weight": arrays.add(layer.weight),
+        "weight": arrays.add_weights(layer.weight),
         "zero_points": arrays.add(layer.input_zero_points),
         "scale": arrays.add(layer.scale),
         "bias": arrays.add(layer.bias),
@@ -267,7 +241,7 @@ def row_layer(layer: nn.Module, relu: bool, arrays: Arrays) -> dict:
     described = {"inputs": inputs, "outputs": outputs, "relu": relu, "bias": arrays.add(layer.bias)}
     if layer.scale is None:
         return {"kind": "float", "weight": arrays.add(layer.weight.float()), **described}
-    described |= {"weight": arrays.add(layer.weight), "scale": arrays.add(layer.scale.float().expand(outputs))}
+    described |= {"weight": arrays.add_weights(layer.weight), "scale": arrays.add(layer.scale.float().expand(outputs))}
     if layer.norm is not None:
         described["gains"] = arrays.add(layer.norm)
     return {"kind": "by_row", **described}

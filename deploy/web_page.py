@@ -49,8 +49,9 @@ def make_page(file: Path) -> bytes:
 def page_of(file: Path, loaded: tuple[Renderer, Cameras, dict], code_cells: bool) -> bytes:
     described, model = page_model(file, *loaded, code_cells)
     programs, shaders, decoder = ["camera.js"], [b"", b""], b""
-    if described["coded"]:
+    if described["packed"] or described["coded"]:
         programs.append("unfold.js")
+    if described["coded"]:
         decoder = (SOURCES / "range_coder.wasm").read_bytes()
     if described["webgpu"]:
         rays, network = of_webgpu(described)

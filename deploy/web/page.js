@@ -289,11 +289,12 @@ async function chooseEngine(parts, model) {
 
 // eslint-disable-next-line no-unused-vars -- unpack.js calls it
 async function main(parts) {
-  if (parts.decoder.byteLength) {
+  let model = readModel(parts.model);
+  if (model.described.coded.length || model.described.packed.length) {
     say("decoding");
     parts.model = await unfold(parts.model, parts.decoder);
+    model = readModel(parts.model);
   }
-  const model = readModel(parts.model);
   const engine = await chooseEngine(parts, model);
   await engine.ready;
   const page = new Page(engine, model, Number(document.body.dataset.bytes));

@@ -1,4 +1,5 @@
-// What a page holds coded, written out once for all that render it: a grid's cells, a VQ-TensoRF's whole numbers.
+// What a page holds coded or packed, written out once for all that render it: a grid's cells, a VQ-TensoRF's whole
+// numbers, weights of few bits.
 
 const DECODERS = {
   cells: ({ side }) => ["decode_cells", [side], Math.ceil(side ** 3 / 8)],
@@ -10,14 +11,29 @@ const DECODERS = {
   ],
 };
 
-// content: a page's model, as deploy/web_model.py has it. program: of range_coder.c. Resolves with a model of the same
-// form that holds nothing coded.
+// content: a page's model, as deploy/web_model.py has it. program: of range_coder.c, or empty where nothing is coded.
+// Resolves with a model of the same form that has all arrays as they are.
 // eslint-disable-next-line no-unused-vars -- the page joins its scripts
 async function unfold(content, program) {
   const { described, arrays } = readModel(content);
-  const coder = (await WebAssembly.instantiate(program)).instance.exports;
   const pieces = described.arrays.map(([start, length]) => arrays.slice(start, start + length));
-  for (const { stream, parts } of described.coded) {
+  for (const one of described.packed) pieces[one.number] = unpackedWeights(pieces[one.number], one);
+  if (described.coded.length) await decode(described.coded, pieces, program);
+  return modelOf({ ...described, coded: [], packed: [] }, pieces);
+}
+
+// Several to a byte, the first its lowest digit.
+function unpackedWeights(bytes, { low, base, together, length }) {
+  const weights = new Int8Array(length);
+  for (let i = 0; i < length; i++) {
+    weights[i] = low + (Math.floor(bytes[Math.floor(i / together)] / base ** (i % together)) % base);
+  }
+  return new Uint8Array(weights.buffer);
+}
+
+async function decode(coded, pieces, program) {
+  const coder = (await WebAssembly.instantiate(program)).instance.exports;
+  for (const { stream, parts } of coded) {
     const place = coder.take(pieces[stream].length);
     new Uint8Array(coder.memory.buffer).set(pieces[stream], place);
     const decoder = coder.new_decoder(place, pieces[stream].length);
@@ -30,7 +46,6 @@ async function unfold(content, program) {
     }
     pieces[stream] = new Uint8Array(0);
   }
-  return modelOf({ ...described, coded: [] }, pieces);
 }
 
 function modelOf(described, pieces) {

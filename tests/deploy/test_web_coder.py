@@ -5,10 +5,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from chromium import browser, find_chromium
 
 from deploy import entropy_coding
 from deploy.entropy_coding import code_cells, code_numbers, code_states, code_values, make_encoder
+from deploy.web_arrays import Arrays
 from deploy.web_page import SOURCES, script
 from fields.vq_tensorf import CODED, KEPT
 
@@ -39,6 +41,7 @@ def decoded(tab, coder, parts: list[dict]) -> list[np.ndarray]:
     """What the page makes of an encoder's stream that holds `parts`, bytes."""
     stream = coder.bytes()
     described = {"arrays": [[0, len(stream)], *([len(stream), 0] for _ in parts)]}
+    described["packed"] = []
     described["coded"] = [{"stream": 0, "parts": [{"to": 1 + i, **part} for i, part in enumerate(parts)]}]
     header = json.dumps(described).encode()
     header += b" " * (-len(header) % 4)
@@ -110,3 +113,22 @@ def test_planes(tab, monkeypatch, shape, codes, most):
     shape_of = {"rows": shape[0], "columns": shape[1], "ranks": ranks, "codes": codes, "most": most}
     (found,) = decoded(tab, coder, [{"kind": "plane", **shape_of, "range": [low, high]}])
     assert np.array_equal(found.view(np.int8).reshape(plane.shape), plane)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "together"), [(-1, 1, 5), (-8, 7, 2), (0, 1, 8), (-2, 3, 3), (0, 0, 1), (-90, 90, 1)]
+)
+def test_weights_of_few_bits(tab, low, high, together):
+    weights = torch.from_numpy(np.random.default_rng(3).integers(low, high + 1, (7, 9)).astype(np.int8))
+    weights[0, :2] = torch.tensor([low, high])
+    arrays = Arrays()
+    assert arrays.add_weights(weights) == 0
+    assert len(arrays.parts[0]) == 4 * np.ceil(np.ceil(63 / together) / 4)
+    shown = tab.run(
+        f"""(() => {{
+            const [packed] = {json.dumps(arrays.packed or [None])};
+            const bytes = new Uint8Array({list(arrays.parts[0])});
+            return Array.from(new Int8Array(packed ? unpackedWeights(bytes, packed).buffer : bytes.buffer));
+        }})()"""
+    )
+    assert shown[:63] == weights.flatten().tolist()
