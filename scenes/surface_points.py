@@ -1,6 +1,5 @@
 """Points on surfaces that photographs with known cameras see: as a file states them, or as features match."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -55,7 +54,7 @@ def matched_points(pictures: Pictures, c2w: np.ndarray) -> SeenPoints | None:
         valid = None if pictures.valid is None else pictures.valid[i, :height, :width].numpy()
         features.append(find_features(pictures.images[i, :height, :width], valid, K[i], c2w[i]))
     depths: list[list[list[float]]] = [[[] for _ in view.rays] for view in features]  # of each feature, by other views
-    for i, j in brief_bar(list(compared(c2w[chosen])), desc="matches", unit="pair", disable=quiet):
+    for i, j in brief_bar(compared(c2w[chosen]), desc="matches", unit="pair", disable=quiet):
         matches = same_features(features[i].descriptors, features[j].descriptors)
         for one, other, of_one, of_other in zip(*meetings(features[i], features[j], *matches), strict=True):
             depths[i][one].append(of_one)
@@ -87,7 +86,7 @@ def find_features(image: np.ndarray, valid: np.ndarray | None, K: np.ndarray, c2
     return Features(descriptors, c2w[:, 3], rays / np.linalg.norm(rays, axis=-1, keepdims=True), 1 / (scale * K[0, 0]))
 
 
-def compared(c2w: np.ndarray) -> Iterator[tuple[int, int]]:
+def compared(c2w: np.ndarray) -> list[tuple[int, int]]:
     """Pairs of views to compare: neighbours that look the same way, and some that stand a little farther off."""
     eyes, ahead = c2w[:, :, 3], c2w[:, :, 2]
     apart = np.linalg.norm(eyes[:, None] - eyes, axis=-1)
@@ -96,7 +95,7 @@ def compared(c2w: np.ndarray) -> Iterator[tuple[int, int]]:
     for i, distances in enumerate(apart):
         order = np.argsort(distances, kind="stable")[: np.isfinite(distances).sum()]
         pairs |= {(min(i, int(order[rank])), max(i, int(order[rank]))) for rank in NEIGHBOURS if rank < len(order)}
-    yield from sorted(pairs)
+    return sorted(pairs)
 
 
 def same_features(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
