@@ -5,7 +5,7 @@ import dataclasses
 import torch
 
 from deploy import grid_file
-from deploy.entropy_coding import CODERS
+from deploy.coders import CODERS
 from rendering.kinds import RENDERERS
 from rendering.rays import RaySetup
 from rendering.renderer import Renderer

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.backends.onnx_graph import import_onnx
-from deploy.entropy_coding import constriction
+from deploy.coders import constriction
 from deploy.onnx_file import EXPORTED, export
 from deploy.web_model import check_room
 from deploy.web_page import export_page

@@ -5,7 +5,8 @@ import zlib
 import numpy as np
 import torch
 
-from deploy.entropy_coding import code_cells, make_decoder, make_encoder
+from deploy.coders import make_decoder, make_encoder
+from deploy.entropy_coding import code_cells
 from utils.errors import BrokenFile
 
 # What a stream of so many bytes is believed to hold: empty cells hardly cost anything.

@@ -8,16 +8,8 @@ import torch
 import torch.nn as nn
 
 from deploy import tensorf_file
-from deploy.entropy_coding import (
-    CODERS,
-    Decoder,
-    Encoder,
-    code_numbers,
-    code_states,
-    code_values,
-    make_decoder,
-    make_encoder,
-)
+from deploy.coders import CODERS, Decoder, Encoder, make_decoder, make_encoder
+from deploy.entropy_coding import code_numbers, code_states, code_values
 from fields.tensorf import LINES, MOST_ENTRIES, PLANES, TensorfConfig, TensorField, TensorVM
 from fields.vq_tensorf import CODED, KEPT, VQTensorVM
 from utils.bounds import box_problem

@@ -1,4 +1,4 @@
-/* Symbols by counts of what came before, off a range coder's stream.
+/* Symbols by counts of what came before, off a range coder's stream, as deploy/coders.py has them.
 
    Bits come as constriction's RangeDecoder takes them: 32-bit words, a 64-bit state, and probabilities of 24 bits, which
    its Categorical(perfect=False) makes of counts in float32. */

@@ -7,23 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy import entropy_coding
-from deploy.entropy_coding import (
+from deploy import coders
+from deploy.coders import (
     AdaptiveModel,
     LzmaDecoder,
     LzmaEncoder,
     RangeDecoder,
     RangeEncoder,
-    code_cells,
-    code_from_zero,
-    code_numbers,
-    code_states,
-    code_values,
-    fronts,
     make_decoder,
     make_encoder,
     uniform,
 )
+from deploy.entropy_coding import code_cells, code_from_zero, code_numbers, code_states, code_values, fronts
 from utils.errors import BadInput, BrokenFile
 
 CODERS = [(RangeEncoder, RangeDecoder), (LzmaEncoder, LzmaDecoder)]
@@ -156,7 +151,7 @@ def test_a_stream_of_lzma_that_ends_early_or_is_none():
 
 
 def test_without_constriction_lzma_writes(monkeypatch):
-    monkeypatch.setattr(entropy_coding, "constriction", None)
+    monkeypatch.setattr(coders, "constriction", None)
     name, encoder = make_encoder()
     assert name == "lzma" and isinstance(encoder, LzmaEncoder)
     with pytest.raises(BadInput, match="pip install constriction"):

@@ -16,15 +16,8 @@ import run_nerf
 import run_vq
 from compressors.vq import VQCompressor
 from deploy import vq_file
-from deploy.entropy_coding import (
-    AdaptiveModel,
-    LzmaDecoder,
-    LzmaEncoder,
-    RangeDecoder,
-    RangeEncoder,
-    _cell_fronts,
-    uniform,
-)
+from deploy.coders import AdaptiveModel, LzmaDecoder, LzmaEncoder, RangeDecoder, RangeEncoder, uniform
+from deploy.entropy_coding import _cell_fronts
 from deploy.grid_file import unpack
 from deploy.model_file import load_renderer, read_model, save_float_model
 from fields import tensorf_training

@@ -8,8 +8,9 @@ import pytest
 import torch
 from chromium import browser, find_chromium
 
-from deploy import entropy_coding
-from deploy.entropy_coding import code_cells, code_numbers, code_states, code_values, make_encoder
+from deploy import coders, entropy_coding
+from deploy.coders import make_encoder
+from deploy.entropy_coding import code_cells, code_numbers, code_states, code_values
 from deploy.web_arrays import Arrays
 from deploy.web_page import SOURCES, script
 from fields.vq_tensorf import CODED, KEPT
@@ -17,7 +18,7 @@ from fields.vq_tensorf import CODED, KEPT
 needs_chromium = pytest.mark.skipif(find_chromium() is None, reason="no Chromium here; apt-get install chromium")
 pytestmark = [
     needs_chromium,
-    pytest.mark.skipif(entropy_coding.constriction is None, reason="no constriction, whose streams these are"),
+    pytest.mark.skipif(coders.constriction is None, reason="no constriction, whose streams these are"),
 ]
 READ_MODEL = """function readModel(content) {
     const length = new DataView(content).getUint32(0, true);
